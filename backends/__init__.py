@@ -1,0 +1,1 @@
+"""What turns a compiled model into something that runs: kernels, code generation, runtimes."""

@@ -1,0 +1,177 @@
+"""zig as the C compiler: objects in parallel, one link, cached by content.
+
+Nothing depends on the machine: zig carries its own compiler, linker and target descriptions, and
+the sources include no system header. The same inputs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sparsecc.errors import BackendError
+
+ZIG = (sys.executable, "-m", "ziglang")
+TIMEOUT_S = 300
+STDERR_TAIL = 2000
+
+COMPILE_FLAGS = (
+    *("-O3", "-g0", "-std=gnu11", "-ffreestanding", "-fPIC", "-fvisibility=hidden"),
+    *("-fno-stack-protector", "-fno-sanitize=all", "-fno-ident", "-ffp-contract=fast"),
+    *("-Wall", "-Wextra", "-Werror"),
+)
+SHARED_FLAGS = ("-shared", "-nostdlib", "-s", "-Wl,--build-id=none")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One C source to compile.
+
+    Attributes:
+        source: File name inside the build's sources.
+        cpu: zig's ``-mcpu``, empty for the base CPU of the triple.
+        defines: ``-D`` values, such as ``"VB=64"``.
+        flags: More compiler flags.
+    """
+
+    source: str
+    cpu: str = ""
+    defines: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Build:
+    """Everything a built file depends on, besides zig's version.
+
+    Attributes:
+        name: File name of the result.
+        triple: zig's target triple.
+        sources: Text of every source and header by file name.
+        units: What to compile.
+        compile_flags: For every unit.
+        link_flags: For the link.
+    """
+
+    name: str
+    triple: str
+    sources: dict[str, str]
+    units: tuple[Unit, ...]
+    compile_flags: tuple[str, ...] = COMPILE_FLAGS
+    link_flags: tuple[str, ...] = field(default=SHARED_FLAGS)
+
+
+def cache_dir() -> Path:
+    """Where built files are kept: ``$XDG_CACHE_HOME/sparsecc``, by default ``~/.cache/sparsecc``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "sparsecc"
+
+
+def _run(arguments: Sequence[str], folder: Path) -> str:
+    """Output of a zig command.
+
+    Raises:
+        BackendError: zig is missing, fails or hangs; with the end of what it said.
+    """
+    command = [*ZIG, *arguments]
+    try:
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BackendError(f"zig could not run: {error}", fix="pip install ziglang") from error
+    if done.returncode:
+        tail = done.stderr.strip()[-STDERR_TAIL:]
+        what = " ".join(arguments[:2])
+        if "No module named" in tail:
+            raise BackendError("zig is not installed", fix="pip install ziglang")
+        raise BackendError(
+            f"zig {what} failed with code {done.returncode}:\n{tail}",
+            fix="check that the sources compile and that the cache folder is writable",
+        )
+    return done.stdout
+
+
+@functools.cache
+def zig_version() -> str:
+    """Version of the installed zig."""
+    return _run(["version"], Path.cwd()).strip()
+
+
+def _key(build: Build) -> str:
+    content = repr((zig_version(), build.name, build.triple, sorted(build.sources.items())))
+    how = repr((build.units, build.compile_flags, build.link_flags))
+    return hashlib.sha256((content + how).encode()).hexdigest()[:32]
+
+
+def _compile(build: Build, unit: Unit, number: int, folder: Path) -> str:
+    output = f"{number:02}-{Path(unit.source).stem}.o"
+    cpu = [f"-mcpu={unit.cpu}"] if unit.cpu else []
+    defines = [f"-D{define}" for define in unit.defines]
+    flags = [*build.compile_flags, *unit.flags]
+    target = ["-target", build.triple, *cpu]
+    _run(["cc", *target, *flags, *defines, "-c", unit.source, "-o", output], folder)
+    return output
+
+
+def compile_and_link(build: Build, folder: Path) -> Path:
+    """Build in ``folder``, without the cache.
+
+    Raises:
+        BackendError: zig failed.
+    """
+    for name, text in build.sources.items():
+        (folder / name).write_text(text)
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        objects = list(
+            pool.map(lambda pair: _compile(build, pair[1], pair[0], folder), enumerate(build.units))
+        )
+    link = ["cc", "-target", build.triple, *build.link_flags]
+    _run([*link, *objects, "-o", build.name], folder)
+    return folder / build.name
+
+
+def build_cached(build: Build) -> Path:
+    """The built file in the cache, made first if it is not there.
+
+    Safe to call from several processes at once: each builds aside and the last to finish renames
+    its identical file into place.
+
+    Raises:
+        BackendError: zig failed, or the cache folder cannot be written.
+    """
+    home = cache_dir() / _key(build)
+    done = home / build.name
+    if done.exists():
+        return done
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=home.parent, prefix="build-") as aside:
+            made = compile_and_link(build, Path(aside))
+            os.replace(made, done)
+    except OSError as error:
+        raise BackendError(
+            f"cannot write the build cache {home}: {error}",
+            fix="set XDG_CACHE_HOME to a writable folder",
+        ) from error
+    return done
+
+
+def copy_into(built: Path, folder: Path) -> Path:
+    """Copy a built file into a folder, appearing there whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / built.name
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{built.name}-", delete=False) as aside:
+        aside.write(built.read_bytes())
+    shutil.copymode(built, aside.name)
+    os.replace(aside.name, target)
+    return target

@@ -1,0 +1,1 @@
+"""The kernel library: one table of kernels and their portable C sources."""

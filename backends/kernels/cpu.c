@@ -1,0 +1,57 @@
+/* Which of the variants in this library the CPU can run. Built for the base CPU of the target. */
+#include "cpu.h"
+
+#if defined(__x86_64__)
+typedef struct { u32 a, b, c, d; } registers;
+
+static registers cpuid(u32 leaf)
+{
+  registers r;
+  __asm__ volatile("cpuid" : "=a"(r.a), "=b"(r.b), "=c"(r.c), "=d"(r.d) : "a"(leaf), "c"(0));
+  return r;
+}
+
+static int has(u32 word, u32 bits) { return (word & bits) == bits; }
+#define BIT(n) (1u << (n))
+
+/* The level of the x86-64 psABI, as far as the kernels use it: 2 (or less), 3 (AVX2, FMA) or 4 (AVX-512), with the
+   registers enabled by the operating system. */
+static int level(void)
+{
+  if (cpuid(0).a < 7 || cpuid(0x80000000u).a < 0x80000001u) return 2;
+  registers one = cpuid(1), seven = cpuid(7), extended = cpuid(0x80000001u);
+  const u32 fma = BIT(12), movbe = BIT(22), osxsave = BIT(27), avx = BIT(28), f16c = BIT(29);
+  const u32 bmi1 = BIT(3), avx2 = BIT(5), bmi2 = BIT(8), lzcnt = BIT(5);
+  const u32 avx512 = BIT(16) | BIT(17) | BIT(28) | BIT(30) | BIT(31); /* F, DQ, CD, BW, VL */
+  if (!has(one.c, fma | movbe | osxsave | avx | f16c) || !has(seven.b, bmi1 | avx2 | bmi2) || !has(extended.c, lzcnt)) return 2;
+  u32 enabled, high;
+  __asm__ volatile("xgetbv" : "=a"(enabled), "=d"(high) : "c"(0));
+  if (!has(enabled, 0x06)) return 2;
+  return has(seven.b, avx512) && has(enabled, 0xe6) ? 4 : 3;
+}
+#endif
+
+const sc_isa *sc_pick_isa(void)
+{
+#if defined(SC_HAS_V4)
+  if (level() >= 4) return &sc_isa_v4;
+#endif
+#if defined(SC_HAS_V3)
+  if (level() >= 3) return &sc_isa_v3;
+#endif
+#if defined(SC_HAS_NEON)
+  return &sc_isa_neon;
+#endif
+  return 0;
+}
+
+const char *sc_cpu_needs(void)
+{
+#if defined(SC_HAS_V3)
+  return "AVX2 and FMA (x86-64-v3)";
+#elif defined(SC_HAS_V4)
+  return "AVX-512 (x86-64-v4)";
+#else
+  return "NEON";
+#endif
+}

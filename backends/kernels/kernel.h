@@ -1,0 +1,71 @@
+/* A prepacked weight: strips of mr output rows that share their taps. Built per vector length; symbols end in SC_SUFFIX. */
+#ifndef SC_KERNEL_H
+#define SC_KERNEL_H
+#include "sc.h"
+#define SC_PASTE_(a, b) a##_##b
+#define SC_PASTE(a, b) SC_PASTE_(a, b)
+#define SC(name) SC_PASTE(name, SC_SUFFIX)
+#define HIDDEN __attribute__((visibility("hidden")))
+#define VL (VB / 4)
+
+/* The vectors of a tile by mr; zero where this instruction set has no such tile. */
+#define SC_WIDEST_ENTRY(mr, nr) [mr] = nr,
+static const i32 sc_widest[SC_MAX_MR + 1] = {SC_WIDEST(SC_WIDEST_ENTRY)};
+
+/* Outputs row .. row+mr-1 are the sum over `taps` inputs, from columns[tap] and weights[weight]. */
+typedef struct {
+  i32 row, mr, taps;
+  i64 tap, weight;
+} sc_strip;
+
+/* How the inputs lie in memory for one image size. Immutable once published. */
+typedef struct {
+  sc_image asked;                /* what the call said */
+  sc_image image;                /* the same, or one long row where that makes no difference */
+  i64 tile_height, tile_width;   /* output pixels packed at once */
+  i64 plane;                     /* floats between packed planes; channels in a direct read */
+  i64 floats;                    /* packed floats of one tile; zero: X is read directly */
+  i32 *offsets;                  /* per tap: floats from the tile's first pixel */
+} sc_geometry;
+
+enum { GEOMETRIES = 8, MAX_FLOATS = 0x7fffffff /* tap offsets are 32-bit */ };
+
+struct sc_kernel {
+  sc_host host;
+  sc_spec spec;                  /* values and index are null: the packed copies below replace them */
+  i64 strip_count, tap_count;
+  sc_strip *strips;
+  i32 *columns;                  /* per tap: position in the depth order (kh, kw, channel) plus group * depth */
+  float *weights;                /* per tap: mr values */
+  float *bias;                   /* padded by the largest mr */
+  i32 *phase, *shift;            /* per kernel row: which row phase it reads, and how many of its rows below the first */
+  i32 phases, *opens;            /* row phases in use, and the first kernel row of each */
+  sc_geometry *geometry[GEOMETRIES];
+};
+
+HIDDEN int SC(sc_create)(const sc_spec *spec, const sc_host *host, sc_kernel **out);
+HIDDEN void SC(sc_destroy)(sc_kernel *kernel);
+HIDDEN int SC(sc_conv)(sc_kernel *kernel, const sc_image *image, const float *x, const float *residual, float *y,
+                       const sc_parallel *parallel, void **host_error);
+HIDDEN int SC(sc_matmul)(sc_kernel *kernel, i64 tokens, const float *x, const float *residual, float *y,
+                         const sc_parallel *parallel, void **host_error);
+
+/* The geometry of an image size: cached in the kernel while there is room, otherwise the caller's until sc_geometry_done. */
+HIDDEN int SC(sc_geometry_of)(sc_kernel *kernel, const sc_image *image, sc_geometry **out);
+HIDDEN void SC(sc_geometry_done)(sc_kernel *kernel, sc_geometry *geometry);
+
+static inline i64 ceil_div(i64 a, i64 b) { return a > 0 ? (a + b - 1) / b : -(-a / b); }
+static inline i64 clip(i64 v, i64 low, i64 high) { return v < low ? low : v > high ? high : v; }
+
+/* The first strip of share `part` when the work is cut into `parts` about equal shares. */
+static inline i64 sc_share(const sc_kernel *k, i64 part, i64 parts)
+{
+  i64 want = (k->tap_count + k->strip_count) * part / parts, low = 0, high = k->strip_count;
+  while (low < high) {
+    i64 mid = (low + high) / 2;
+    if (k->strips[mid].tap + mid < want) low = mid + 1;
+    else high = mid;
+  }
+  return part == parts ? k->strip_count : low;
+}
+#endif

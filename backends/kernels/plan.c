@@ -1,0 +1,135 @@
+/* Packing a checked weight into strips: done once, when the kernel is made. */
+#include "kernel.h"
+
+static void *get(const sc_host *host, u64 bytes) { return host->alloc(host->self, bytes ? bytes : 1); }
+static void drop(const sc_host *host, void *p) { if (p) host->free(host->self, p); }
+
+/* The largest mr this instruction set has for `rows` more rows. */
+static i32 pick_mr(i64 rows)
+{
+  i32 mr = SC_MAX_MR;
+  while (mr > rows || !sc_widest[mr]) mr--;
+  return mr;
+}
+
+/* The blocks [*from, *to) of block-row b, `*from` being the end of the block-row before. */
+static void block_row(const sc_spec *s, i64 b, i64 *from, i64 *to)
+{
+  *from = *to;
+  while (*to < s->count && s->index[*to] / s->grid_cols == b) ++*to;
+}
+
+/* Rows of one strip that starts at `row`: it ends with its block, its group and its mr. */
+static i32 strip_rows(const sc_spec *s, i64 row)
+{
+  i64 per_group = s->rows / s->group, to_group = per_group - row % per_group;
+  i64 block_end = (row / s->block_rows + 1) * s->block_rows;
+  i64 to_block = (block_end < s->rows ? block_end : s->rows) - row;
+  return pick_mr(to_group < to_block ? to_group : to_block);
+}
+
+/* Blocks of the last grid column may reach beyond the depth: their padding is not a tap. */
+static i64 block_taps(const sc_spec *s, i64 block, i64 depth)
+{
+  i64 left = depth - s->index[block] % s->grid_cols * s->block_cols;
+  return left < s->block_cols ? left : s->block_cols;
+}
+
+/* Taps of a strip in the order of their channels, which is the order of their addresses: a counting sort. `start` has room
+   for channels + 1 numbers. */
+static void fill_strip(sc_kernel *k, const sc_spec *s, const sc_strip *strip, i64 from, i64 to, i64 *start)
+{
+  i64 depth = s->channels * s->kernel[0] * s->kernel[1], row0 = strip->row % s->block_rows;
+  i32 base = (i32)(strip->row / (s->rows / s->group) * depth);
+  for (i64 c = 0; c <= s->channels; c++) start[c] = 0;
+  for (i64 b = from; b < to; b++)
+    for (i64 j = 0, d = s->index[b] % s->grid_cols * s->block_cols; j < block_taps(s, b, depth); j++)
+      start[(d + j) % s->channels + 1]++;
+  for (i64 c = 0; c < s->channels; c++) start[c + 1] += start[c];
+  for (i64 b = from; b < to; b++)
+    for (i64 j = 0, d = s->index[b] % s->grid_cols * s->block_cols; j < block_taps(s, b, depth); j++) {
+      i64 at = start[(d + j) % s->channels]++;
+      k->columns[strip->tap + at] = base + (i32)(d + j);
+      const float *v = s->values + b * s->block_rows * s->block_cols + row0 * s->block_cols + j;
+      for (i32 r = 0; r < strip->mr; r++) k->weights[strip->weight + at * strip->mr + r] = v[r * s->block_cols];
+    }
+}
+
+/* Counts strips, taps and weights when k->strips is null, fills them otherwise. */
+static i64 walk(sc_kernel *k, const sc_spec *s, i64 *start)
+{
+  i64 depth = s->channels * s->kernel[0] * s->kernel[1], strips = 0, taps = 0, weights = 0, from = 0, to = 0;
+  for (i64 b = 0; b < s->grid_rows; b++) {
+    block_row(s, b, &from, &to);
+    i64 each = 0;
+    for (i64 i = from; i < to; i++) each += block_taps(s, i, depth);
+    i64 end = (b + 1) * s->block_rows < s->rows ? (b + 1) * s->block_rows : s->rows;
+    for (i64 row = b * s->block_rows; row < end; strips++) {
+      i32 mr = strip_rows(s, row);
+      if (k->strips) {
+        k->strips[strips] = (sc_strip){(i32)row, mr, (i32)each, taps, weights};
+        fill_strip(k, s, &k->strips[strips], from, to, start);
+      }
+      row += mr, taps += each, weights += each * mr;
+    }
+  }
+  k->strip_count = strips, k->tap_count = taps;
+  return weights;
+}
+
+/* Kernel row i reads input rows of phase (i * dilation) mod stride: phases are numbered in the order of appearance. */
+static void number_phases(sc_kernel *k)
+{
+  const sc_spec *s = &k->spec;
+  for (i64 i = 0; i < s->kernel[0]; i++) {
+    i64 at = i * s->dilation[0], same = 0;
+    while (same * s->dilation[0] % s->stride[0] != at % s->stride[0]) same++;
+    if (same == i) k->opens[k->phases] = (i32)i;
+    k->phase[i] = same < i ? k->phase[same] : k->phases++;
+    k->shift[i] = (i32)(at / s->stride[0]);
+  }
+}
+
+int SC(sc_create)(const sc_spec *spec, const sc_host *host, sc_kernel **out)
+{
+  *out = 0;
+  sc_kernel *k = get(host, sizeof *k);
+  if (!k) return SC_MEMORY;
+  *k = (sc_kernel){.host = *host, .spec = *spec};
+  sc_scratch_retain();
+  i64 *start = get(host, (u64)(spec->channels + 1) * sizeof *start);
+  i64 weights = walk(k, spec, start);
+  k->columns = get(host, (u64)k->tap_count * sizeof *k->columns);
+  k->weights = get(host, (u64)weights * sizeof *k->weights);
+  k->bias = get(host, (u64)(spec->rows + SC_MAX_MR) * sizeof *k->bias);
+  k->phase = get(host, (u64)spec->kernel[0] * sizeof *k->phase);
+  k->shift = get(host, (u64)spec->kernel[0] * sizeof *k->shift);
+  k->opens = get(host, (u64)spec->kernel[0] * sizeof *k->opens);
+  k->strips = get(host, (u64)k->strip_count * sizeof *k->strips);
+  int ok = start && k->columns && k->weights && k->bias && k->phase && k->shift && k->opens && k->strips;
+  if (ok) {
+    walk(k, spec, start);
+    for (i64 i = 0; i < spec->rows + SC_MAX_MR; i++) k->bias[i] = i < spec->rows ? spec->bias[i] : 0.f;
+    number_phases(k);
+    k->spec.values = 0, k->spec.index = 0, k->spec.bias = 0;
+    *out = k;
+  }
+  drop(host, start);
+  if (!ok) SC(sc_destroy)(k);
+  return ok ? SC_OK : SC_MEMORY;
+}
+
+void SC(sc_destroy)(sc_kernel *k)
+{
+  sc_host host = k->host;
+  for (int i = 0; i < GEOMETRIES; i++)
+    if (k->geometry[i]) drop(&host, k->geometry[i]->offsets), drop(&host, k->geometry[i]);
+  drop(&host, k->columns), drop(&host, k->weights), drop(&host, k->bias);
+  drop(&host, k->phase), drop(&host, k->shift), drop(&host, k->opens);
+  drop(&host, k->strips);
+  drop(&host, k);
+  sc_scratch_release(&host);
+}
+
+extern const sc_isa SC(sc_isa);
+HIDDEN const sc_isa SC(sc_isa) = {SC(sc_create), SC(sc_destroy), SC(sc_conv), SC(sc_matmul)};

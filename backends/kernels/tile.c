@@ -1,0 +1,112 @@
+/* The micro-kernels of the table, and the activations. */
+#include "activation.h"
+#include "tile.h"
+
+typedef void (*sc_tile_fn)(const sc_kernel *, const sc_strip *, const sc_strip *end, const sc_tile *);
+
+/* All strips of [s, end) have mr = MR. PX more pixels (0 or 1) follow the NR vectors: one lane per row. Few accumulators
+   are doubled or quadrupled over the taps, so that eight independent chains hide the latency of the multiply-add. */
+INLINE void tile(const int MR, const int NR, const int PX, const sc_kernel *k, const sc_strip *s, const sc_strip *end,
+                 const sc_tile *t)
+{
+  const int U = MR * NR >= 8 ? 1 : MR * NR >= 4 ? 2 : 4;
+  const i64 last = NR > 1 && !PX ? t->last : (NR - 1) * VL;
+  for (; s < end; s++) {
+    vf acc[U][MR][NR];
+    float pixel[MR];
+    UNROLL for (int r = 0; r < MR; r++) {
+      vf b = splat(k->bias[s->row + r]);
+      pixel[r] = k->bias[s->row + r];
+      UNROLL for (int u = 0; u < U; u++) UNROLL for (int n = 0; n < NR; n++) acc[u][r][n] = u ? splat(0.f) : b;
+    }
+    const i32 *o = t->offsets + s->tap;
+    const float *w = k->weights + s->weight;
+    i32 left = s->taps;
+#define TAP(u)                                                                                   \
+  {                                                                                              \
+    const float *x = t->x + *o++;                                                                \
+    vf xv[NR];                                                                                   \
+    UNROLL for (int n = 0; n < NR; n++) xv[n] = load(x + (n == NR - 1 ? last : n * VL));         \
+    UNROLL for (int r = 0; r < MR; r++) {                                                        \
+      vf wv = splat(w[r]);                                                                       \
+      UNROLL for (int n = 0; n < NR; n++) acc[u][r][n] += xv[n] * wv;                            \
+      if (PX) pixel[r] += x[NR * VL] * w[r];                                                     \
+    }                                                                                            \
+    w += MR;                                                                                     \
+  }
+    for (; left >= U; left -= U) UNROLL for (int u = 0; u < U; u++) TAP(u)
+    for (; left > 0; left--) TAP(0)
+#undef TAP
+    const int clamp = t->activation == SC_RELU || t->activation == SC_RELU6;
+    const vf low = splat(0.f), high = splat(t->activation == SC_RELU6 ? 6.f : __builtin_inff());
+    UNROLL for (int r = 0; r < MR; r++) {
+      i64 at = (s->row - t->row + r) * t->pitch;
+      UNROLL for (int n = 0; n < NR; n++) {
+        vf v = acc[0][r][n];
+        UNROLL for (int u = 1; u < U; u++) v += acc[u][r][n];
+        i64 to = at + (n == NR - 1 ? last : n * VL);
+        if (t->residual) v += load(t->residual + to);
+        store(t->y + to, clamp ? at_most(at_least(v, low), high) : v);
+      }
+      if (PX) {
+        float v = pixel[r] + (t->residual ? t->residual[at + NR * VL] : 0.f);
+        if (clamp && v < 0.f) v = 0.f;
+        if (t->activation == SC_RELU6 && v > 6.f) v = 6.f;
+        t->y[at + NR * VL] = v;
+      }
+      if (t->activation > SC_RELU6) SC(sc_activate)(t->y + at, last + VL + PX, t->activation);
+    }
+  }
+}
+
+#define DEFINE_TILE(mr, nr)                                                                                    \
+  static void tile_##mr##_##nr(const sc_kernel *k, const sc_strip *s, const sc_strip *end, const sc_tile *t)   \
+  { tile(mr, nr, 0, k, s, end, t); }                                                                           \
+  static void tile_##mr##_##nr##_pixel(const sc_kernel *k, const sc_strip *s, const sc_strip *end, const sc_tile *t) \
+  { tile(mr, nr, 1, k, s, end, t); }
+SC_TILES(DEFINE_TILE)
+#define TILE_ENTRY(mr, nr) [mr][nr] = {tile_##mr##_##nr, tile_##mr##_##nr##_pixel},
+static const sc_tile_fn tiles[SC_MAX_MR + 1][SC_MAX_NR + 1][2] = {SC_TILES(TILE_ENTRY)};
+
+/* A run of equal strips over nr vectors and px pixels; more vectors than this mr has registers for go in pieces. */
+static void tile_run(const sc_kernel *k, const sc_strip *s, const sc_strip *end, sc_tile t, i32 nr, i32 px)
+{
+  i32 mr = s->mr;
+  for (i64 whole = t.last; nr > sc_widest[mr]; nr -= sc_widest[mr], whole -= (i64)sc_widest[mr] * VL) {
+    t.last = (sc_widest[mr] - 1) * (i64)VL;
+    tiles[mr][sc_widest[mr]][0](k, s, end, &t);
+    t.x += (i64)sc_widest[mr] * VL, t.y += (i64)sc_widest[mr] * VL;
+    if (t.residual) t.residual += (i64)sc_widest[mr] * VL;
+    t.last = whole - (i64)sc_widest[mr] * VL;
+  }
+  if (nr == 1 && t.last < 0) {
+    t.x += t.last, t.y += t.last;
+    if (t.residual) t.residual += t.last;
+  }
+  tiles[mr][nr][px](k, s, end, &t);
+}
+
+/* Strips [first, end) over one tile of nr vectors and px pixels. */
+void SC(sc_tile_strips)(const sc_kernel *k, i64 first, i64 end, const sc_tile *t, i32 nr, i32 px)
+{
+  while (first < end) {
+    i64 stop = first + 1;
+    while (stop < end && k->strips[stop].mr == k->strips[first].mr) stop++;
+    tile_run(k, k->strips + first, k->strips + stop, *t, nr, px);
+    first = stop;
+  }
+}
+
+void SC(sc_activate)(float *p, i64 n, i32 activation)
+{
+  switch (activation) {
+  case SC_RELU: activate_with(p, n, SC_RELU); break;
+  case SC_RELU6: activate_with(p, n, SC_RELU6); break;
+  case SC_HARDSWISH: activate_with(p, n, SC_HARDSWISH); break;
+  case SC_SILU: activate_with(p, n, SC_SILU); break;
+  case SC_GELU: activate_with(p, n, SC_GELU); break;
+  case SC_GELU_TANH: activate_with(p, n, SC_GELU_TANH); break;
+  case SC_SIGMOID: activate_with(p, n, SC_SIGMOID); break;
+  default: break;
+  }
+}

@@ -1,0 +1,48 @@
+"""Writes the files of an ONNX Runtime artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+from sparsecc.backends.onnxruntime.library import build_library
+
+from sparsecc import ops
+from sparsecc.backends.onnxruntime.save import save_model
+from sparsecc.manifest import MODEL_NAME, RUN_NAME
+from sparsecc.targets import Target
+
+_RUN = '''"""Runs this model on onnxruntime alone: python run.py inputs.npz"""
+import pathlib, sys
+import numpy, onnxruntime
+
+here = pathlib.Path(__file__).resolve().parent
+options = onnxruntime.SessionOptions()
+{register}session = onnxruntime.InferenceSession(str(here / "{model}"), options)
+outputs = session.run(None, dict(numpy.load(sys.argv[1], allow_pickle=False)))
+for meta, output in zip(session.get_outputs(), outputs):
+    print(meta.name, output.shape, output.dtype, output.ravel()[:8])
+'''
+
+
+def emit(model: ir.Model, target: Target, folder: Path) -> str | None:
+    """Write model, library and ``run.py`` into a folder.
+
+    Args:
+        model: A lowered model.
+        target: What the library is built for.
+        folder: An empty folder.
+
+    Returns:
+        File name of the library, or None when no layer runs sparse.
+
+    Raises:
+        BackendError: The toolchain failed.
+    """
+    save_model(model, folder)
+    library = None
+    if any(ops.is_sparse(node) for node in model.graph.all_nodes()):
+        library = build_library(target, folder).name
+    register = f'options.register_custom_ops_library(str(here / "{library}"))\n' if library else ""
+    (folder / RUN_NAME).write_text(_RUN.format(register=register, model=MODEL_NAME))
+    return library

@@ -1,0 +1,1 @@
+"""Trained models compiled by sparsecc; run them as `python -m examples.<folder>.<script>`."""

@@ -1,0 +1,1 @@
+"""A trained ImageNet CNN (EfficientNet-Lite0), compiled from torch."""

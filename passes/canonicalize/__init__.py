@@ -1,0 +1,1 @@
+"""Exact passes that bring every model into the one form the later passes expect."""

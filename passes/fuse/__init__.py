@@ -1,0 +1,1 @@
+"""Exact passes that merge neighbouring operations into one."""

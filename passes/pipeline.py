@@ -1,0 +1,45 @@
+"""The one place that says which passes run, and in which order."""
+
+from __future__ import annotations
+
+from sparsecc.passes.base import Pass
+from sparsecc.passes.canonicalize.batch_norm_folding import BatchNormFolding
+from sparsecc.passes.canonicalize.common_subexpressions import CommonSubexpressions
+from sparsecc.passes.canonicalize.constant_folding import ConstantFolding
+from sparsecc.passes.canonicalize.dead_code import DeadCode
+from sparsecc.passes.canonicalize.explicit_pads import ExplicitPads
+from sparsecc.passes.canonicalize.gemm import GemmNormalization
+from sparsecc.passes.canonicalize.identity_elimination import IdentityElimination
+from sparsecc.passes.canonicalize.inline_functions import InlineFunctions
+from sparsecc.passes.canonicalize.lower_opset import LowerOpset
+from sparsecc.passes.canonicalize.shape_inference import ShapeInference
+from sparsecc.passes.fuse.activation import Activation
+from sparsecc.passes.fuse.conv_bias import ConvBias
+from sparsecc.passes.fuse.residual_add import ResidualAdd
+from sparsecc.passes.fuse.sparse_bias import SparseBias
+
+EXACT_BEFORE: tuple[Pass, ...] = (
+    InlineFunctions(),  # first: the layers inside functions are seen by every later pass
+    ShapeInference(),  # before lowering: heads and ranks of an Attention are in its shapes
+    LowerOpset(),  # before all that folds: it writes shape arithmetic down
+    IdentityElimination(),  # before folding: an Identity would hide a weight from its layer
+    ShapeInference(),  # before folding: a known shape turns shape arithmetic into constants
+    ConstantFolding(),  # before all that match constants: weights are then plain initializers
+    CommonSubexpressions(),  # after folding: equal constants are told apart no more
+    ShapeInference(),  # again: folded shapes make more shapes known, and pads need sizes
+    ExplicitPads(),  # before BN folding only for readability; nothing below reads auto_pad
+    GemmNormalization(),  # before BN folding: its bias is then one number per output
+    BatchNormFolding(),  # after folding: scale and variance are constants by now
+    ConvBias(),  # after BN folding: Conv + BN + Add then collapses as well
+    DeadCode(),  # last: drops what the rewrites left behind
+)
+"""Canonical form, before any weight is looked at."""
+
+EXACT_AFTER: tuple[Pass, ...] = (
+    ShapeInference(),  # the fusions below need to know that two shapes are equal
+    SparseBias(),  # before the residual: a bias can join a sparse op only while nothing follows
+    ResidualAdd(),  # before the activation, which applies to the sum
+    Activation(),  # after these two: a sparse op with an activation takes nothing more
+    DeadCode(),  # last: dense weights that became sparse ones are gone from here on
+)
+"""Fusion into the sparse ops, once there are any."""

@@ -1,0 +1,54 @@
+"""Nodes written down one after the other, to take the place of one node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from sparsecc import ops
+from sparsecc.passes.edit import fresh_name, owner, replace
+
+
+class Tape:
+    """Standard nodes that will replace `node`, named after it.
+
+    Args:
+        node: The node to replace.
+    """
+
+    def __init__(self, node: ir.Node) -> None:
+        self._node = node
+        self._graph = owner(node)
+        self._nodes: list[ir.Node] = []
+
+    def op(
+        self, op_type: str, *inputs: ir.Value | None, **attributes: int | float | Sequence[int]
+    ) -> ir.Value:
+        """The output of a new node."""
+        name = f"{self._node.name}/{op_type}_{len(self._nodes)}"
+        attrs = ir.convenience.convert_attributes(attributes)
+        node = ir.Node("", op_type, inputs, attrs, name=name)
+        node.outputs[0].name = fresh_name(self._graph, name)
+        self._nodes.append(node)
+        return node.outputs[0]
+
+    def constant(self, array: NDArray[np.generic]) -> ir.Value:
+        """A constant of few elements; equal ones of one graph are one initializer."""
+        name = f"constant/{array.dtype}{list(array.shape)}/{array.tolist()}"
+        value = self._graph.initializers.get(name)
+        if value is None:
+            value = ops.initializer(name, array)
+            self._graph.register_initializer(value)
+        return value
+
+    def ints(self, *numbers: int) -> ir.Value:
+        """A constant int64 vector."""
+        return self.constant(np.array(numbers, np.int64))
+
+    def finish(self) -> None:
+        """Put the nodes in; the last one's output takes the place of the replaced node's."""
+        replace([self._node], self._nodes, at=self._node)
+        self._nodes[-1].name = self._node.name

@@ -1,0 +1,157 @@
+"""Which kernel runs a layer: the cheapest by the roofline, the dense one included."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from sparsecc.cost import roofline
+from sparsecc.formats.blocks import Block, count_blocks
+from sparsecc.formats.patterns import detect
+from sparsecc.passes import edit
+from sparsecc.passes.weights.layers import Layer, matrix
+from sparsecc.report.rows import LayerRow
+from sparsecc.targets import Target
+
+BLOCKS: tuple[Block, ...] = ((1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (1, 4), (1, 8), (1, 16))
+"""Packed formats that have kernels."""
+WORTHWHILE = 0.97
+"""A sparse kernel must be estimated at or below this share of the dense time."""
+UNKNOWN_BATCH = 1
+UNKNOWN_TOKENS = 64
+UNKNOWN_SIDE = 28
+DENSE_KERNEL = "onnxruntime"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What runs a layer.
+
+    Attributes:
+        layer: The layer.
+        block: Block of the packed format, or None when the layer stays dense.
+        row: The same for the report.
+    """
+
+    layer: Layer
+    block: Block | None
+    row: LayerRow
+
+
+def choose(layer: Layer, target: Target) -> Choice:
+    """Choose the kernel of one layer from the zeros its weight has.
+
+    Exact: only zeros that are there are used.
+    """
+    weight = matrix(layer)
+    work = work_of(layer)
+    dense = roofline.dense_ms(work, target)
+    refusal = _ineligible(layer, weight)
+    times = {} if refusal else _sparse_times(layer, weight, work, target)
+    block = min(times, key=lambda block: (times[block], -block[0] * block[1]), default=None)
+    sparse = times[block] if block else math.inf
+    pays = sparse <= WORTHWHILE * dense
+    found = detect(weight)
+    why = refusal or _reason(sparse, dense, found.density)
+    row = LayerRow(
+        name=layer.name,
+        op=layer.op,
+        shape=(layer.rows, layer.cols),
+        macs=layer.macs if layer.macs is not None else layer.rows * layer.cols,
+        density=round(found.density, 6),
+        pattern=str(found.pattern),
+        eligible=not refusal,
+        why=why,
+        kernel=kernel_name(layer, block) if pays and block else DENSE_KERNEL,
+        est_ms=round(sparse if pays else dense, 6),
+        dense_ms=round(dense, 6),
+    )
+    return Choice(layer, block if pays else None, row)
+
+
+def kernel_name(layer: Layer, block: Block) -> str:
+    """Name of a sparse kernel, such as ``conv-4x1``."""
+    kind = "conv" if layer.op == "Conv" else "matmul"
+    return f"{kind}-{block[0]}x{block[1]}"
+
+
+def work_of(layer: Layer) -> roofline.Work:
+    """The layer's work, unknown dimensions replaced by typical ones."""
+    is_conv = layer.op == "Conv"
+    fallback = UNKNOWN_SIDE if is_conv else UNKNOWN_TOKENS
+    out = _dims(layer.node.outputs[0], fallback)
+    into = _dims(layer.input, fallback)
+    points = math.prod(out) // layer.rows if out else fallback
+    return roofline.Work(
+        rows=layer.rows,
+        cols=layer.cols,
+        points=max(1, points),
+        groups=layer.groups,
+        input_elements=math.prod(into) if into else layer.cols * fallback,
+        is_conv=is_conv,
+    )
+
+
+def _dims(value: ir.Value, fallback: int) -> list[int]:
+    if value.shape is None:
+        return []
+    dims = [dim if isinstance(dim, int) else fallback for dim in value.shape]
+    if dims and not isinstance(value.shape[0], int):
+        dims[0] = UNKNOWN_BATCH
+    return dims
+
+
+def _ineligible(layer: Layer, weight: NDArray[np.floating]) -> str:
+    """Why a layer cannot run sparse at all, or ""."""
+    value = layer.node.inputs[1]
+    if value is not None and value.dtype not in (None, ir.DataType.FLOAT):
+        return f"weights are {str(value.dtype).lower()}: kernels are float32"
+    if layer.op == "Gemm" and _scaled(layer.node):
+        return "Gemm with alpha or beta other than 1"
+    if layer_bias(layer) is None:
+        return "bias is not one constant per output"
+    if np.count_nonzero(weight) == weight.size:
+        return "no zeros"
+    return ""
+
+
+def layer_bias(layer: Layer) -> NDArray[np.float32] | None:
+    """The bias as float32 ``[R]``, zeros when there is none; None when it is of another form."""
+    value = layer.node.inputs[2] if len(layer.node.inputs) > 2 else None
+    if value is None:
+        return np.zeros(layer.rows, np.float32)
+    array = edit.constant(value)
+    if array is None or not _one_per_output(array.shape, layer.rows):
+        return None
+    return np.broadcast_to(array.astype(np.float32).reshape(-1), (layer.rows,)).copy()
+
+
+def _one_per_output(shape: tuple[int, ...], rows: int) -> bool:
+    return math.prod(shape) == 1 or (math.prod(shape) == rows and shape[-1] == rows)
+
+
+def _scaled(node: ir.Node) -> bool:
+    return any(node.attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta"))
+
+
+def _sparse_times(
+    layer: Layer, weight: NDArray[np.floating], work: roofline.Work, target: Target
+) -> dict[Block, float]:
+    """Estimated ms of every format whose blocks stay inside one group."""
+    rows_per_group = layer.rows // layer.groups
+    fitting = [block for block in BLOCKS if layer.groups == 1 or rows_per_group % block[0] == 0]
+    return {
+        block: roofline.sparse_ms(work, block, count_blocks(weight, block), target)
+        for block in fitting
+    }
+
+
+def _reason(sparse: float, dense: float, density: float) -> str:
+    ratio = dense / sparse if sparse else math.inf
+    if sparse <= WORTHWHILE * dense:
+        return f"estimated {ratio:.1f}x faster at density {density:.2f}"
+    return f"would not pay: estimated {ratio:.2f}x of dense at density {density:.2f}"

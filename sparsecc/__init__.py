@@ -1,0 +1,71 @@
+"""sparsecc: a compiler that makes trained models sparse, faster and still right.
+
+>>> import sparsecc
+>>> model = sparsecc.compile("model.onnx", sparsity="4x1:0.8", calibration="inputs.npz")
+>>> print(model.report)
+>>> model.save("out")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparsecc.compiled import Compiled, load
+    from sparsecc.driver import compile
+    from sparsecc.errors import (
+        ArtifactError,
+        BackendError,
+        CalibrationError,
+        ModelError,
+        PlanError,
+        SparseccError,
+        TargetError,
+    )
+    from sparsecc.search.plan import Plan
+    from sparsecc.targets import Target
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "compile": "sparsecc.driver",
+    "load": "sparsecc.compiled",
+    "Compiled": "sparsecc.compiled",
+    "Plan": "sparsecc.search.plan",
+    "Target": "sparsecc.targets",
+    "ArtifactError": "sparsecc.errors",
+    "BackendError": "sparsecc.errors",
+    "CalibrationError": "sparsecc.errors",
+    "ModelError": "sparsecc.errors",
+    "PlanError": "sparsecc.errors",
+    "SparseccError": "sparsecc.errors",
+    "TargetError": "sparsecc.errors",
+}
+"""Where each public name lives. They load on first use, so that importing sparsecc is quick."""
+
+__all__ = [
+    "ArtifactError",
+    "BackendError",
+    "CalibrationError",
+    "Compiled",
+    "ModelError",
+    "Plan",
+    "PlanError",
+    "SparseccError",
+    "Target",
+    "TargetError",
+    "__version__",
+    "compile",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

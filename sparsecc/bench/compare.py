@@ -1,0 +1,169 @@
+"""An artifact against a baseline, measured in turns."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from sparsecc.artifact import open_artifact
+from sparsecc.backends.onnxruntime.run import check_runs_here
+from sparsecc.bench.process import Worker
+from sparsecc.bench.result import BenchResult, Round, summarise
+from sparsecc.bench.worker import Job
+from sparsecc.errors import ModelError
+from sparsecc.manifest import MODEL_NAME
+from sparsecc.measure import max_rel_error
+from sparsecc.progress import Progress, silent
+from sparsecc.quality.calibration import Feed, _read_npz, load_calibration
+from sparsecc.quality.example_inputs import InputSpec, example_inputs, input_specs
+
+Inputs = Mapping[str, NDArray[Any]] | str | os.PathLike[str]
+"""Arrays by input name, or the npz file that holds them."""
+
+PORTABLE = "portable"
+_ROUNDS = 20  # aimed at: enough for quartiles, each long enough to be warm
+_FEWEST_ROUNDS = 3
+_MOST_RUNS = 1000  # of one turn
+
+
+def compare(
+    artifact: str | os.PathLike[str],
+    baseline: str | os.PathLike[str] | None = None,
+    *,
+    inputs: Inputs | None = None,
+    threads: int = 1,
+    seconds: float = 10.0,
+    progress: Progress = silent,
+) -> BenchResult:
+    """Time an artifact and a baseline side by side, each in a process of its own.
+
+    The two take turns, so that a machine that slows down slows both; which one goes first
+    changes with every round. Each sees the same inputs.
+
+    Args:
+        artifact: Artifact folder.
+        baseline: ONNX file to run on stock ONNX Runtime; by default the artifact itself without
+            its library, which computes the same densely.
+        inputs: What to feed; made up if not given.
+        threads: Threads of each side.
+        seconds: About how long to measure; three rounds are run however slow the models are.
+        progress: Told how far it is.
+
+    Raises:
+        ArtifactError: The artifact is missing, incomplete or altered.
+        TargetError: The artifact is for another kind of processor.
+        ModelError: The baseline is not a model, or has other inputs than the artifact.
+        CalibrationError: The inputs do not fit the model.
+        BackendError: ONNX Runtime refuses one of the two.
+    """
+    folder = Path(artifact)
+    manifest = open_artifact(folder)
+    if manifest.library is not None:
+        check_runs_here(manifest.target)
+    ours = folder / MODEL_NAME
+    theirs = ours if baseline is None else _checked_baseline(Path(baseline), ours)
+    library = None if manifest.library is None else str(folder / manifest.library)
+    feeds = _feeds(inputs, ours)
+    with tempfile.TemporaryDirectory(prefix="sparsecc-bench-") as scratch:
+        inputs_file = Path(scratch) / "inputs.npz"
+        np.savez(inputs_file, *feeds.values())
+        jobs = [
+            Job(
+                model=str(model),
+                library=its_library,
+                threads=threads,
+                names=list(feeds),
+                inputs=str(inputs_file),
+                outputs=str(inputs_file.with_name(outputs)),
+            )
+            for model, its_library, outputs in (
+                (ours, library, "ours.npz"),
+                (theirs, None, "baseline.npz"),
+            )
+        ]
+        progress("opening the artifact", 0.0)
+        with Worker(str(folder), jobs[0]) as left:
+            progress("opening the baseline", 0.0)
+            with Worker(str(baseline or f"{folder} without its library"), jobs[1]) as right:
+                rounds = list(_rounds(left, right, seconds, progress))
+                memory = left.stop(), right.stop()
+    return summarise(
+        rounds,
+        threads=threads,
+        peak_rss_mb=memory,
+        baseline=PORTABLE if baseline is None else str(baseline),
+        max_rel_difference=_difference(left.outputs, right.outputs),
+    )
+
+
+def _checked_baseline(path: Path, ours: Path) -> Path:
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder", fix="pass the ONNX file to compare with")
+    specs, theirs = input_specs(ours), input_specs(path)
+    if not _match(specs, theirs):
+        raise ModelError(
+            f"{path} has other inputs than the artifact: it takes {_listed(theirs)}; the artifact "
+            f"takes {_listed(specs)}",
+            fix="pass the model the artifact was compiled from",
+        )
+    return path
+
+
+def _match(ours: list[InputSpec], theirs: list[InputSpec]) -> bool:
+    other = {spec.name: spec for spec in theirs}
+    return other.keys() == {spec.name for spec in ours} and all(
+        spec.fits(other[spec.name]) for spec in ours
+    )
+
+
+def _listed(specs: list[InputSpec]) -> str:
+    return ", ".join(map(str, specs)) or "nothing"
+
+
+def _feeds(inputs: Inputs | None, model: Path) -> Feed:
+    if inputs is None:
+        return example_inputs(model)
+    arrays = inputs if isinstance(inputs, Mapping) else _read_npz(Path(inputs))
+    return load_calibration([arrays], ir.load(model)).train[0]
+
+
+def _rounds(left: Worker, right: Worker, seconds: float, progress: Progress) -> Iterator[Round]:
+    """Rounds until the time is up; a first, uncounted one warms both sides up."""
+    turn_ms = seconds * 1e3 / (2 * _ROUNDS)
+    ours_runs, their_runs = (_runs(side, turn_ms) for side in (left, right))
+    start, done = time.monotonic(), 0
+    while done < _FEWEST_ROUNDS or time.monotonic() - start < seconds:
+        progress("measuring", min((time.monotonic() - start) / seconds, 1.0))
+        if done % 2:
+            theirs = right.time(their_runs)
+            yield Round(left.time(ours_runs), theirs)
+        else:
+            ours = left.time(ours_runs)
+            yield Round(ours, right.time(their_runs))
+        done += 1
+    progress("measuring", 1.0)
+
+
+def _runs(side: Worker, turn_ms: float) -> int:
+    """How many runs fill a turn of a warm model."""
+    side.time(2)
+    return max(1, min(_MOST_RUNS, round(turn_ms / min(side.time(3)))))
+
+
+def _difference(ours: dict[str, NDArray[Any]], theirs: dict[str, NDArray[Any]]) -> float | None:
+    """Largest relative difference of outputs that correspond; None when that says nothing."""
+    names = [name for name in ours if name in theirs and ours[name].shape == theirs[name].shape]
+    worst = max_rel_error([ours[name] for name in names], [theirs[name] for name in names])
+    return worst if names and math.isfinite(worst) else None
+
+
+__all__ = ["PORTABLE", "compare"]

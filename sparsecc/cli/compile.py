@@ -1,0 +1,177 @@
+"""``sparsecc compile``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sparsecc.cli.command import JsonOption, show
+from sparsecc.targets import TARGETS
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from sparsecc.report import Report
+
+NAME = "compile"
+EXAMPLES = """
+[bold]Examples[/]
+
+\b
+Use the zeros that are already in the weights:
+  sparsecc compile pruned.onnx -o out
+\b
+Prune to 80 % zeros in blocks of 4 outputs, and mend the rest on data:
+  sparsecc compile model.onnx --sparsity 4x1:0.8 --calibration data.npz -o out
+\b
+The same, with the attention layers left dense and one layer pruned less:
+  sparsecc compile model.onnx --sparsity 4x1:0.8 --calibration data.npz \\
+      --layer '*attention*=dense' --layer '*.fc2=4x1:0.5' -o out
+"""
+
+
+class Score(StrEnum):
+    """What decides which weights go."""
+
+    magnitude = "magnitude"
+    wanda = "wanda"
+    sparsegpt = "sparsegpt"
+
+
+class Allocation(StrEnum):
+    """How zeros are spread over layers."""
+
+    uniform = "uniform"
+    erk = "erk"
+
+
+def command(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX file.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="DIR",
+            help="Folder to write the artifact to.",
+            show_default=False,
+        ),
+    ],
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help=f"Hardware to compile for: native, {', '.join(TARGETS)}.",
+        ),
+    ] = "native",
+    sparsity: Annotated[
+        str,
+        typer.Option(
+            metavar="SPEC",
+            help="Zeros to make, as a pattern and a share: 4x1:0.8 (blocks of 4 outputs), 1x4:0.8 "
+            "(of 4 inputs), unstructured:0.8, or 2:4; existing uses the zeros that are there.",
+        ),
+    ] = "existing",
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMES=SPEC",
+            help="Another sparsity for the layers whose name matches, as in '*.fc2=4x1:0.5' or "
+            "'head*=dense'. Repeatable; the last match counts.",
+            show_default=False,
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="NPZ",
+            help="Typical inputs: one array per input of the model, samples on the first axis.",
+            show_default=False,
+        ),
+    ] = None,
+    score: Annotated[
+        Score,
+        typer.Option(metavar="NAME", help=f"What decides which weights go: {', '.join(Score)}."),
+    ] = Score.sparsegpt,
+    refit: Annotated[
+        bool,
+        typer.Option(metavar="", help="Refit the weights that stay to the calibration data."),
+    ] = True,
+    allocation: Annotated[
+        Allocation,
+        typer.Option(
+            metavar="NAME",
+            help="How zeros are spread: uniform, the same share in every layer, or erk, more in "
+            "larger layers.",
+        ),
+    ] = Allocation.uniform,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", metavar="", help="Check the model after every step of the compiler."
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compile MODEL into a sparse artifact.
+
+    The artifact is a folder: the model, a small library with its kernels, a manifest, and a
+    run.py that needs onnxruntime alone. A finished artifact replaces an older one at the same
+    place; any other folder is left alone.
+    """
+    import sparsecc
+    from sparsecc.artifact import check_destination
+    from sparsecc.progress import bar
+
+    overrides = _overrides(layer or [])
+    check_destination(out)
+    with bar(f"compiling {model.name}") as progress:
+        compiled = sparsecc.compile(
+            model,
+            target,
+            sparsity=sparsity,
+            overrides=overrides,
+            calibration=calibration,
+            score=score.value,
+            refit=refit,
+            allocation=allocation.value,
+            verify=verify,
+            progress=progress,
+        )
+        compiled.save(out)
+    data = {
+        "artifact": str(out),
+        "size_bytes": compiled.size_bytes,
+        "quality": compiled.quality,
+        "report": compiled.report.to_json(),
+    }
+    show(data, _drawing(compiled.report, model, out), as_json=as_json)
+
+
+def _overrides(settings: list[str]) -> dict[str, str]:
+    overrides = {}
+    for setting in settings:
+        names, found, value = setting.rpartition("=")
+        if not (found and names and value):
+            raise typer.BadParameter(
+                f"{setting!r} is not NAMES=SPEC, as in '*.fc2=4x1:0.5'", param_hint="--layer"
+            )
+        overrides[names] = value
+    return overrides
+
+
+def _drawing(report: Report, model: Path, out: Path) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    return Group(
+        report,
+        Text.assemble("\nwrote ", (str(out), "bold green")),
+        Text(f"next: sparsecc bench {out} --baseline {model}", style="dim"),
+    )
+
+
+__all__ = ["EXAMPLES", "NAME", "command"]

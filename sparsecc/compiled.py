@@ -1,0 +1,141 @@
+"""A compiled model: an artifact folder that can be called."""
+
+from __future__ import annotations
+
+import functools
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from sparsecc.artifact import copy_artifact, open_artifact
+from sparsecc.backends.onnxruntime.run import check_runs_here, open_session
+from sparsecc.errors import ModelError
+from sparsecc.manifest import MODEL_NAME, Manifest
+from sparsecc.report import Report
+from sparsecc.search.plan import Plan
+
+Array = NDArray[Any]
+
+
+class Compiled:
+    """A model that sparsecc compiled, ready to be called, looked at and saved.
+
+    Call it with numpy arrays or torch tensors, by position or by input name: one output comes
+    back as an array (or tensor), several as a tuple.
+
+    Attributes:
+        path: The artifact folder.
+        manifest: What the folder says about itself.
+        portable: Whether the dense portable bodies run instead of the library.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        *,
+        portable: bool = False,
+        scratch: tempfile.TemporaryDirectory[str] | None = None,
+    ) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.portable = portable
+        self._scratch = scratch
+
+    @functools.cached_property
+    def session(self) -> ort.InferenceSession:
+        """The ONNX Runtime session, opened at the first use."""
+        library = self.manifest.library
+        use_library = library is not None and not self.portable
+        return open_session(
+            self.path / MODEL_NAME, library=self.path / str(library) if use_library else None
+        )
+
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """What was done to each layer."""
+        return Plan.from_json(json.dumps(self.manifest.plan))
+
+    @functools.cached_property
+    def report(self) -> Report:
+        """What was done and why, for reading: ``print(compiled.report)``."""
+        return Report.from_manifest(self.manifest)
+
+    @property
+    def quality(self) -> dict[str, float]:
+        """Measured agreement with the user's dense model."""
+        return self.manifest.quality
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files of the artifact."""
+        return sum(entry.bytes for entry in self.manifest.files.values())
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name, for inputs by name.
+
+        Raises:
+            ModelError: Names, ranks or dtypes do not fit the model.
+        """
+        wanted = [meta.name for meta in self.session.get_inputs()]
+        if set(feeds) != set(wanted):
+            raise ModelError(
+                f"got the inputs {sorted(feeds)}, the model wants {wanted}",
+                fix="pass every input once, by its name",
+            )
+        try:
+            results = self.session.run(None, dict(feeds))
+        except Exception as error:
+            raise ModelError(f"the model refused its inputs: {error}") from error
+        names = [meta.name for meta in self.session.get_outputs()]
+        return {name: np.asarray(result) for name, result in zip(names, results, strict=True)}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        names = [meta.name for meta in self.session.get_inputs()]
+        given = dict(zip(names, args, strict=False)) | kwargs
+        if len(args) > len(names) or len(given) != len(args) + len(kwargs):
+            raise ModelError(f"too many inputs, or one given twice: the model wants {names}")
+        feeds = {name: _as_array(value) for name, value in given.items()}
+        outputs: list[Any] = list(self.run(feeds).values())
+        if any(_is_tensor(value) for value in given.values()):
+            import torch
+
+            outputs = [torch.from_numpy(output) for output in outputs]
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the artifact to a folder, completely or not at all.
+
+        Raises:
+            ArtifactError: The folder holds something else, or cannot be written.
+        """
+        copy_artifact(self.path, Path(folder))
+        return Path(folder)
+
+
+def load(folder: str | Path) -> Compiled:
+    """Open an artifact folder.
+
+    Raises:
+        ArtifactError: It is missing, incomplete or altered.
+        TargetError: It was compiled for another processor.
+    """
+    path = Path(folder)
+    manifest = open_artifact(path)
+    if manifest.library is not None:
+        check_runs_here(manifest.target)
+    return Compiled(path, manifest)
+
+
+def _is_tensor(value: object) -> bool:
+    return type(value).__module__.partition(".")[0] == "torch"
+
+
+def _as_array(value: Any) -> Array:
+    return value.detach().cpu().numpy() if _is_tensor(value) else np.asarray(value)

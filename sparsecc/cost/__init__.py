@@ -1,0 +1,1 @@
+"""What a layer costs on a target, before it is run."""

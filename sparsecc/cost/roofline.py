@@ -1,0 +1,125 @@
+"""A first roofline: time of one layer, dense in ONNX Runtime or sparse in our kernels.
+
+``T = t0 + t_layout + max(F / (P·η), Q / BW)``: fixed cost of a node, moving activations between
+layouts, then the slower of arithmetic and memory. The efficiencies η are measured shares of the
+multiply-add peak (docs/performance.md); they depend on how much of a vector a map fills.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from sparsecc.formats.blocks import Block
+from sparsecc.targets import Target
+
+BYTES_PER_WEIGHT = 4
+BYTES_PER_INDEX = 4
+
+
+@dataclass(frozen=True)
+class Work:
+    """One layer as the cost model sees it.
+
+    Attributes:
+        rows: Outputs R.
+        cols: Inputs K of one output, kernel taps included.
+        points: Output pixels or tokens of one run.
+        groups: Convolution groups.
+        input_elements: Elements of the input activation.
+        is_conv: Whether activations are NCHW planes (else token rows).
+    """
+
+    rows: int
+    cols: int
+    points: int
+    groups: int
+    input_elements: int
+    is_conv: bool
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one run, dense."""
+        return self.rows * self.cols * self.points
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes of input and output activations."""
+        return 4 * (self.input_elements + self.rows * self.points)
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """Share of peak of a kernel: ``eta`` on full vectors, less where few blocks fill a row.
+
+    Attributes:
+        eta: Share of the multiply-add peak on long rows.
+        half_depth: Non-zero blocks of one block row at which half of ``eta`` is reached.
+    """
+
+    eta: float
+    half_depth: float = 0.0
+
+
+DENSE = Efficiency(0.9, 8.0)
+UNSTRUCTURED = Efficiency(0.45, 8.0)
+INPUT_GROUPS = Efficiency(0.5, 6.0)
+ROW_BLOCKS = {2: Efficiency(0.7, 5.0), 4: Efficiency(0.85, 5.0)}
+WIDE_ROW_BLOCKS = Efficiency(0.88, 4.0)
+
+NODE_MS = 0.004
+"""Fixed cost of one node in a session, ms."""
+LAYOUT_GBS = 40.0
+"""Rate at which activations change layout at the border of a sparse node, GB/s."""
+FEW_POINTS = 4
+"""Up to this many tokens a linear layer is bound by reading its weights."""
+
+
+def sparse_efficiency(block: Block) -> Efficiency:
+    """Efficiency of the kernel that serves an r×c block."""
+    r, c = block
+    if r == 1:
+        return UNSTRUCTURED if c == 1 else INPUT_GROUPS
+    return ROW_BLOCKS.get(r, WIDE_ROW_BLOCKS) if r < 8 else WIDE_ROW_BLOCKS
+
+
+def _milliseconds(
+    target: Target, flops: float, efficiency: float, weight_bytes: float, activation_bytes: float
+) -> float:
+    cached = weight_bytes + activation_bytes <= target.llc_bytes
+    gbs = target.dram_gbs * (3.0 if cached else 1.0)
+    compute = flops / (target.peak_gflops * efficiency)
+    memory = (weight_bytes + activation_bytes) / gbs
+    return max(compute, memory) * 1e-6
+
+
+def _filled(points: int, lanes: int) -> float:
+    """Share of vector lanes that hold a real point."""
+    return points / (math.ceil(points / lanes) * lanes)
+
+
+def dense_ms(work: Work, target: Target) -> float:
+    """Time of the layer in ONNX Runtime, one thread, ms."""
+    efficiency = DENSE.eta * work.cols / (work.cols + DENSE.half_depth)
+    weight_bytes = BYTES_PER_WEIGHT * work.rows * work.cols
+    flops = 2.0 * work.macs
+    return NODE_MS + _milliseconds(target, flops, efficiency, weight_bytes, work.activation_bytes)
+
+
+def sparse_ms(work: Work, block: Block, blocks: int, target: Target) -> float:
+    """Time of the layer with ``blocks`` stored r×c blocks in our kernels, one thread, ms."""
+    r, c = block
+    quality = sparse_efficiency(block)
+    depth = blocks / max(1, math.ceil(work.rows / r))
+    few = not work.is_conv and work.points <= FEW_POINTS
+    lanes = 1.0 if few else _filled(work.points, target.lanes)
+    efficiency = max(1e-3, quality.eta * depth / (depth + quality.half_depth) * lanes)
+    stored = blocks * r * c
+    weight_bytes = stored * BYTES_PER_WEIGHT + blocks * BYTES_PER_INDEX
+    layout = work.activation_bytes / LAYOUT_GBS * 1e-6
+    flops = 2.0 * stored * work.points
+    return (
+        NODE_MS
+        + layout
+        + _milliseconds(target, flops, efficiency, weight_bytes, work.activation_bytes)
+    )

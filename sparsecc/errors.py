@@ -1,0 +1,77 @@
+"""Errors a user can act on.
+
+Every mistake of a caller (a bad file, a bad option, an impossible request) raises a subclass of
+:class:`SparseccError`. Anything else that escapes is a bug of sparsecc itself.
+"""
+
+from __future__ import annotations
+
+
+class SparseccError(Exception):
+    """A mistake the user can mend, in one sentence, with the way out.
+
+    Args:
+        message: What is wrong, naming the file, tensor or option and its shape or value.
+        node: Name of the graph node it happened at, if there is one.
+        fix: What to do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, node: str | None = None, fix: str | None = None) -> None:
+        self.message = message
+        self.node = node
+        self.fix = fix
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        where = f" (at node {self.node!r})" if self.node else ""
+        way_out = f"\n  fix: {self.fix}" if self.fix else ""
+        return f"{self.message}{where}{way_out}"
+
+
+class ModelError(SparseccError):
+    """The model cannot be read or captured, or is not one sparsecc can compile."""
+
+    exit_code = 3
+
+
+class CalibrationError(SparseccError):
+    """Calibration data does not fit the model."""
+
+    exit_code = 4
+
+
+class PlanError(SparseccError):
+    """A sparsity request or a plan file is malformed or impossible."""
+
+    exit_code = 5
+
+
+class TargetError(SparseccError):
+    """The target is unknown, or this machine cannot serve it."""
+
+    exit_code = 6
+
+
+class ArtifactError(SparseccError):
+    """An artifact folder is missing, incomplete, altered or cannot be written."""
+
+    exit_code = 7
+
+
+class BackendError(SparseccError):
+    """A toolchain or runtime that sparsecc drives refused its work."""
+
+    exit_code = 8
+
+
+__all__ = [
+    "ArtifactError",
+    "BackendError",
+    "CalibrationError",
+    "ModelError",
+    "PlanError",
+    "SparseccError",
+    "TargetError",
+]

@@ -1,0 +1,1 @@
+"""Packed weight formats and the zero patterns they hold."""

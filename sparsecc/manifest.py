@@ -1,0 +1,139 @@
+"""The manifest of an artifact folder: what is in it, what made it, what was measured."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sparsecc.errors import ArtifactError
+
+FORMAT = 1
+FILE_NAME = "manifest.json"
+MODEL_NAME = "model.onnx"
+DATA_NAME = "model.onnx.data"
+RUN_NAME = "run.py"
+MAX_MANIFEST_BYTES = 64 << 20
+TOOLS = ("numpy", "onnx", "onnx-ir", "onnxruntime", "ziglang")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileEntry(_Strict):
+    """One file of the folder."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+
+
+class Manifest(_Strict):
+    """Everything an artifact says about itself.
+
+    Attributes:
+        format: Version of this layout.
+        sparsecc: Version that made it.
+        tools: Versions of the packages that took part.
+        target: Name of the target.
+        library: File name of the custom-op library, or None when no layer runs sparse.
+        opset: Default-domain opset of the model.
+        files: Every other file of the folder, by name.
+        plan: The plan that made it, as plain data.
+        layers: One row per layer, as in ``inspect``.
+        refusals: What passes left alone, and why.
+        numerics: Measured agreement with the masked-dense twin.
+        quality: Measured agreement with the user's dense model.
+    """
+
+    format: int
+    sparsecc: str
+    tools: dict[str, str]
+    target: str
+    library: str | None
+    opset: int
+    files: dict[str, FileEntry]
+    plan: dict[str, Any]
+    layers: list[dict[str, Any]]
+    refusals: list[dict[str, str]]
+    numerics: dict[str, float]
+    quality: dict[str, float]
+
+    def to_bytes(self) -> bytes:
+        """The file's bytes: same manifest, same bytes."""
+        return (json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n").encode()
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of the packages that shape an artifact."""
+    return {name: metadata.version(name) for name in TOOLS}
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Size and hash of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(1 << 22):
+            digest.update(piece)
+    return FileEntry(sha256=digest.hexdigest(), bytes=path.stat().st_size)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a folder's manifest, without looking at its other files.
+
+    Raises:
+        ArtifactError: The folder has no manifest, or not a valid one of a known format.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise ArtifactError(
+            f"{folder} is not a sparsecc artifact: it has no {FILE_NAME}",
+            fix="make one with `sparsecc compile MODEL -o DIR`",
+        )
+    if path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise ArtifactError(f"{path} is too large to be a manifest", fix="compile the model again")
+    try:
+        data = json.loads(path.read_bytes())
+        known = data.get("format") if isinstance(data, dict) else None
+        if known != FORMAT:
+            raise ArtifactError(
+                f"{path} has format {known!r}, this sparsecc reads {FORMAT}",
+                fix="compile the model again with this version of sparsecc",
+            )
+        return Manifest.model_validate(data)
+    except (ValueError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(
+            f"{path} is not a valid manifest: {reason}", fix="compile the model again"
+        ) from error
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Check that every listed file is there, inside the folder, and unchanged.
+
+    Raises:
+        ArtifactError: Names the first file that is missing, misplaced or altered.
+    """
+    names = [*manifest.files, *([manifest.library] if manifest.library else []), MODEL_NAME]
+    for name in names:
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise ArtifactError(f"{folder / FILE_NAME} names a file outside its folder: {name!r}")
+        if name not in manifest.files:
+            raise ArtifactError(f"{folder / FILE_NAME} does not list {name!r}")
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if path.is_symlink() or not path.is_file():
+            raise ArtifactError(
+                f"{folder} is incomplete: {name} is missing",
+                fix="copy the whole folder, or compile again; model.onnx alone runs on stock "
+                "onnxruntime, densely",
+            )
+        if path.stat().st_size != expected.bytes or file_entry(path) != expected:
+            raise ArtifactError(
+                f"{path} was altered after it was compiled (its hash differs)",
+                fix="compile the model again; do not run files you do not trust",
+            )

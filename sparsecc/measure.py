@@ -1,0 +1,72 @@
+"""How far an artifact is from its twin (numerics) and from the user's model (quality)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from sparsecc.quality import metrics
+
+Array = NDArray[Any]
+Feed = Mapping[str, Array]
+
+SIGNIFICANT_DIGITS = 4
+
+
+def run_once(session: ort.InferenceSession, feed: Feed) -> list[Array]:
+    """All outputs of one run, as arrays."""
+    return [np.asarray(output) for output in session.run(None, dict(feed))]
+
+
+def max_rel_error(got: Sequence[Array], wanted: Sequence[Array]) -> float:
+    """Largest difference of any output, relative to that output's largest magnitude.
+
+    Outputs that are not floating point count 0 when equal and 1 when not; a different shape or a
+    result that is not finite counts as infinite.
+    """
+    worst = 0.0
+    for ours, theirs in zip(got, wanted, strict=True):
+        if ours.shape != theirs.shape:
+            return float("inf")
+        if ours.dtype.kind != "f":
+            worst = max(worst, float(np.any(ours != theirs)))
+            continue
+        error = metrics.max_relative_error(theirs, ours)
+        worst = max(worst, error if np.isfinite(error) else float("inf"))
+    return worst
+
+
+def largest_error(
+    session: ort.InferenceSession, reference: ort.InferenceSession, feeds: Iterable[Feed]
+) -> float:
+    """The worst :func:`max_rel_error` over the feeds."""
+    return max(
+        (max_rel_error(run_once(session, feed), run_once(reference, feed)) for feed in feeds),
+        default=0.0,
+    )
+
+
+def agreement(
+    session: ort.InferenceSession, reference: ort.InferenceSession, feeds: Iterable[Feed]
+) -> dict[str, float]:
+    """Agreement with the dense model, the worst floating-point output over all feeds.
+
+    Returns:
+        ``rel_error`` (‖ŷ − y‖² / ‖y‖²) and ``cosine`` (mean over rows of the last axis).
+    """
+    errors, cosines = [0.0], [1.0]
+    for feed in feeds:
+        for ours, theirs in zip(run_once(session, feed), run_once(reference, feed), strict=True):
+            if ours.dtype.kind == "f" and ours.shape == theirs.shape and ours.size:
+                errors.append(metrics.relative_error(theirs, ours))
+                cosines.append(metrics.mean_cosine(np.atleast_1d(theirs), np.atleast_1d(ours)))
+    return {"rel_error": rounded(max(errors)), "cosine": rounded(min(cosines))}
+
+
+def rounded(value: float) -> float:
+    """A figure with few enough digits to be the same on every run."""
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")

@@ -1,0 +1,73 @@
+"""Progress of long work: a callback the work calls, and a bar that shows it.
+
+A callback takes what is being done and the share of the whole that is done, 0 to 1. Work that
+consists of parts hands each part a callback of its own, see :func:`part`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+Progress = Callable[[str, float], None]
+
+
+def silent(step: str, fraction: float) -> None:
+    """A callback for nobody."""
+
+
+def part(progress: Progress, start: float, end: float, prefix: str = "") -> Progress:
+    """The callback of a part that stands for the share `start` to `end` of the whole.
+
+    Args:
+        progress: Callback of the whole.
+        start: Share of the whole done when the part begins.
+        end: Share of the whole done when the part ends.
+        prefix: What the part is, put before its own steps.
+    """
+
+    def report(step: str, fraction: float) -> None:
+        progress(f"{prefix} · {step}" if prefix else step, start + (end - start) * fraction)
+
+    return report
+
+
+@contextlib.contextmanager
+def bar(title: str) -> Iterator[Progress]:
+    """A progress bar on standard error while the block runs, gone when it ends.
+
+    Nothing is shown when standard error is not a terminal, so logs stay readable.
+
+    Args:
+        title: What the whole is, before the first step is known.
+    """
+    # rich costs a tenth of a second to import, which a library user who wants no bar should not pay
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        SpinnerColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("[bold]{task.fields[title]}"),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.description}"),
+    )
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task("", total=None, title=title)  # moves to and fro until told more
+
+        def report(step: str, fraction: float) -> None:
+            bars.update(task, description=step, total=1.0, completed=fraction)
+
+        yield report
+
+
+__all__ = ["Progress", "bar", "part", "silent"]

@@ -1,0 +1,1 @@
+"""How good a compressed model is: calibration data, layer statistics and metrics."""

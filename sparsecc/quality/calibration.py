@@ -1,0 +1,196 @@
+"""Calibration data: sample inputs of a model, checked against it and cut into batches.
+
+Every fifth batch is held out: statistics come from the others, and whether a change of the
+weights helped is judged on the held-out ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import ArrayLike, NDArray
+
+from sparsecc.errors import CalibrationError
+
+Feed = dict[str, NDArray[Any]]
+"""One batch: input name → array."""
+
+Source = str | os.PathLike[str] | Mapping[str, ArrayLike] | Iterable[Mapping[str, ArrayLike]]
+"""An .npz file, a mapping of name → array with the samples along axis 0, or batches of feeds."""
+
+BATCH = 16
+HELD_OUT_EVERY = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Checked batches of a model's inputs.
+
+    Attributes:
+        train: Batches the layer statistics are taken from; never empty.
+        held_out: Batches that judge; empty when there is only one batch in all.
+    """
+
+    train: tuple[Feed, ...]
+    held_out: tuple[Feed, ...]
+
+    @property
+    def batches(self) -> tuple[Feed, ...]:
+        """All batches, the training ones first."""
+        return self.train + self.held_out
+
+
+def load_calibration(source: Source, model: ir.Model) -> Calibration:
+    """Read calibration data and check it against the inputs of ``model``.
+
+    A mapping (or .npz file) holds all samples along axis 0 of every array and is cut into
+    batches here; inputs of rank 0 are given to every batch. An iterable of mappings is taken as
+    batches, each passed to the model as it is.
+
+    Raises:
+        CalibrationError: Names, dtypes, ranks, fixed dimensions or counts do not fit, or values
+            are not finite; names the input, what was expected and what came.
+    """
+    inputs = {value.name or "": value for value in model.graph.inputs}
+    if isinstance(source, (str, os.PathLike)):
+        source = _read_npz(Path(source))
+    if isinstance(source, Mapping):
+        feeds = _cut(_checked(source, inputs, batch_axis=True), inputs)
+    else:
+        feeds = [_checked(feed, inputs, batch_axis=False) for feed in source]
+    if not feeds:
+        raise CalibrationError("the calibration data is empty", fix="pass at least one sample")
+    every = min(HELD_OUT_EVERY, len(feeds)) if len(feeds) > 1 else len(feeds) + 1
+    held = [number % every == every - 1 for number in range(len(feeds))]
+    return Calibration(
+        train=tuple(feed for feed, out in zip(feeds, held, strict=True) if not out),
+        held_out=tuple(feed for feed, out in zip(feeds, held, strict=True) if out),
+    )
+
+
+def _read_npz(path: Path) -> Feed:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("it holds one bare array")
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise CalibrationError(
+            f"{path} is not a readable .npz file: {error}",
+            fix="write it with numpy.savez(path, input_name=array, …), samples along axis 0",
+        ) from error
+
+
+def _checked(
+    feed: Mapping[str, ArrayLike], inputs: Mapping[str, ir.Value], *, batch_axis: bool
+) -> Feed:
+    """``feed`` as arrays, in the order of the model's inputs."""
+    if not isinstance(feed, Mapping):
+        raise CalibrationError(
+            f"a calibration batch is a {type(feed).__name__}, not a mapping",
+            fix=f"pass mappings with the keys {_listed(inputs)}",
+        )
+    _check_names(feed, inputs)
+    return {
+        name: _check_array(name, np.asarray(feed[name]), value, batch_axis=batch_axis)
+        for name, value in inputs.items()
+    }
+
+
+def _check_names(feed: Mapping[str, object], inputs: Mapping[str, ir.Value]) -> None:
+    fix = f"the model's inputs are {_listed(inputs)}"
+    if missing := [name for name in inputs if name not in feed]:
+        raise CalibrationError(f"calibration data lacks the input {missing[0]!r}", fix=fix)
+    if unknown := [name for name in feed if name not in inputs]:
+        raise CalibrationError(
+            f"calibration data has {unknown[0]!r}, which is no input of the model", fix=fix
+        )
+
+
+def _check_array(
+    name: str, array: NDArray[Any], value: ir.Value, *, batch_axis: bool
+) -> NDArray[Any]:
+    if value.dtype is not None and value.dtype != ir.DataType.STRING:
+        expected = value.dtype.numpy()
+        if array.dtype != expected:
+            raise CalibrationError(
+                f"calibration input {name!r} has dtype {array.dtype}, the model wants {expected}",
+                fix=f"convert it with .astype(numpy.{expected})",
+            )
+    if array.size == 0:
+        raise CalibrationError(
+            f"calibration input {name!r} is empty (shape {list(array.shape)})",
+            fix="pass at least one sample",
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise CalibrationError(
+            f"calibration input {name!r} holds NaN or infinity",
+            fix="leave out or mend the samples concerned",
+        )
+    _check_shape(name, array, value, first_fixed=1 if batch_axis else 0)
+    return array
+
+
+def _check_shape(name: str, array: NDArray[Any], value: ir.Value, *, first_fixed: int) -> None:
+    if value.shape is None:
+        return
+    wanted = [dim if isinstance(dim, int) else str(dim.value or "?") for dim in value.shape]
+    fits = len(wanted) == array.ndim and all(
+        not isinstance(want, int) or axis < first_fixed or want == got
+        for axis, (want, got) in enumerate(zip(wanted, array.shape, strict=True))
+    )
+    if not fits:
+        shown = ["samples", *wanted[1:]] if first_fixed and wanted else wanted
+        raise CalibrationError(
+            f"calibration input {name!r} has shape {list(array.shape)}, the model wants "
+            f"[{', '.join(map(str, shown))}]",
+            fix="the samples go along axis 0, the other dimensions as the model declares them",
+        )
+
+
+def _cut(arrays: Feed, inputs: Mapping[str, ir.Value]) -> list[Feed]:
+    """Cut samples along axis 0 into batches of the size the model fixes, or of about BATCH."""
+    counts = {name: len(array) for name, array in arrays.items() if array.ndim}
+    if len(set(counts.values())) > 1:
+        raise CalibrationError(
+            f"calibration inputs disagree on the number of samples: {counts}",
+            fix="give every input the same length along axis 0, or pass batches one by one",
+        )
+    samples = next(iter(counts.values()), 1)
+    sizes = {name: _fixed_batch(inputs[name]) for name in counts}
+    fixed = {size for size in sizes.values() if size is not None}
+    if len(fixed) > 1:
+        raise CalibrationError(
+            f"the model fixes different first dimensions for its inputs: {sizes}",
+            fix="pass batches one by one: a list of mappings, each as the model takes it",
+        )
+    size = fixed.pop() if fixed else min(BATCH, -(-samples // HELD_OUT_EVERY))
+    stop = samples - samples % size if fixed or size in sizes.values() else samples
+    if stop == 0:
+        raise CalibrationError(
+            f"{samples} calibration samples, but the model takes batches of {size}",
+            fix=f"pass at least {size} samples, or export the model with a dynamic batch",
+        )
+    return [
+        {name: array[at : at + size] if array.ndim else array for name, array in arrays.items()}
+        for at in range(0, stop, size)
+    ]
+
+
+def _fixed_batch(value: ir.Value) -> int | None:
+    if value.shape is None or not len(value.shape):
+        return None
+    first = value.shape[0]
+    return first if isinstance(first, int) else None
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown: Sequence[str] = [repr(name) for name in names]
+    return ", ".join(shown) or "none"

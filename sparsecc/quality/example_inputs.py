@@ -1,0 +1,165 @@
+"""Inputs for a model when the user gives none: seeded, and of shapes the model accepts.
+
+The one place that knows what the inputs of a model are; measuring, verifying and calibrating all
+ask here.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from sparsecc.errors import ModelError
+
+_SIDE = 64  # of pictures and volumes: every usual stride divides it
+_LENGTH = 16  # of sequences
+_CHANNELS = 3
+_IMAGE_RANK = 4
+_MOST_ELEMENTS = 1 << 28
+_ANONYMOUS = {"", "?", "None"}  # what exporters write for "any", so not one symbol but many
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model says about one of its inputs.
+
+    Attributes:
+        name: Name to feed.
+        dtype: Element type.
+        dims: One entry per axis: a size, the name of a symbol, or None for any size.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    dims: tuple[int | str | None, ...]
+
+    def __str__(self) -> str:
+        sizes = ", ".join("?" if dim is None else str(dim) for dim in self.dims)
+        return f"{self.name} {self.dtype.name}[{sizes}]"
+
+    def fits(self, other: InputSpec) -> bool:
+        """Whether a tensor for one can be a tensor for the other; a symbol is any size."""
+        return (
+            self.dtype == other.dtype
+            and len(self.dims) == len(other.dims)
+            and all(
+                ours == theirs or not (isinstance(ours, int) and isinstance(theirs, int))
+                for ours, theirs in zip(self.dims, other.dims, strict=True)
+            )
+        )
+
+
+def input_specs(model: ir.Model | str | os.PathLike[str]) -> list[InputSpec]:
+    """The inputs of a model, without the weights that old files list among them.
+
+    Args:
+        model: The model, or the path of its ONNX file; weights are not read.
+
+    Raises:
+        ModelError: The file is not a model, or an input is not a tensor of a numpy type and of
+            known rank.
+    """
+    graph = (model if isinstance(model, ir.Model) else _load(Path(model))).graph
+    return [_spec(value) for value in graph.inputs if value.name not in graph.initializers]
+
+
+def example_inputs(
+    model: ir.Model | str | os.PathLike[str], seed: int = 0, batch: int = 1
+) -> dict[str, NDArray[Any]]:
+    """Inputs that the model accepts, the same for the same seed.
+
+    A dimension that the model leaves open is `batch` on the first axis, else a short sequence or
+    a small picture, going by the rank; equal symbols get equal sizes. Floats are standard
+    normal, integers 0 or 1 (valid indices of any table), booleans true, masks all ones.
+
+    Args:
+        model: The model, or the path of its ONNX file.
+        seed: Seed of the random values.
+        batch: Size of an open first axis.
+
+    Returns:
+        Input name → array.
+
+    Raises:
+        ModelError: The file is not a model, or an input cannot be made up.
+    """
+    rng = np.random.default_rng(seed)
+    sizes: dict[str, int] = {}
+    return {spec.name: _fill(spec, _shape(spec, sizes, batch), rng) for spec in input_specs(model)}
+
+
+def _load(path: Path) -> ir.Model:
+    try:
+        return ir.load(path)
+    except OSError as error:
+        raise ModelError(
+            f"{path}: cannot be read: {error.strerror or error}", fix="check the path of the model"
+        ) from error
+    except Exception as error:  # protobuf and onnx_ir raise what they like on foreign bytes
+        raise ModelError(
+            f"{path}: is not an ONNX model", fix="pass the path of a complete ONNX file"
+        ) from error
+
+
+def _spec(value: ir.Value) -> InputSpec:
+    if not isinstance(value.type, ir.TensorType) or value.shape is None:
+        raise ModelError(
+            f"input {value.name!r} is not a tensor of known rank (type {value.type})",
+            fix="export the model with plain tensor inputs",
+        )
+    try:
+        dtype = value.type.dtype.numpy()
+    except (TypeError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"input {value.name!r} has type {value.type}, which numpy does not know",
+            fix="export the model with inputs of a numeric type",
+        ) from error
+    return InputSpec(value.name or "", dtype, tuple(_dim(dim) for dim in value.shape))
+
+
+def _dim(dim: int | ir.SymbolicDim) -> int | str | None:
+    if isinstance(dim, ir.SymbolicDim):
+        return None if dim.value is None or dim.value in _ANONYMOUS else dim.value
+    return dim if dim > 0 else None  # some exporters write 0 or -1 for "any"
+
+
+def _shape(spec: InputSpec, sizes: dict[str, int], batch: int) -> tuple[int, ...]:
+    shape = []
+    for axis, dim in enumerate(spec.dims):
+        size = dim if isinstance(dim, int) else _open_size(spec, axis, batch)
+        shape.append(sizes.setdefault(dim, size) if isinstance(dim, str) else size)
+    if math.prod(shape) > _MOST_ELEMENTS:
+        raise ModelError(
+            f"input {spec} has more elements than can be made up here", fix="give the inputs"
+        )
+    return tuple(shape)
+
+
+def _open_size(spec: InputSpec, axis: int, batch: int) -> int:
+    if axis == 0:
+        return batch
+    if len(spec.dims) < _IMAGE_RANK:
+        return _LENGTH
+    nothing_known = not any(isinstance(dim, int) for dim in spec.dims[1:])
+    return _CHANNELS if axis == 1 and nothing_known else _SIDE
+
+
+def _fill(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[Any]:
+    kind = spec.dtype.kind
+    if kind == "b" or "mask" in spec.name.lower():
+        return np.ones(shape, spec.dtype)
+    if kind in "iu":
+        return rng.integers(0, 2, shape).astype(spec.dtype)
+    if kind in "fV":  # V: the narrow floats that numpy learns from ml_dtypes
+        return np.asarray(rng.standard_normal(shape)).astype(spec.dtype)
+    raise ModelError(f"input {spec} cannot be made up", fix="export the model with numeric inputs")
+
+
+__all__ = ["InputSpec", "example_inputs", "input_specs"]

@@ -1,0 +1,170 @@
+"""Second moments of layer inputs, summed up batch by batch in float64."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+
+import numpy as np
+import onnx_ir as ir
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+Matrix = NDArray[np.float64]
+
+ROWS_PER_INPUT = 4
+"""Rows per column of H that make a refit trustworthy (spec: weights)."""
+FLOP_BUDGET = 4e11
+"""Multiply-adds one layer's H may cost before rows are sampled."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """How a 2-D convolution reads its input ``[N, C, H, W]``."""
+
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    dilations: tuple[int, int]
+    groups: int
+    auto_pad: str
+
+    @classmethod
+    def of(cls, node: ir.Node, kernel: tuple[int, int]) -> Window:
+        """The window of a Conv node."""
+        attributes = node.attributes
+        top, left, bottom, right = attributes.get_ints("pads", (0, 0, 0, 0))
+        stride_y, stride_x = attributes.get_ints("strides", (1, 1))
+        dilation_y, dilation_x = attributes.get_ints("dilations", (1, 1))
+        return cls(
+            kernel=kernel,
+            strides=(stride_y, stride_x),
+            pads=(top, left, bottom, right),
+            dilations=(dilation_y, dilation_x),
+            groups=attributes.get_int("group", 1),
+            auto_pad=attributes.get_string("auto_pad", "NOTSET"),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """Statistics of one layer's inputs.
+
+    Attributes:
+        h: ``[groups, K, K]``, mean of x xᵀ.
+        mean: ``[groups, K]``, mean of x.
+        rows: How many x went in.
+    """
+
+    h: Matrix
+    mean: Matrix
+    rows: int
+
+    @property
+    def centred(self) -> Matrix:
+        """``[groups, K, K]``, the covariance: H for a layer whose bias may move."""
+        return self.h - self.mean[:, :, None] * self.mean[:, None, :]
+
+
+class MomentSum:
+    """Adds up :class:`Moments` over batches, sampling rows beyond a bounded effort.
+
+    Args:
+        name: Seeds the sampling, with the number of the batch.
+        window: How a convolution reads the batch; None for matrix products.
+        batches: Batches that will come, to share the rows out among them.
+    """
+
+    def __init__(self, name: str, window: Window | None, batches: int) -> None:
+        self._seed = zlib.crc32(name.encode())
+        self._window = window
+        self._batches = batches
+        self._seen = 0
+        self._rows = 0
+        self._h: Matrix | None = None
+        self._mean: Matrix | None = None
+
+    def add(self, batch: NDArray[np.floating]) -> None:
+        """Take in one batch: ``[N, C, H, W]`` with a window, else ``[..., K]``."""
+        rng = np.random.default_rng((self._seed, self._seen))
+        self._seen += 1
+        rows = self._sample(batch, rng).astype(np.float64, copy=False)
+        groups, count, cols = rows.shape
+        if self._h is None or self._mean is None:
+            self._h, self._mean = np.zeros((groups, cols, cols)), np.zeros((groups, cols))
+        for h, mean, x in zip(self._h, self._mean, rows, strict=True):
+            h += x.T @ x
+            mean += x.sum(axis=0)
+        self._rows += count
+
+    def finish(self) -> Moments | None:
+        """The moments, or None when no row came."""
+        if self._h is None or self._mean is None or self._rows == 0:
+            return None
+        return Moments(self._h / self._rows, self._mean / self._rows, self._rows)
+
+    def _sample(
+        self, batch: NDArray[np.floating], rng: np.random.Generator
+    ) -> NDArray[np.floating]:
+        if self._window is None:
+            rows = batch.reshape(-1, batch.shape[-1])
+            limit = self._limit(rows.shape[1])
+            if len(rows) > limit:
+                rows = rows[np.sort(rng.choice(len(rows), limit, replace=False))]
+            return rows[None]
+        cols = int(np.prod(self._window.kernel)) * batch.shape[1] // self._window.groups
+        return patches(batch, self._window, self._limit(cols), rng)
+
+    def _limit(self, cols: int) -> int:
+        total = max(ROWS_PER_INPUT * cols, FLOP_BUDGET / cols**2)
+        return max(1, -(-int(total) // self._batches))
+
+
+def patches(
+    x: NDArray[np.floating], window: Window, limit: int, rng: np.random.Generator
+) -> NDArray[np.floating]:
+    """What a convolution multiplies at its output positions.
+
+    Args:
+        x: ``[N, C, H, W]``.
+        window: The convolution.
+        limit: Take at most this many positions, drawn by ``rng`` without replacement.
+        rng: Draws the positions.
+
+    Returns:
+        ``[groups, positions, kh * kw * C / groups]``, columns in the order (kh, kw, channel).
+    """
+    top, left, bottom, right = _padding(window, x.shape[2], x.shape[3])
+    padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    spans = [(k - 1) * d + 1 for k, d in zip(window.kernel, window.dilations, strict=True)]
+    view = sliding_window_view(padded, spans, axis=(2, 3))
+    view = view[:, :, :: window.strides[0], :: window.strides[1]]
+    view = view[..., :: window.dilations[0], :: window.dilations[1]]
+    count, channels, height, width = view.shape[:4]
+    positions = np.arange(count * height * width)
+    if len(positions) > limit:
+        positions = np.sort(rng.choice(len(positions), limit, replace=False))
+    sample, rest = np.divmod(positions, height * width)
+    row, column = np.divmod(rest, width)
+    taken = view[sample, :, row, column]
+    groups = window.groups
+    taken = taken.reshape(len(positions), groups, channels // groups, *window.kernel)
+    return taken.transpose(1, 0, 3, 4, 2).reshape(groups, len(positions), -1)
+
+
+def _padding(window: Window, height: int, width: int) -> tuple[int, int, int, int]:
+    """Padding (top, left, bottom, right) for an input of this size."""
+    if window.auto_pad in ("NOTSET", ""):
+        return window.pads
+    if window.auto_pad == "VALID":
+        return (0, 0, 0, 0)
+    sides = []
+    for size, kernel, stride, dilation in zip(
+        (height, width), window.kernel, window.strides, window.dilations, strict=True
+    ):
+        total = max(0, (-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size)
+        small = total // 2
+        pair = (small, total - small)
+        sides.append(pair if window.auto_pad == "SAME_UPPER" else pair[::-1])
+    (top, bottom), (left, right) = sides
+    return (top, left, bottom, right)

@@ -1,0 +1,55 @@
+"""One row per layer: what the report, ``inspect`` and the plan say about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+DENSE_KERNEL = "onnxruntime"
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """What sparsecc knows and decided about one layer.
+
+    Attributes:
+        name: Layer name of the user's model.
+        op: Op type of its node in the model at hand.
+        shape: Weight as ``(R, K)``, or None for an op without a matrix weight.
+        macs: Multiply-adds of one run at the static shape (dynamic dimensions count as 1).
+        density: Share of weights that are not zero.
+        pattern: Zero pattern detected in (or packed from) the weight, such as ``4x1`` or ``dense``.
+        eligible: Whether the layer may run sparse at all.
+        why: Why it stays dense, or why sparse was chosen.
+        kernel: Kernel that runs it: a kernel-table name, or ``onnxruntime`` when dense.
+        est_ms: Estimated time of the chosen kernel, one thread, ms.
+        dense_ms: Estimated time of the dense layer, one thread, ms.
+    """
+
+    name: str
+    op: str
+    shape: tuple[int, int] | None
+    macs: int
+    density: float
+    pattern: str
+    eligible: bool
+    why: str
+    kernel: str
+    est_ms: float
+    dense_ms: float
+
+    def to_json(self) -> dict[str, object]:
+        """Plain data, in the order of the fields."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The row that :meth:`to_json` wrote."""
+        shape = data["shape"]
+        return cls(**{**data, "shape": None if shape is None else tuple(shape)})
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether a sparse kernel runs it."""
+        return self.kernel != DENSE_KERNEL

@@ -1,0 +1,1 @@
+"""Deciding what to do to each layer, and writing the decision down."""

@@ -1,0 +1,172 @@
+"""Spreading a requested sparsity over the layers of a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Literal, Protocol
+
+from sparsecc.errors import PlanError
+from sparsecc.formats.patterns import DENSE, Detected, Pattern, SparsitySpec
+from sparsecc.search.plan import Choice, Method
+
+Allocation = Literal["uniform", "erk"]
+ALLOCATIONS: tuple[Allocation, ...] = ("uniform", "erk")
+
+
+class LayerShape(Protocol):
+    """What allocation needs to know about a layer (see passes.weights.layers.Layer)."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def rows(self) -> int: ...  # noqa: D102
+    @property
+    def cols(self) -> int: ...  # noqa: D102
+    @property
+    def groups(self) -> int: ...  # noqa: D102
+    @property
+    def kernel(self) -> tuple[int, int]: ...  # noqa: D102
+    @property
+    def keep_dense(self) -> str: ...  # noqa: D102
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What is done to a layer and, where that is not what was asked for, why."""
+
+    choice: Choice
+    reason: str = ""
+
+
+def allocate(
+    layers: Sequence[LayerShape],
+    spec: SparsitySpec,
+    *,
+    overrides: Mapping[str, SparsitySpec] | None = None,
+    allocation: Allocation = "uniform",
+    method: Method = "sparsegpt",
+    refit: bool = True,
+    detected: Mapping[str, Detected] | None = None,
+) -> dict[str, Decision]:
+    """Decide pattern and sparsity of every layer.
+
+    Args:
+        layers: The prunable layers.
+        spec: The request for layers without an override; their own ``keep_dense`` comes first.
+        overrides: Name pattern (as in :mod:`fnmatch`) → request. The first that matches wins,
+            also over ``keep_dense``.
+        allocation: ``"erk"`` gives large layers more zeros than small ones, at the same total.
+        method: How masks are found.
+        refit: Whether the weights that stay may change.
+        detected: The zeros already in each layer, by name; needed for ``existing``.
+
+    Returns:
+        Layer name → decision, in the order of ``layers``.
+
+    Raises:
+        PlanError: An override matches no layer, or the allocation is unknown.
+    """
+    if allocation not in ALLOCATIONS:
+        raise PlanError(
+            f"unknown allocation {allocation!r}", fix=f"use one of {', '.join(ALLOCATIONS)}"
+        )
+    named = _by_override(layers, overrides or {})
+    free = [layer for layer in layers if layer.name not in named and _why_dense(layer, spec) == ""]
+    spread = _spread(free, spec, allocation)
+    decisions: dict[str, Decision] = {}
+    for layer in layers:
+        request = named.get(layer.name, spec)
+        if request.pattern is None:
+            decisions[layer.name] = _keep_zeros(layer.name, detected)
+            continue
+        reason = _misfit(layer, request.pattern)
+        if not reason and layer.name not in named:
+            reason = layer.keep_dense
+        pattern = DENSE if reason else request.pattern
+        sparsity = spread.get(layer.name, request.sparsity)
+        choice = Choice(
+            pattern=pattern,
+            sparsity=0.0 if pattern == DENSE else sparsity,
+            method=method,
+            refit=refit,
+        )
+        decisions[layer.name] = Decision(choice, reason)
+    return decisions
+
+
+def erk(layers: Sequence[LayerShape], density: float) -> list[float]:
+    """Erdős–Rényi-kernel densities whose weighted mean is ``density``.
+
+    A layer's density is proportional to (n_in + n_out + kh + kw) / (n_in·n_out·kh·kw); what would
+    exceed 1 is clipped and the rest solved again.
+    """
+    sizes = [layer.rows * layer.cols for layer in layers]
+    raw = [_erk_weight(layer) for layer in layers]
+    full: set[int] = set()
+    while True:
+        free = [i for i in range(len(layers)) if i not in full]
+        budget = density * sum(sizes) - sum(sizes[i] for i in full)
+        scale = budget / sum(raw[i] * sizes[i] for i in free) if free else 0.0
+        clipped = {i for i in free if scale * raw[i] > 1}
+        if not clipped:
+            return [1.0 if i in full else scale * raw[i] for i in range(len(layers))]
+        full |= clipped
+
+
+def _erk_weight(layer: LayerShape) -> float:
+    area = math.prod(layer.kernel)
+    inputs = layer.cols / area
+    return (inputs + layer.rows + sum(layer.kernel)) / (inputs * layer.rows * area)
+
+
+def _by_override(
+    layers: Sequence[LayerShape], overrides: Mapping[str, SparsitySpec]
+) -> dict[str, SparsitySpec]:
+    names = [layer.name for layer in layers]
+    for pattern in overrides:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+            raise PlanError(
+                f"the override {pattern!r} matches no prunable layer",
+                fix=f"the layers are {shown or 'none at all'}; see `sparsecc inspect`",
+            )
+    found: dict[str, SparsitySpec] = {}
+    for name in names:
+        match = next((p for p in overrides if fnmatchcase(name, p)), None)
+        if match is not None:
+            found[name] = overrides[match]
+    return found
+
+
+def _why_dense(layer: LayerShape, spec: SparsitySpec) -> str:
+    return layer.keep_dense or (_misfit(layer, spec.pattern) if spec.pattern else "")
+
+
+def _misfit(layer: LayerShape, pattern: Pattern) -> str:
+    side = pattern.block[0]
+    if layer.groups > 1 and (layer.rows // layer.groups) % side:
+        return f"{layer.rows // layer.groups} rows per group do not divide into blocks of {side}"
+    return ""
+
+
+def _spread(
+    layers: Sequence[LayerShape], spec: SparsitySpec, allocation: Allocation
+) -> dict[str, float]:
+    fixed = spec.pattern is None or spec.pattern.kind in ("nm", "dense")
+    if fixed or allocation == "uniform" or not layers:
+        return {}
+    densities = erk(layers, 1 - spec.sparsity)
+    return {layer.name: 1 - d for layer, d in zip(layers, densities, strict=True)}
+
+
+def _keep_zeros(name: str, detected: Mapping[str, Detected] | None) -> Decision:
+    if detected is None or name not in detected:
+        raise ValueError(f"no detected zeros given for layer {name!r}")
+    found = detected[name]
+    choice = Choice(
+        pattern=found.pattern, sparsity=1 - found.density, method="existing", refit=False
+    )
+    return Decision(choice, "no zeros to use" if found.pattern == DENSE else "")

@@ -1,0 +1,197 @@
+"""The plan file: what was decided for each layer and why, as versioned, strictly checked JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import pydantic
+
+from sparsecc.errors import PlanError
+from sparsecc.formats.patterns import Pattern
+
+FORMAT: Final = 1
+"""Version of the plan file this code reads and writes."""
+MAX_BYTES = 64 << 20
+_DIGITS = 6
+
+Method = Literal["magnitude", "wanda", "sparsegpt", "existing"]
+"""How a mask is found; ``existing`` keeps the zeros the weight already has."""
+
+
+def _significant(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")
+
+
+def _pattern(value: object) -> Pattern:
+    if isinstance(value, Pattern):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("a pattern is a text such as '4x1'")
+    try:
+        return Pattern.parse(value)
+    except PlanError as error:
+        raise ValueError(str(error)) from error
+
+
+Text = Annotated[str, pydantic.Field(max_length=4096)]
+Number = Annotated[
+    float, pydantic.Field(allow_inf_nan=False), pydantic.PlainSerializer(_significant)
+]
+Count = Annotated[int, pydantic.Field(ge=1, lt=2**31)]
+PatternText = Annotated[
+    Pattern, pydantic.PlainValidator(_pattern), pydantic.PlainSerializer(str, return_type=str)
+]
+
+
+class _Strict(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class Choice(_Strict):
+    """What is done to one layer.
+
+    Attributes:
+        pattern: What is dropped together; dense leaves the layer alone.
+        sparsity: Share of the weights that becomes zero.
+        method: How the mask is found.
+        refit: Whether the weights that stay may change to make up for the others.
+    """
+
+    pattern: PatternText
+    sparsity: Annotated[Number, pydantic.Field(ge=0, le=1)]
+    method: Method = "sparsegpt"
+    refit: bool = True
+
+
+class PlanLayer(_Strict):
+    """One layer of a plan.
+
+    Attributes:
+        name: The layer's name in the model.
+        op: Its operator.
+        rows: R, outputs.
+        cols: K, inputs of one output.
+        choice: What is done to it.
+        density: Share of non-zero weights it ends up with.
+        loss: Relative output error on held-out calibration data, if measured.
+        predicted_ms: Estimated time as chosen, in milliseconds.
+        dense_ms: Estimated time if left dense, in milliseconds.
+        kernel: The kernel that runs it.
+        reason: Why this choice.
+    """
+
+    name: Text
+    op: Text
+    rows: Count
+    cols: Count
+    choice: Choice
+    density: Annotated[Number, pydantic.Field(ge=0, le=1)]
+    loss: Annotated[Number, pydantic.Field(ge=0)] | None = None
+    predicted_ms: Annotated[Number, pydantic.Field(ge=0)] | None = None
+    dense_ms: Annotated[Number, pydantic.Field(ge=0)] | None = None
+    kernel: Text = ""
+    reason: Text = ""
+
+
+class PlanRefusal(_Strict):
+    """A node that was left alone, and why."""
+
+    pass_name: Text
+    node: Text
+    reason: Text
+
+
+class Plan(_Strict):
+    """Everything that was decided for one model on one target.
+
+    Attributes:
+        format: Version of the file format.
+        sparsecc: Version of sparsecc that wrote it.
+        model_hash: Identifies the model it was made for.
+        target: Name of the hardware.
+        spec: The sparsity asked for.
+        overrides: Layer name pattern → sparsity asked for instead.
+        allocation: How the sparsity was spread over the layers.
+        layers: In the order of the graph.
+        refusals: In the order they were met.
+    """
+
+    format: Literal[1] = FORMAT
+    sparsecc: Text
+    model_hash: Text
+    target: Text
+    spec: Text
+    overrides: dict[Text, Text] = {}
+    allocation: Text = "uniform"
+    layers: tuple[PlanLayer, ...] = ()
+    refusals: tuple[PlanRefusal, ...] = ()
+
+    def to_json(self) -> str:
+        """The file's text: same plan, same bytes."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan.
+
+        Raises:
+            PlanError: The file cannot be written.
+        """
+        try:
+            Path(path).write_text(self.to_json(), encoding="utf-8")
+        except OSError as error:
+            raise PlanError(
+                f"cannot write the plan {os.fspath(path)}: {error.strerror}",
+                fix="choose a folder that exists and may be written to",
+            ) from error
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Plan:
+        """Read a plan file.
+
+        Raises:
+            PlanError: The file is missing, too large or not a plan.
+        """
+        name = os.fspath(path)
+        try:
+            with Path(path).open("rb") as file:
+                data = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise PlanError(
+                f"cannot read the plan {name}: {error.strerror}", fix="check the path"
+            ) from error
+        if len(data) > MAX_BYTES:
+            raise PlanError(
+                f"the plan {name} is larger than {MAX_BYTES >> 20} MiB",
+                fix="pass a plan file that sparsecc wrote",
+            )
+        return cls.from_json(data, name)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, name: str = "plan") -> Plan:
+        """Read a plan from the text of its file; ``name`` stands for it in errors.
+
+        Raises:
+            PlanError: It is not JSON, of another version, or a field is wrong.
+        """
+        try:
+            raw: Any = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise PlanError(f"{name} is not JSON: {error}", fix="pass a plan file") from error
+        version = raw.get("format") if isinstance(raw, dict) else None
+        if version != FORMAT:
+            raise PlanError(
+                f"{name} has plan format {version!r}, this sparsecc reads format {FORMAT}",
+                fix="make the plan again with this version of sparsecc",
+            )
+        try:
+            return cls.model_validate_json(text)
+        except pydantic.ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise PlanError(
+                f"{name}: field {where!r}: {first['msg']}",
+                fix="undo the edit of that field, or make the plan again",
+            ) from error

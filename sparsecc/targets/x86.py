@@ -1,0 +1,36 @@
+"""x86-64 targets, named after the levels of the System V psABI."""
+
+from sparsecc.targets.base import Target
+
+_V3, _V4 = "x86-64-v3", "x86-64-v4"
+
+X86_64_V3 = Target(
+    name=_V3,
+    triple="x86_64-linux-gnu",
+    isas=(_V3,),
+    lanes=8,
+    fma_ports=2,
+    ghz=3.5,
+    llc_bytes=16 << 20,
+    dram_gbs=15,
+)
+X86_64_V4 = Target(
+    name=_V4,
+    triple="x86_64-linux-gnu",
+    isas=(_V4,),
+    lanes=16,
+    fma_ports=1,
+    ghz=3.6,
+    llc_bytes=16 << 20,
+    dram_gbs=15,
+)
+X86_64 = Target(
+    name="x86-64",
+    triple="x86_64-linux-gnu",
+    isas=(_V3, _V4),
+    lanes=16,
+    fma_ports=1,
+    ghz=3.6,
+    llc_bytes=16 << 20,
+    dram_gbs=15,
+)

