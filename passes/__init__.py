@@ -1,1 +1,1 @@
-"""Passes over the IR (`onnx_ir.Model`): what a pass is, the ordered lists, and one folder per family."""
+"""Passes over the IR: what a pass is, the ordered lists, and one folder per family."""

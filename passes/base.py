@@ -131,8 +131,8 @@ def apply(
     """Run an in-place pass of onnx_ir or onnxscript on behalf of the pass `pass_name`.
 
     Their own `modified` flags miss small edits, so whether the model changed is found by
-    comparing it; nodes they made get names of their own. Their rewrites are node by node: after a failure the model is still sound, and
-    the failure is recorded as a refusal.
+    comparing it; nodes they made get names of their own. Their rewrites are node by node: after
+    a failure the model is still sound, and the failure is recorded as a refusal.
 
     Returns:
         Whether the model changed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -30,7 +31,7 @@ def nodes_of(model: ir.Model, *op_types: str) -> Iterator[ir.Node]:
             yield node
 
 
-def constant(value: ir.Value | None) -> NDArray[np.generic] | None:
+def constant(value: ir.Value | None) -> NDArray[Any] | None:
     """The array `value` always holds, or None if it depends on an input."""
     if value is None or value.is_graph_input():
         return None
@@ -58,6 +59,29 @@ def sole_consumer(value: ir.Value) -> ir.Node | None:
         return None
     consumer = value.consumers()[0]
     return consumer if consumer.graph is producer.graph else None
+
+
+def per_channel(
+    array: NDArray[Any], channels: int, trailing: int, rank: int
+) -> NDArray[np.float64] | None:
+    """The number that a constant operand broadcasts to each channel of a tensor.
+
+    Args:
+        array: The constant, aligned to the right as ONNX broadcasts it.
+        channels: Size of the channel axis.
+        trailing: Number of axes after the channel axis.
+        rank: Rank of the tensor.
+
+    Returns:
+        float64 [channels], or None if the constant differs along another axis or would raise
+        the rank.
+    """
+    wanted = (channels, *(1,) * trailing)
+    leading, own = array.shape[: -len(wanted)], array.shape[-len(wanted) :]
+    fits = all(a in (1, w) for a, w in zip(reversed(own), reversed(wanted), strict=False))
+    if not fits or any(dim != 1 for dim in leading) or array.ndim > rank:
+        return None
+    return np.broadcast_to(array.reshape(-1), (channels,)).astype(np.float64)
 
 
 def new_initializer(like: ir.Node, name: str, array: ArrayLike) -> ir.Value:
@@ -89,7 +113,8 @@ def replace(old: Sequence[ir.Node], new: Sequence[ir.Node], at: ir.Node) -> None
     """Put `new` in the place of `old`, at the position of the node `at` (one of `old`).
 
     The outputs of the last new node take over name, type, shape and readers of the outputs of
-    the last old node. Old nodes must have no other readers.
+    the last old node. Nothing may read the other outputs of the old nodes.
     """
-    before, after = old[-1].outputs, new[-1].outputs
+    after = new[-1].outputs
+    before = old[-1].outputs[: len(after)]
     ir.convenience.replace_nodes_and_values(owner(at), at, old, new, before, after)

@@ -12,9 +12,9 @@ from sparsecc.passes.canonicalize.gemm import GemmNormalization
 from sparsecc.passes.canonicalize.identity_elimination import IdentityElimination
 from sparsecc.passes.canonicalize.inline_functions import InlineFunctions
 from sparsecc.passes.canonicalize.lower_opset import LowerOpset
+from sparsecc.passes.canonicalize.scale_folding import ScaleFolding
 from sparsecc.passes.canonicalize.shape_inference import ShapeInference
 from sparsecc.passes.fuse.activation import Activation
-from sparsecc.passes.fuse.conv_bias import ConvBias
 from sparsecc.passes.fuse.residual_add import ResidualAdd
 from sparsecc.passes.fuse.sparse_bias import SparseBias
 
@@ -30,7 +30,7 @@ EXACT_BEFORE: tuple[Pass, ...] = (
     ExplicitPads(),  # before BN folding only for readability; nothing below reads auto_pad
     GemmNormalization(),  # before BN folding: its bias is then one number per output
     BatchNormFolding(),  # after folding: scale and variance are constants by now
-    ConvBias(),  # after BN folding: Conv + BN + Add then collapses as well
+    ScaleFolding(),  # after BN folding: Conv + BN + Mul + Add then collapses as well
     DeadCode(),  # last: drops what the rewrites left behind
 )
 """Canonical form, before any weight is looked at."""

@@ -111,12 +111,10 @@ def _verify_graph(graph: ir.Graph, outer: Scope, after: str) -> None:
     for node in graph:
         at = node.name or node.op_type
         if node.graph is not graph:
-            raise VerificationError(
-                after, at, "the node does not belong to the graph that lists it"
-            )
-        for value in node.inputs:
-            if value is not None and value not in defined and value not in outer:
-                raise VerificationError(after, at, f"input {value.name!r} is not defined before it")
+            raise VerificationError(after, at, "it is listed by a graph it does not belong to")
+        for read in node.inputs:
+            if read is not None and read not in defined and read not in outer:
+                raise VerificationError(after, at, f"input {read.name!r} is not defined before it")
         for subgraph in _subgraphs(node):
             _verify_graph(subgraph, outer | frozenset(defined), after)
         for output in node.outputs:
@@ -127,11 +125,11 @@ def _verify_graph(graph: ir.Graph, outer: Scope, after: str) -> None:
         if output not in defined and output not in outer:
             raise VerificationError(after, where, f"graph output {output.name!r} is not defined")
     names = collections.Counter(value.name for value in defined if value.name != "")
-    for name, count in names.items():
-        if name is None:
+    for repeated, count in names.items():
+        if repeated is None:
             raise VerificationError(after, where, "a value has no name")
         if count > 1:
-            raise VerificationError(after, where, f"{count} values share the name {name!r}")
+            raise VerificationError(after, where, f"{count} values share the name {repeated!r}")
 
 
 def _verify_initializer(name: str, value: ir.Value, after: str) -> None:

@@ -97,6 +97,7 @@ class Compiled:
         return {name: np.asarray(result) for name, result in zip(names, results, strict=True)}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Outputs for inputs by position or name; torch tensors in, torch tensors out."""
         names = [meta.name for meta in self.session.get_inputs()]
         given = dict(zip(names, args, strict=False)) | kwargs
         if len(args) > len(names) or len(given) != len(args) + len(kwargs):

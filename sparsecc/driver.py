@@ -5,86 +5,39 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import onnx_ir as ir
 
 import sparsecc
 from sparsecc import manifest as manifests
 from sparsecc import targets
-from sparsecc.artifact import open_artifact
 from sparsecc.backends.onnxruntime.emit import emit
 from sparsecc.backends.onnxruntime.lower import lower
 from sparsecc.backends.onnxruntime.run import open_session, session_of_model
 from sparsecc.capture import capture
 from sparsecc.compiled import Compiled
-from sparsecc.errors import PlanError
-from sparsecc.formats.patterns import SparsitySpec
 from sparsecc.identity import model_hash
+from sparsecc.inspection import rewrite
 from sparsecc.manifest import MODEL_NAME, Manifest
 from sparsecc.measure import Feed, agreement, largest_error, rounded
 from sparsecc.passes import pipeline
 from sparsecc.passes.base import Context, run
-from sparsecc.passes.weights.choose import DENSE_KERNEL, choose
 from sparsecc.passes.weights.layers import find_layers
 from sparsecc.passes.weights.prune import LayerResult, detect_layers, prune_model
 from sparsecc.passes.weights.to_dense import twin_of
-from sparsecc.passes.weights.to_sparse import ToSparse
+from sparsecc.progress import Progress, part, silent
 from sparsecc.quality.calibration import Calibration, load_calibration
 from sparsecc.quality.example_inputs import example_inputs as made_up_inputs
 from sparsecc.report.rows import LayerRow
-from sparsecc.search.allocation import ALLOCATIONS, Allocation, Decision, allocate
-from sparsecc.search.plan import Method, Plan, PlanLayer, PlanRefusal
-from sparsecc.targets import Target
+from sparsecc.request import Request, read_request
+from sparsecc.search.allocation import Decision, allocate
+from sparsecc.search.plan import Plan, PlanLayer, PlanRefusal
 
-Name = TypeVar("Name", bound=str)
-Progress = Callable[[str, float], None]
-"""Called with what is being done and the share of the whole that is done."""
-
-METHODS: tuple[Method, ...] = ("magnitude", "wanda", "sparsegpt")
 JUDGED_BATCHES = 4
 """Batches the artifact is compared on with its twin and with the dense model."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What the user asked for, read and checked."""
-
-    target: Target
-    spec: SparsitySpec
-    overrides: Mapping[str, SparsitySpec]
-    score: Method
-    refit: bool
-    allocation: Allocation
-
-    @classmethod
-    def read(
-        cls,
-        target: str,
-        sparsity: str,
-        overrides: Mapping[str, str] | None,
-        score: str,
-        refit: bool,
-        allocation: str,
-    ) -> Request:
-        """Check everything that can be checked before the model is touched."""
-        return cls(
-            target=targets.get(target),
-            spec=SparsitySpec.parse(sparsity),
-            overrides={name: SparsitySpec.parse(text) for name, text in (overrides or {}).items()},
-            score=_one_of(METHODS, score, "score"),
-            refit=refit,
-            allocation=_one_of(ALLOCATIONS, allocation, "allocation"),
-        )
-
-
-def _one_of(names: Sequence[Name], wanted: str, what: str) -> Name:
-    for name in names:
-        if name == wanted:
-            return name
-    raise PlanError(f"unknown {what} {wanted!r}", fix=f"use one of {', '.join(names)}")
 
 
 def compile(
@@ -100,7 +53,7 @@ def compile(
     refit: bool = True,
     allocation: str = "uniform",
     verify: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Compiled:
     """Compile a trained model into a sparse artifact for a target.
 
@@ -127,42 +80,42 @@ def compile(
     Raises:
         SparseccError: The model, the data or the request cannot be used; says what to do.
     """
-    say = progress or (lambda text, share: None)
-    request = Request.read(target, sparsity, overrides, score, refit, allocation)
+    request = read_request(target, sparsity, overrides, score, refit, allocation)
     ctx = Context(target=request.target, verify=verify)
 
-    say("capturing the model", 0.0)
+    progress("capturing the model", 0.0)
     graph = capture(model, example_inputs, dynamic_shapes)
     identity = model_hash(graph)
 
-    say("bringing it into canonical form", 0.05)
+    progress("bringing it into canonical form", 0.05)
     run(pipeline.EXACT_BEFORE, graph, ctx)
-    data = load_calibration(calibration, graph) if calibration is not None else None
     dense = graph.clone()
 
-    say("deciding what to prune", 0.1)
+    progress("checking the calibration data", 0.1)
+    data = load_calibration(calibration, graph) if calibration is not None else None
+
+    progress("deciding what to prune", 0.12)
     decisions = decide(graph, request)
 
-    results = prune(graph, decisions, data, lambda text, share: say(text, 0.1 + 0.6 * share))
+    results = prune(graph, decisions, data, part(progress, 0.15, 0.7))
 
-    say("choosing kernels and rewriting", 0.72)
+    progress("choosing kernels and rewriting", 0.72)
     rows = rewrite(graph, request.target, ctx)
 
-    say("lowering to ONNX Runtime", 0.78)
+    progress("lowering to ONNX Runtime", 0.78)
     lower(graph)
 
-    say("building the kernel library", 0.8)
+    progress("building the kernel library", 0.8)
     scratch = tempfile.TemporaryDirectory(prefix="sparsecc-")
     folder = Path(scratch.name)
     library = emit(graph, request.target, folder)
 
-    say("comparing with the twin and the dense model", 0.9)
+    progress("comparing with the twin and the dense model", 0.88)
     portable = not targets.runs_here(request.target)
     feeds = judging_feeds(dense, data)
     numerics, quality = judge(graph, dense, folder, None if portable else library, feeds)
 
-    say("writing the manifest", 0.98)
-    plan = plan_of(request, identity, decisions, results, rows, ctx)
+    progress("writing the manifest", 0.98)
     made = Manifest(
         format=manifests.FORMAT,
         sparsecc=sparsecc.__version__,
@@ -171,14 +124,14 @@ def compile(
         library=library,
         opset=graph.opset_imports[""],
         files={path.name: manifests.file_entry(path) for path in sorted(folder.iterdir())},
-        plan=json.loads(plan.to_json()),
+        plan=json.loads(plan_of(request, identity, decisions, results, rows, ctx).to_json()),
         layers=[row.to_json() for row in rows],
         refusals=[dataclasses.asdict(refusal) for refusal in ctx.refusals],
         numerics=numerics,
         quality=quality,
     )
     (folder / manifests.FILE_NAME).write_bytes(made.to_bytes())
-    say("done", 1.0)
+    progress("done", 1.0)
     return Compiled(folder, made, portable=portable, scratch=scratch)
 
 
@@ -213,13 +166,6 @@ def prune(
     return {result.name: result for result in results}
 
 
-def rewrite(graph: ir.Model, target: Target, ctx: Context) -> list[LayerRow]:
-    """Put sparse ops where they pay, fuse into them, and say what was chosen for each layer."""
-    to_sparse = ToSparse(target)
-    run([to_sparse, *pipeline.EXACT_AFTER], graph, ctx)
-    return [choice.row for choice in to_sparse.choices]
-
-
 def judging_feeds(model: ir.Model, data: Calibration | None) -> list[Feed]:
     """Inputs to compare on: held-out calibration batches, else made-up ones."""
     if data is None:
@@ -245,26 +191,6 @@ def plan_of(
     ctx: Context,
 ) -> Plan:
     """The plan that was carried out."""
-    layers = []
-    for row in rows:
-        decision, result = decisions[row.name], results.get(row.name)
-        assert row.shape is not None
-        reasons = (decision.reason, result.reason if result else "", row.why)
-        layers.append(
-            PlanLayer(
-                name=row.name,
-                op=row.op,
-                rows=row.shape[0],
-                cols=row.shape[1],
-                choice=decision.choice,
-                density=row.density,
-                loss=result.loss if result else None,
-                predicted_ms=row.est_ms,
-                dense_ms=row.dense_ms,
-                kernel=row.kernel,
-                reason="; ".join(reason for reason in reasons if reason),
-            )
-        )
     return Plan(
         sparsecc=sparsecc.__version__,
         model_hash=identity,
@@ -272,51 +198,30 @@ def plan_of(
         spec=str(request.spec),
         overrides={name: str(spec) for name, spec in request.overrides.items()},
         allocation=request.allocation,
-        layers=tuple(layers),
+        layers=tuple(
+            planned(row, row.shape, decisions[row.name], results.get(row.name))
+            for row in rows
+            if row.shape is not None
+        ),
         refusals=tuple(PlanRefusal(**dataclasses.asdict(each)) for each in ctx.refusals),
     )
 
 
-def inspect(model: Any, target: str = "native") -> list[LayerRow]:
-    """One row per layer of a model or artifact: what it is and what would run it, and why.
-
-    Args:
-        model: Anything :func:`compile` takes, or the folder of an artifact.
-        target: What times are estimated for; an artifact has its own.
-
-    Returns:
-        Rows in the order of the graph; layers that cannot be pruned are among them, with the
-        reason.
-    """
-    if isinstance(model, (str, Path)) and Path(model).is_dir():
-        made = open_artifact(Path(model))
-        return [LayerRow.from_json(row) for row in made.layers]
-    hardware = targets.get(target)
-    graph = capture(model)
-    run(pipeline.EXACT_BEFORE, graph, Context(target=hardware))
-    survey = find_layers(graph)
-    rows = {layer.name: choose(layer, hardware).row for layer in survey.layers}
-    refused = {refusal.node: refusal.reason for refusal in survey.refusals}
-    for node in graph.graph.all_nodes():
-        name = node.name or ""
-        if name in refused and name not in rows:
-            rows[name] = refused_row(name, node.op_type, refused[name])
-    order = {node.name: at for at, node in enumerate(graph.graph.all_nodes())}
-    return sorted(rows.values(), key=lambda row: order.get(row.name, len(order)))
-
-
-def refused_row(name: str, op: str, why: str) -> LayerRow:
-    """The row of a layer that no pass may prune."""
-    return LayerRow(
-        name=name,
-        op=op,
-        shape=None,
-        macs=0,
-        density=1.0,
-        pattern="dense",
-        eligible=False,
-        why=why,
-        kernel=DENSE_KERNEL,
-        est_ms=0.0,
-        dense_ms=0.0,
+def planned(
+    row: LayerRow, shape: tuple[int, int], decision: Decision, result: LayerResult | None
+) -> PlanLayer:
+    """The plan's entry of one layer."""
+    reasons = (decision.reason, result.reason if result else "", row.why)
+    return PlanLayer(
+        name=row.name,
+        op=row.op,
+        rows=shape[0],
+        cols=shape[1],
+        choice=decision.choice,
+        density=row.density,
+        loss=result.loss if result else None,
+        predicted_ms=row.est_ms,
+        dense_ms=row.dense_ms,
+        kernel=row.kernel,
+        reason="; ".join(reason for reason in reasons if reason),
     )

@@ -51,21 +51,30 @@ def bar(title: str) -> Iterator[Progress]:
         TimeElapsedColumn,
     )
     from rich.progress import Progress as Bars
+    from rich.table import Column
+
+    from sparsecc.report.words import printable
 
     console = Console(stderr=True)
     columns = (
         SpinnerColumn(),
-        TextColumn("[bold]{task.fields[title]}"),
-        BarColumn(bar_width=24),
+        TextColumn("{task.fields[title]}", style="bold", markup=False),
+        BarColumn(bar_width=20),
         TaskProgressColumn(),
         TimeElapsedColumn(),
-        TextColumn("[dim]{task.description}"),
+        TextColumn(
+            "{task.description}",
+            style="dim",
+            markup=False,
+            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+        ),
     )
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    shown = console.is_terminal
+    with Bars(*columns, console=console, transient=True, expand=True, disable=not shown) as bars:
         task = bars.add_task("", total=None, title=title)  # moves to and fro until told more
 
         def report(step: str, fraction: float) -> None:
-            bars.update(task, description=step, total=1.0, completed=fraction)
+            bars.update(task, description=printable(step), total=1.0, completed=fraction)
 
         yield report
 

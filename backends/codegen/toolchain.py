@@ -71,7 +71,7 @@ class Build:
 
 
 def cache_dir() -> Path:
-    """Where built files are kept: ``$XDG_CACHE_HOME/sparsecc``, by default ``~/.cache/sparsecc``."""
+    """Where built files are kept: ``$XDG_CACHE_HOME/sparsecc``, else ``~/.cache/sparsecc``."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "sparsecc"
 

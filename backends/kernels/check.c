@@ -122,7 +122,7 @@ void sc_scratch_release(const sc_host *host)
   }
 }
 
-/* The compiler may call these even in freestanding code. */
+#if !__STDC_HOSTED__ /* the compiler may call these even in freestanding code */
 __attribute__((visibility("hidden"))) void *memcpy(void *to, const void *from, __SIZE_TYPE__ n)
 {
   volatile char *d = to;
@@ -135,3 +135,4 @@ __attribute__((visibility("hidden"))) void *memset(void *to, int value, __SIZE_T
   for (volatile char *d = to; n; n--) *d++ = (char)value;
   return to;
 }
+#endif

@@ -1,34 +1,31 @@
-/* Sparse convolution, NCHW. A 1x1 convolution reads X where it lies. Any other is packed tile by tile into planes, one per
-   (channel, row phase, kernel column), in which the pixels of every tap are contiguous: then it is a 1x1 one. */
+/* Sparse convolution, NCHW. X is packed, a few tiles at a time, into planes, one per (channel, row phase, kernel column), in
+   which the pixels of every tap are contiguous: then any convolution is a 1x1 one. */
 #include "pack.h"
 
 enum {
-  MANY_TILES = 8,                /* from here on each task packs a tile of its own */
-  TASKS = 16                     /* aim for so many tasks when a tile is shared */
+  MANY_GROUPS = 8,               /* from here on each task packs a group of tiles of its own */
+  TASKS = 16,                    /* aim for so many tasks when a group is shared */
+  PIECES = 8,                    /* of a row read directly that one task takes: Y is written in runs of so many tiles */
+  WEIGHT_FLOATS = 8 * 1024 / 4   /* of weights used on all tiles of a group before the next: they stay in the first-level cache */
 };
 
 typedef struct {
   const sc_kernel *kernel;
   const sc_geometry *geometry;
   const float *x, *residual;
-  float *y, *packed;             /* packed: the shared tile, or null */
-  i64 tile, chunks, parts;       /* the shared tile's number; row chunks; shares of the packing */
+  float *y, *packed;             /* packed: the shared group, or null */
+  i64 tiles, group, chunks, parts; /* tiles of all images; the shared group's number; row chunks; shares of the packing */
   i32 failed;
 } sc_job;
 
 typedef struct { i64 image, top, left, rows, columns, count; } sc_place;
 
-static i64 tiles_of(const sc_geometry *g)
-{
-  return ceil_div(g->image.out_height, g->tile_height) * ceil_div(g->image.out_width, g->tile_width);
-}
-
 static sc_place place(const sc_geometry *g, i64 tile)
 {
-  i64 across = ceil_div(g->image.out_width, g->tile_width), each = tiles_of(g);
-  i64 top = tile % each / across * g->tile_height, left = tile % across * g->tile_width;
+  i64 across = ceil_div(g->image.out_width, g->tile_width);
+  i64 top = tile % g->tiles / across * g->tile_height, left = tile % g->tiles % across * g->tile_width;
   i64 rows = clip(g->image.out_height - top, 0, g->tile_height), columns = clip(g->image.out_width - left, 0, g->tile_width);
-  return (sc_place){tile / each, top, left, rows, columns, rows * columns};
+  return (sc_place){tile / g->tiles, top, left, rows, columns, rows * columns};
 }
 
 static void pack_channels(const sc_job *j, i64 tile, float *to, i64 first, i64 end)
@@ -39,6 +36,10 @@ static void pack_channels(const sc_job *j, i64 tile, float *to, i64 first, i64 e
   sc_place at = place(g, tile);
   i64 size = g->image.height * g->image.width, planes = k->phases * s->kernel[1];
   const float *x = j->x + at.image * s->channels * s->group * size;
+  if (g->plain) {
+    for (i64 c = first; c < end; c++) copy_floats(to + c * g->plane, x + c * size + at.left, at.columns);
+    return;
+  }
   for (i64 c = first; c < end; c++)
     for (i64 f = 0; f < k->phases; f++)
       for (i64 kw = 0; kw < s->kernel[1]; kw++) {
@@ -71,40 +72,83 @@ static void tiny_tile(const sc_kernel *k, sc_tile t, i64 count, i64 first, i64 e
   }
 }
 
+typedef struct { i64 first, end; } sc_range;
+
 static sc_cut cut_tile(const sc_job *j, i64 tile)
 {
   i64 count = place(j->geometry, tile).count;
   return count < VL ? (sc_cut){1, 1, 0, count} : cut_pixels(count, j->kernel->strips[0].mr);
 }
 
-/* Strips [first, end) of one piece of a tile whose inputs begin at x. */
-static void compute(const sc_job *j, i64 tile, const float *x, const sc_cut *cut, i64 piece, i64 first, i64 end)
+/* Some strips and pieces of a tile whose inputs begin at x. */
+static void compute_tile(const sc_job *j, i64 tile, const float *x, const sc_cut *cut, sc_range pieces, sc_range strips)
 {
   const sc_kernel *k = j->kernel;
   const sc_geometry *g = j->geometry;
   sc_place at = place(g, tile);
-  sc_piece p = cut->count < VL ? (sc_piece){0, 0, 1, 0} : cut_piece(cut, piece);
   i64 pitch = g->image.out_height * g->image.out_width;
-  i64 out = at.image * k->spec.rows * pitch + at.top * g->image.out_width + at.left + p.start;
-  sc_tile t = {.x = x + p.start, .offsets = g->offsets, .y = j->y + out, .residual = j->residual ? j->residual + out : 0,
-               .pitch = pitch, .last = p.last, .activation = k->spec.activation};
-  if (cut->count < VL) tiny_tile(k, t, cut->count, first, end);
-  else SC(sc_tile_strips)(k, first, end, &t, p.nr, p.px);
+  i64 out = at.image * k->spec.rows * pitch + at.top * g->image.out_width + at.left;
+  sc_tile t = {.x = x, .offsets = g->offsets, .y = j->y + out, .residual = j->residual ? j->residual + out : 0,
+               .pitch = pitch, .activation = k->spec.activation};
+  if (cut->count < VL) {
+    tiny_tile(k, t, cut->count, strips.first, strips.end);
+    return;
+  }
+  for (i64 i = pieces.first; i < pieces.end; i++) {
+    sc_piece p = cut_piece(cut, i);
+    sc_tile piece = t;
+    piece.x += p.start, piece.y += p.start, piece.last = p.last;
+    if (t.residual) piece.residual += p.start;
+    SC(sc_tile_strips)(k, strips.first, strips.end, &piece, p.nr, p.px);
+  }
 }
 
-static void task_own_tile(void *data, u64 i)
+/* The next few strips of a range: their weights stay in the first-level cache while all pixels at hand use them. */
+static sc_range next_strips(const sc_kernel *k, i64 first, i64 end)
+{
+  i64 stop = first + 1;
+  while (stop < end && k->strips[stop].weight - k->strips[first].weight < WEIGHT_FLOATS) stop++;
+  return (sc_range){first, stop};
+}
+
+static sc_range group_tiles(const sc_job *j, i64 group)
+{
+  i64 first = group * j->geometry->group, end = first + j->geometry->group;
+  return (sc_range){first, end < j->tiles ? end : j->tiles};
+}
+
+static void compute_group(const sc_job *j, i64 group, const float *packed, i64 first, i64 end)
+{
+  const sc_kernel *k = j->kernel;
+  sc_range tiles = group_tiles(j, group);
+  for (sc_range strips; first < end; first = strips.end) {
+    strips = next_strips(k, first, end);
+    for (i64 t = tiles.first; t < tiles.end; t++) {
+      sc_cut cut = cut_tile(j, t);
+      compute_tile(j, t, packed + (t - tiles.first) * j->geometry->floats, &cut, (sc_range){0, cut.pieces}, strips);
+    }
+  }
+}
+
+static void pack_group(const sc_job *j, i64 group, float *packed, i64 first, i64 end)
+{
+  sc_range tiles = group_tiles(j, group);
+  for (i64 t = tiles.first; t < tiles.end; t++)
+    pack_channels(j, t, packed + (t - tiles.first) * j->geometry->floats, first, end);
+}
+
+static void task_own_group(void *data, u64 i)
 {
   sc_job *j = data;
   const sc_kernel *k = j->kernel;
   int slot;
-  float *packed = sc_scratch_get(&k->host, j->geometry->floats, &slot);
+  float *packed = sc_scratch_get(&k->host, j->geometry->floats * j->geometry->group, &slot);
   if (!packed) {
     __atomic_store_n(&j->failed, 1, __ATOMIC_RELAXED);
     return;
   }
-  pack_channels(j, (i64)i, packed, 0, k->spec.channels * k->spec.group);
-  sc_cut cut = cut_tile(j, (i64)i);
-  for (i64 piece = 0; piece < cut.pieces; piece++) compute(j, (i64)i, packed, &cut, piece, 0, k->strip_count);
+  pack_group(j, (i64)i, packed, 0, k->spec.channels * k->spec.group);
+  compute_group(j, (i64)i, packed, 0, k->strip_count);
   sc_scratch_put(&k->host, slot, packed);
 }
 
@@ -112,22 +156,14 @@ static void task_pack(void *data, u64 i)
 {
   const sc_job *j = data;
   i64 channels = j->kernel->spec.channels * j->kernel->spec.group;
-  pack_channels(j, j->tile, j->packed, channels * (i64)i / j->parts, channels * ((i64)i + 1) / j->parts);
+  pack_group(j, j->group, j->packed, channels * (i64)i / j->parts, channels * ((i64)i + 1) / j->parts);
 }
 
-/* Piece i / chunks and row chunk i % chunks: of the shared tile, or of all images where X is read directly. */
 static void task_compute(void *data, u64 i)
 {
   const sc_job *j = data;
   const sc_kernel *k = j->kernel;
-  i64 chunk = (i64)i % j->chunks, piece = (i64)i / j->chunks, tile = j->tile;
-  sc_cut cut = cut_tile(j, tile);
-  const float *x = j->packed;
-  if (!x) {
-    tile = piece / cut.pieces, piece %= cut.pieces;
-    x = j->x + tile * k->spec.channels * k->spec.group * j->geometry->plane;
-  }
-  compute(j, tile, x, &cut, piece, sc_share(k, chunk, j->chunks), sc_share(k, chunk + 1, j->chunks));
+  compute_group(j, j->group, j->packed, sc_share(k, (i64)i, j->chunks), sc_share(k, (i64)i + 1, j->chunks));
 }
 
 static int run(const sc_parallel *p, void (*task)(void *, u64), i64 count, sc_job *j, void **host_error)
@@ -137,24 +173,40 @@ static int run(const sc_parallel *p, void (*task)(void *, u64), i64 count, sc_jo
   return j->failed ? SC_MEMORY : SC_OK;
 }
 
-/* How many row chunks make about TASKS tasks of `pieces` pieces. */
-static i64 row_chunks(const sc_kernel *k, i64 pieces)
+/* A run of pieces and a chunk of rows of one image. */
+static void task_direct(void *data, u64 i)
 {
-  return clip(ceil_div(TASKS, pieces), 1, k->strip_count);
+  const sc_job *j = data;
+  const sc_kernel *k = j->kernel;
+  i64 chunk = (i64)i % j->chunks, part = (i64)i / j->chunks % j->parts, image = (i64)i / j->chunks / j->parts;
+  i64 end = sc_share(k, chunk + 1, j->chunks);
+  const float *x = j->x + image * k->spec.channels * k->spec.group * j->geometry->plane;
+  sc_cut cut = cut_tile(j, image);
+  sc_range pieces = {cut.pieces * part / j->parts, cut.pieces * (part + 1) / j->parts};
+  for (sc_range strips = {0, sc_share(k, chunk, j->chunks)}; strips.end < end;) {
+    strips = next_strips(k, strips.end, end);
+    compute_tile(j, image, x, &cut, pieces, strips);
+  }
 }
 
-static int run_shared(sc_job *j, i64 tiles, const sc_parallel *parallel, void **host_error)
+static int run_direct(sc_job *j, const sc_parallel *parallel, void **host_error)
+{
+  j->parts = ceil_div(cut_tile(j, 0).pieces, PIECES);
+  j->chunks = clip(ceil_div(TASKS, j->parts * j->tiles), 1, j->kernel->strip_count);
+  return run(parallel, task_direct, j->tiles * j->parts * j->chunks, j, host_error);
+}
+
+static int run_shared(sc_job *j, i64 groups, const sc_parallel *parallel, void **host_error)
 {
   const sc_kernel *k = j->kernel;
   int slot, status = SC_OK;
-  j->packed = sc_scratch_get(&k->host, j->geometry->floats, &slot);
+  j->packed = sc_scratch_get(&k->host, j->geometry->floats * j->geometry->group, &slot);
   if (!j->packed) return SC_MEMORY;
   j->parts = clip(k->spec.channels * k->spec.group, 1, TASKS);
-  for (j->tile = 0; j->tile < tiles && !status; j->tile++) {
-    i64 pieces = cut_tile(j, j->tile).pieces;
-    j->chunks = row_chunks(k, pieces);
+  j->chunks = clip(k->strip_count, 1, TASKS);
+  for (j->group = 0; j->group < groups && !status; j->group++) {
     status = run(parallel, task_pack, j->parts, j, host_error);
-    if (!status) status = run(parallel, task_compute, pieces * j->chunks, j, host_error);
+    if (!status) status = run(parallel, task_compute, j->chunks, j, host_error);
   }
   sc_scratch_put(&k->host, slot, j->packed);
   return status;
@@ -168,17 +220,16 @@ int SC(sc_conv)(sc_kernel *k, const sc_image *image, const float *x, const float
   i64 pixels = image->height * image->width * image->out_height * image->out_width;
   if (pixels == 1 && s->group * s->kernel[0] * s->kernel[1] == 1 && !s->pad[0] && !s->pad[1])
     return SC(sc_matmul)(k, image->batch, x, residual, y, parallel, host_error);
+  if (SC(sc_is_depthwise)(k)) return SC(sc_depthwise)(k, image, x, residual, y, parallel, host_error);
   sc_geometry *g;
   int status = SC(sc_geometry_of)(k, image, &g);
   if (status) return status;
   sc_job j = {.kernel = k, .geometry = g, .x = x, .residual = residual, .y = y};
-  i64 tiles = tiles_of(g) * image->batch;
-  if (!g->floats) {
-    i64 pieces = cut_tile(&j, 0).pieces * image->batch;
-    j.chunks = row_chunks(k, pieces);
-    status = run(parallel, task_compute, pieces * j.chunks, &j, host_error);
-  } else if (tiles >= MANY_TILES) status = run(parallel, task_own_tile, tiles, &j, host_error);
-  else status = run_shared(&j, tiles, parallel, host_error);
+  j.tiles = g->tiles * image->batch;
+  i64 groups = ceil_div(j.tiles, g->group);
+  if (g->direct) status = run_direct(&j, parallel, host_error);
+  else status = groups >= MANY_GROUPS ? run(parallel, task_own_group, groups, &j, host_error)
+                                      : run_shared(&j, groups, parallel, host_error);
   SC(sc_geometry_done)(k, g);
   return status;
 }

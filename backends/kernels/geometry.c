@@ -2,18 +2,20 @@
 #include "kernel.h"
 
 enum {
-  TILE_FLOATS = 768 * 1024 / 4,  /* what a packed tile may take: most of a 1 MB second-level cache */
+  TILE_FLOATS = 512 * 1024 / 4,  /* what the packed tiles of a group may take: half of a 1 MB second-level cache */
+  GROUP = 8,                     /* tiles in a group: enough that rows of Y are written in long runs */
+  LINE_FLOATS = 64 / 4,          /* vectors across two cache lines cost twice: then packing pays */
   ALIAS_FLOATS = 1024 / 4        /* planes a multiple of this apart fall into few sets of a cache */
 };
 
 static void place_taps(const sc_kernel *k, sc_geometry *g)
 {
   const sc_spec *s = &k->spec;
-  i64 depth = s->channels * s->kernel[0] * s->kernel[1], planes = g->floats ? k->phases * s->kernel[1] : 1;
+  i64 depth = s->channels * s->kernel[0] * s->kernel[1], planes = k->phases * s->kernel[1];
   for (i64 i = 0; i < k->tap_count; i++) {
     i64 group = k->columns[i] / depth, at = k->columns[i] % depth, c = group * s->channels + at % s->channels;
     i64 kh = at / s->channels / s->kernel[1], kw = at / s->channels % s->kernel[1];
-    i64 plane = g->floats ? c * planes + k->phase[kh] * s->kernel[1] + kw : c;
+    i64 plane = c * planes + k->phase[kh] * s->kernel[1] + kw;
     g->offsets[i] = (i32)(plane * g->plane + k->shift[kh] * g->tile_width);
   }
 }
@@ -37,21 +39,27 @@ static void size_tiles(sc_geometry *g, i64 planes, i64 below)
 static int lay_out(const sc_kernel *k, sc_geometry *g)
 {
   const sc_spec *s = &k->spec;
-  i64 channels = s->channels * s->group, planes = channels * k->phases * s->kernel[1], below = k->shift[s->kernel[0] - 1];
-  int plain = s->kernel[0] * s->kernel[1] == 1;
-  for (int i = 0; i < 2; i++) plain &= s->stride[i] == 1;
-  for (int i = 0; i < 4; i++) plain &= s->pad[i] == 0;
-  if (plain) {
+  i64 planes = s->channels * s->group * k->phases * s->kernel[1], below = k->shift[s->kernel[0] - 1];
+  g->plain = s->kernel[0] * s->kernel[1] == 1;
+  for (int i = 0; i < 2; i++) g->plain &= s->stride[i] == 1;
+  for (int i = 0; i < 4; i++) g->plain &= s->pad[i] == 0;
+  if (g->plain) {
     g->image.width = g->image.out_width = g->image.width * g->image.height;
     g->image.height = g->image.out_height = 1;
-    g->tile_height = 1, g->tile_width = g->plane = g->image.width;
-    if (g->plane >= VL && g->plane % ALIAS_FLOATS) return channels * g->plane <= MAX_FLOATS;
+  }
+  g->direct = g->plain && g->image.width >= VL && g->image.width % LINE_FLOATS == 0 && g->image.width % ALIAS_FLOATS;
+  if (g->direct) {
+    g->tile_height = g->tiles = g->group = 1;
+    g->tile_width = g->plane = g->image.width;
+    return s->channels * s->group * g->plane <= MAX_FLOATS;
   }
   size_tiles(g, planes, below);
-  g->plane = ceil_div((g->tile_height + below) * g->tile_width, 16) * 16;
-  if (g->plane % ALIAS_FLOATS == 0) g->plane += 16;
+  g->plane = ceil_div((g->tile_height + below) * g->tile_width, LINE_FLOATS) * LINE_FLOATS;
+  if (g->plane % ALIAS_FLOATS == 0) g->plane += LINE_FLOATS;
   if (g->plane > MAX_FLOATS) return 0;
   g->floats = planes * g->plane + VL;
+  g->tiles = ceil_div(g->image.out_height, g->tile_height) * ceil_div(g->image.out_width, g->tile_width);
+  g->group = clip(TILE_FLOATS / g->floats, 1, GROUP);
   return g->floats <= MAX_FLOATS;
 }
 

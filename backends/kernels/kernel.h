@@ -22,9 +22,13 @@ typedef struct {
 typedef struct {
   sc_image asked;                /* what the call said */
   sc_image image;                /* the same, or one long row where that makes no difference */
-  i64 tile_height, tile_width;   /* output pixels packed at once */
-  i64 plane;                     /* floats between packed planes; channels in a direct read */
-  i64 floats;                    /* packed floats of one tile; zero: X is read directly */
+  i64 tile_height, tile_width;   /* output pixels packed together */
+  i64 tiles;                     /* of one image */
+  i64 group;                     /* tiles in memory at once */
+  i64 plane;                     /* floats between packed planes */
+  i64 floats;                    /* of one packed tile */
+  int direct;                    /* X is read where it lies */
+  int plain;                     /* 1x1, stride one, no padding: a plane is a piece of its channel */
   i32 *offsets;                  /* per tap: floats from the tile's first pixel */
 } sc_geometry;
 
@@ -47,6 +51,14 @@ HIDDEN int SC(sc_create)(const sc_spec *spec, const sc_host *host, sc_kernel **o
 HIDDEN void SC(sc_destroy)(sc_kernel *kernel);
 HIDDEN int SC(sc_conv)(sc_kernel *kernel, const sc_image *image, const float *x, const float *residual, float *y,
                        const sc_parallel *parallel, void **host_error);
+/* A depthwise convolution with every tap stored has a way of its own. */
+HIDDEN int SC(sc_is_depthwise)(const sc_kernel *kernel);
+HIDDEN int SC(sc_depthwise)(sc_kernel *kernel, const sc_image *image, const float *x, const float *residual, float *y,
+                            const sc_parallel *parallel, void **host_error);
+/* The commonest of them, and the planes [from, end) of one. */
+HIDDEN int SC(sc_is_same_depthwise)(const sc_kernel *kernel, const sc_image *image);
+HIDDEN void SC(sc_same_depthwise)(const sc_kernel *kernel, const sc_image *image, const float *x, const float *residual,
+                                  float *y, i64 from, i64 end);
 HIDDEN int SC(sc_matmul)(sc_kernel *kernel, i64 tokens, const float *x, const float *residual, float *y,
                          const sc_parallel *parallel, void **host_error);
 

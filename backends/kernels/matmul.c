@@ -28,9 +28,9 @@ typedef struct {
     const sc_kernel *k = j->kernel;                                                                            \
     const i32 *c = k->columns + s->tap;                                                                        \
     const float *w = k->weights + s->weight;                                                                   \
-    rows_##MR acc[U][T];                                                                                       \
+    rows_##MR acc[4][SC_MATVEC_TOKENS];                                                                                       \
     UNROLL for (int u = 0; u < U; u++) UNROLL for (int t = 0; t < T; t++)                                      \
-      acc[u][t] = u ? (rows_##MR){0} : *(const rows_at_##MR *)(k->bias + s->row);                              \
+      acc[u][t] = *(const rows_at_##MR *)(k->bias + s->row) * (u ? 0.f : 1.f);                                 \
     i64 i = 0;                                                                                                 \
     for (; i + U <= s->taps; i += U) UNROLL for (int u = 0; u < U; u++) UNROLL for (int t = 0; t < T; t++)     \
       acc[u][t] += *(const rows_at_##MR *)(w + (i + u) * MR) * j->x[t * j->depth + c[i + u]];                  \
@@ -127,7 +127,7 @@ static void compute(const sc_job *j, i64 tile, const float *x, i64 first, i64 en
 {
   const sc_kernel *k = j->kernel;
   sc_piece p = cut_piece(&j->cut, tile);
-  float out[(ROWS + VL) * SC_MAX_NR * VL];
+  float out[(ROWS + VL) * (SC_MAX_NR * VL + 16)];
   while (first < end) {
     i64 row = k->strips[first].row, stop = first;
     while (stop < end && k->strips[stop].row + k->strips[stop].mr <= row + ROWS) stop++;
@@ -196,13 +196,13 @@ int SC(sc_matmul)(sc_kernel *k, i64 tokens, const float *x, const float *residua
               .chunks = clip(TASKS, 1, k->strip_count)};
   if (tokens <= SC_MATVEC_TOKENS) return run(parallel, task_few, j.chunks, &j, host_error);
   i32 mr = k->strips[0].mr;
-  j.pitch = (i64)sc_widest[mr] * VL;
   j.cut = (sc_cut){.vectors = ceil_div(tokens, VL), .count = tokens};
   j.cut.pieces = ceil_div(j.cut.vectors, sc_widest[mr]);
-  sc_geometry *g; /* the tile is an image of one row, `pitch` pixels wide, that is read directly */
-  int status = SC(sc_geometry_of)(k, &(sc_image){1, 1, j.pitch, 1, j.pitch}, &g);
+  sc_geometry *g; /* a tile is an image of one row */
+  i64 width = (i64)sc_widest[mr] * VL;
+  int status = SC(sc_geometry_of)(k, &(sc_image){1, 1, width, 1, width}, &g);
   if (status) return status;
-  j.geometry = g;
+  j.geometry = g, j.pitch = g->plane;
   status = j.cut.pieces >= MANY_TILES ? run(parallel, task_own_tile, j.cut.pieces, &j, host_error)
                                       : run_shared(&j, parallel, host_error);
   SC(sc_geometry_done)(k, g);

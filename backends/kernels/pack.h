@@ -29,8 +29,10 @@ INLINE void copy_strided(float *to, const float *from, i64 n, i64 step, i64 limi
     return;
   }
   i64 i = 0;
-  if (step == 2)
+  if (step == 2) {
     for (; i + VL <= n && 2 * (i + VL) <= limit; i += VL) store(to + i, every_second(from + 2 * i));
+    if (i < n && n >= VL && 2 * n <= limit) store(to + n - VL, every_second(from + 2 * (n - VL))), i = n;
+  }
   for (; i < n; i++) to[i] = from[i * step];
 }
 

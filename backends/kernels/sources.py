@@ -9,7 +9,10 @@ from sparsecc.backends.codegen.toolchain import Unit
 from sparsecc.backends.kernels.table import ISAS, Isa, c_header
 
 HERE = Path(__file__).parent
-PER_ISA = ("plan.c", "geometry.c", "tile.c", "conv.c", "matmul.c")
+PER_ISA = (
+    *("plan.c", "geometry.c", "tile.c", "conv.c"),
+    *("depthwise.c", "depthwise_same.c", "matmul.c"),
+)
 """Compiled once per instruction set."""
 
 BASE = ("check.c", "cpu.c")

@@ -12,8 +12,8 @@ INLINE void tile(const int MR, const int NR, const int PX, const sc_kernel *k, c
   const int U = MR * NR >= 8 ? 1 : MR * NR >= 4 ? 2 : 4;
   const i64 last = NR > 1 && !PX ? t->last : (NR - 1) * VL;
   for (; s < end; s++) {
-    vf acc[U][MR][NR];
-    float pixel[MR];
+    vf acc[4][SC_MAX_MR][SC_MAX_NR]; /* of fixed size: clang keeps a variable-length array in memory */
+    float pixel[SC_MAX_MR];
     UNROLL for (int r = 0; r < MR; r++) {
       vf b = splat(k->bias[s->row + r]);
       pixel[r] = k->bias[s->row + r];
@@ -25,7 +25,7 @@ INLINE void tile(const int MR, const int NR, const int PX, const sc_kernel *k, c
 #define TAP(u)                                                                                   \
   {                                                                                              \
     const float *x = t->x + *o++;                                                                \
-    vf xv[NR];                                                                                   \
+    vf xv[SC_MAX_NR];                                                                                   \
     UNROLL for (int n = 0; n < NR; n++) xv[n] = load(x + (n == NR - 1 ? last : n * VL));         \
     UNROLL for (int r = 0; r < MR; r++) {                                                        \
       vf wv = splat(w[r]);                                                                       \

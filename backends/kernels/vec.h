@@ -17,6 +17,15 @@ INLINE vf select_vf(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~m
 INLINE vf at_least(vf a, vf low) { return select_vf(low > a, low, a); }
 INLINE vf at_most(vf a, vf high) { return select_vf(high < a, high, a); }
 
+/* Holds v in a register: the compiler would otherwise load it anew for every use. */
+#if defined(__x86_64__)
+#define KEEP(v) __asm__("" : "+v"(v))
+#elif defined(__aarch64__)
+#define KEEP(v) __asm__("" : "+w"(v))
+#else
+#define KEEP(v) (void)0
+#endif
+
 /* One lane list per vector length: LANES(f, h) is f(0, h), f(1, h), ... */
 #if VB == 64
 #define LANES(f, h) f(0, h), f(1, h), f(2, h), f(3, h), f(4, h), f(5, h), f(6, h), f(7, h), f(8, h), f(9, h), f(10, h), \

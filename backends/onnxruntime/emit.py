@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx_ir as ir
-from sparsecc.backends.onnxruntime.library import build_library
 
 from sparsecc import ops
+from sparsecc.backends.onnxruntime.library import build_library
 from sparsecc.backends.onnxruntime.save import save_model
 from sparsecc.manifest import MODEL_NAME, RUN_NAME
 from sparsecc.targets import Target

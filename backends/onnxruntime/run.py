@@ -7,8 +7,8 @@ import warnings
 from pathlib import Path
 
 import onnx_ir as ir
-
 import onnxruntime as ort
+
 from sparsecc import targets
 from sparsecc.backends.onnxruntime.save import save_model
 from sparsecc.errors import BackendError, TargetError
@@ -87,5 +87,5 @@ def check_runs_here(target_name: str) -> None:
 def session_of_model(model: ir.Model, threads: int | None = None) -> ort.InferenceSession:
     """A session over a model in memory, its portable bodies used for sparse ops."""
     with tempfile.TemporaryDirectory(prefix="sparsecc-") as scratch:
-        save_model(model, Path(scratch))
+        save_model(model, Path(scratch), inline_bytes=0)  # the quickest to write and read
         return open_session(Path(scratch) / MODEL_NAME, threads=threads)

@@ -19,10 +19,10 @@ def weight_bytes(model: ir.Model) -> int:
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
-def save_model(model: ir.Model, folder: Path) -> None:
-    """Write ``model.onnx`` into a folder, large weights beside it in one data file."""
+def save_model(model: ir.Model, folder: Path, inline_bytes: int = EXTERNAL_BYTES) -> None:
+    """Write ``model.onnx``; more bytes of weights than ``inline_bytes`` go into a data file."""
     path = folder / MODEL_NAME
-    if weight_bytes(model) <= EXTERNAL_BYTES:
+    if weight_bytes(model) <= inline_bytes:
         ir.save(_inlined(model), path)
         return
     ir.save(model, path, external_data=DATA_NAME, size_threshold_bytes=EXTERNAL_TENSOR_BYTES)

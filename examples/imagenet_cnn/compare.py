@@ -104,7 +104,7 @@ def main() -> None:
     for sparsity in SPARSITIES:
         for method, options in (
             ("magnitude", {}),
-            ("SparseGPT + refit", {"calibration": calibration}),
+            ("SparseGPT mask, refit", {"calibration": calibration}),
         ):
             compiled = sparsecc.compile(
                 model,
@@ -118,6 +118,7 @@ def main() -> None:
             norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(dense, axis=1)
             cosine = float(((ours * dense).sum(1) / norms).mean())
             table.add_row(sparsity, method, f"{same:.1%}", f"{cosine:.3f}")
+            print(sparsity, method, f"{same:.1%} {cosine:.3f}", flush=True)
     Console().print(table)
 
 

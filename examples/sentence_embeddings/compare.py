@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
+from torch.export import Dim
 
 import sparsecc
 from examples._text import sentences
@@ -19,12 +20,15 @@ from examples.sentence_embeddings.encoder import tokenize, trained
 CALIBRATION_SENTENCES, CALIBRATION_WORDS, CALIBRATION_TOKENS = 768, 12, 24
 TEST_SENTENCES, TEST_TOKENS = 400, 40
 
+AXES = {0: Dim("batch"), 1: Dim("tokens", max=512)}
+DYNAMIC = {"input_ids": AXES, "attention_mask": AXES}
+
 Embeddings = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A pruning method: magnitude needs no calibration data, SparseGPT does."""
+    """A pruning method; magnitude is what the compiler falls back to without calibration data."""
 
     title: str
     calibrated: bool
@@ -33,8 +37,8 @@ class Setting:
 
 METHODS = (
     Setting("magnitude", calibrated=False, refit=False),
-    Setting("SparseGPT", calibrated=True, refit=False),
-    Setting("SparseGPT + refit", calibrated=True, refit=True),
+    Setting("SparseGPT mask only", calibrated=True, refit=False),
+    Setting("SparseGPT mask, refit", calibrated=True, refit=True),
 )
 SPARSITIES = ("4x1:0.3", "4x1:0.5", "unstructured:0.5")
 
@@ -66,13 +70,15 @@ def main() -> None:
                 encoder,
                 sparsity=sparsity,
                 overrides={"encoder*": sparsity},  # the first and last linears too
-                example_inputs=tuple(tensors.values()),
+                example_inputs=tensors,
+                dynamic_shapes=DYNAMIC,
                 refit=method.refit,
                 **options,
             )
             ours = next(iter(compiled.run(held_out).values()))
             cosine, rank = agreement(ours, dense)
             table.add_row(sparsity, method.title, f"{cosine:.3f}", f"{rank:.3f}")
+            print(sparsity, method.title, f"{cosine:.3f} {rank:.3f}", flush=True)
     Console().print(table)
 
 

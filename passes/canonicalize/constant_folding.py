@@ -13,10 +13,10 @@ from sparsecc.passes.edit import is_op
 
 # Ops that prepare a weight (transposed, re-parametrised, cast) and are folded at any size up to
 # the limit; onnxscript's own limits are meant for shape arithmetic.
-_PREPARES_WEIGHTS = (
-    "Add Cast Concat Div Flatten Mul Neg Pow ReduceL2 ReduceSum Reshape Slice Sqrt Squeeze Sub "
-    "Transpose Unsqueeze"
-).split()
+_PREPARES_WEIGHTS = """
+    Add Cast Concat Div Flatten Mul Neg Pow ReduceL2 ReduceSum Reshape Slice Sqrt Squeeze Sub
+    Transpose Unsqueeze
+"""
 _LARGEST_INPUT = 1 << 26
 """Elements."""
 
@@ -44,12 +44,12 @@ def _declare_folded_shapes(model: ir.Model) -> None:
     for graph in model.graphs():
         for value in graph.initializers.values():
             if value.const_value is not None:
-                value.shape = ir.Shape(value.const_value.shape)
+                value.shape = ir.Shape(value.const_value.shape.numpy())
 
 
 def _should_fold(node: ir.Node) -> bool | None:
     """True: fold whatever the size; None: by onnxscript's own limits."""
-    if not is_op(node, *_PREPARES_WEIGHTS):
+    if not is_op(node, *_PREPARES_WEIGHTS.split()):
         return None
     sizes = [value.const_value.size for value in node.inputs if value and value.const_value]
     return True if sum(sizes) <= _LARGEST_INPUT else None

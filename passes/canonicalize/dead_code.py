@@ -16,5 +16,6 @@ class DeadCode(Pass):
     def call(self, model: ir.Model, ctx: Context) -> bool:
         """Remove nodes first: they keep initializers and functions alive."""
         nodes = apply(common.RemoveUnusedNodesPass(), self.name, model, ctx)
-        functions = apply(common.RemoveUnusedFunctionsPass(), self.name, model, ctx)
+        unused = common.RemoveUnusedFunctionsPass()  # type: ignore[no-untyped-call]
+        functions = apply(unused, self.name, model, ctx)
         return nodes or functions

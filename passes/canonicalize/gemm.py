@@ -46,7 +46,11 @@ def _fold_bias(node: ir.Node) -> bool:
         return False
     outputs = weight.shape[0 if node.attributes.get_int("transB", 0) else 1]
     beta = node.attributes.get_float("beta", 1.0)
-    if (beta == 1.0 and bias.shape == (outputs,)) or bias.size not in (1, outputs):
+    if (
+        not isinstance(outputs, int)
+        or (beta == 1.0 and bias.shape == (outputs,))
+        or bias.size not in (1, outputs)
+    ):
         return False
     if bias.ndim == 2 and bias.shape[0] != 1:
         return False

@@ -16,8 +16,10 @@ class IdentityElimination(Pass):
 
     def call(self, model: ir.Model, ctx: Context) -> bool:
         """Turn Dropout into Identity, then let onnx_ir remove every Identity it can."""
-        dropped = [_as_identity(node) for node in nodes_of(model, "Dropout") if _is_idle(node)]
-        return apply(common.IdentityEliminationPass(), self.name, model, ctx) or bool(dropped)
+        idle = [node for node in nodes_of(model, "Dropout") if _is_idle(node)]
+        for node in idle:
+            replace([node], [ir.Node("", "Identity", node.inputs[:1], name=node.name)], at=node)
+        return apply(common.IdentityEliminationPass(), self.name, model, ctx) or bool(idle)
 
 
 def _is_idle(node: ir.Node) -> bool:
@@ -29,8 +31,3 @@ def _is_idle(node: ir.Node) -> bool:
             return False
     mask = node.outputs[1] if len(node.outputs) > 1 else None
     return mask is None or not (mask.uses() or mask.is_graph_output())
-
-
-def _as_identity(node: ir.Node) -> None:
-    identity = ir.Node("", "Identity", [node.inputs[0]], name=node.name)
-    replace([node], [identity], at=node)

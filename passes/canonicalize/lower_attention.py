@@ -7,7 +7,9 @@ Runtime merges it into the matrix product.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -18,106 +20,109 @@ from sparsecc.passes.tape import Tape
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Form:
+    """One Attention as it stands.
+
+    Attributes:
+        q: [B, heads, L, E], or [B, L, heads·E] in the flat form.
+        k: [B, key heads, S, E], or flat.
+        v: [B, key heads, S, Ev], or flat.
+        mask: What broadcasts to [B, heads, L, S]: booleans, or numbers to add.
+        flat: (heads, key heads) of the flat form, None otherwise.
+        group: Query heads per key head.
+        scale: Factor on Q·Kᵀ.
+        dtype: Of everything but a boolean mask.
+    """
+
+    q: ir.Value
+    k: ir.Value
+    v: ir.Value
+    mask: ir.Value | None
+    flat: tuple[int, int] | None
+    group: int
+    scale: float
+    dtype: np.dtype[Any]
+
+
 def problem(node: ir.Node) -> str | None:
     """Why this Attention cannot be decomposed, if so."""
-    inputs = [*node.inputs, *[None] * 7][:7]
-    q, k, v, mask = inputs[:4]
-    if any(value is not None for value in inputs[4:]) or len(_used_outputs(node)) > 1:
-        return "Attention with a key/value cache or with its scores as an output"
-    if q is None or k is None or v is None or q.dtype not in _FLOATS:
-        return "Attention on a type that is not known to be float"
-    if any(x.shape is None or len(x.shape) not in (3, 4) for x in (q, k, v)):
-        return "Attention on inputs of unknown rank"
-    precision = node.attributes.get_int("softmax_precision", q.dtype.value)
-    if precision not in (0, q.dtype.value):
-        return "Attention whose softmax has another precision than its inputs"
-    if _scale(node, q) is None:
-        return "Attention with a head size that is not known"
-    if _group(node, q, k) is None:
-        return "Attention with a number of heads that is not known"
-    return _mask_problem(mask, k)
-
-
-def _mask_problem(mask: ir.Value | None, k: ir.Value) -> str | None:
-    """A mask shorter than the keys stands for a padded one, which needs its length known."""
-    if mask is None:
-        return None
-    if mask.shape is None or mask.dtype is None:
-        return "Attention with a mask of unknown shape or type"
-    assert k.shape is not None
-    have, keys = mask.shape[-1], k.shape[-2 if len(k.shape) == 4 else 1]
-    if isinstance(have, int) and isinstance(keys, int) and have not in (1, keys):
-        return f"Attention with a mask over {have} of {keys} keys"
-    return None
+    form = _parse(node)
+    return form if isinstance(form, str) else None
 
 
 def rewrite(model: ir.Model, node: ir.Node) -> None:
     """Replace the node by MatMul, mask, Softmax, MatMul."""
+    form = _parse(node)
+    assert isinstance(form, _Form), form
     tape = Tape(node)
-    q, k, v, *rest = node.inputs
-    assert q is not None and k is not None and v is not None
-    scale, group = _scale(node, q), _group(node, q, k)
-    assert scale is not None and group is not None, "checked by `problem`"
-    flat = q.shape is not None and len(q.shape) == 3
-    if flat:
-        q_heads = node.attributes["q_num_heads"].as_int()
-        kv_heads = node.attributes["kv_num_heads"].as_int()
-        q = _split_heads(tape, q, q_heads)
-        k, v = (_split_heads(tape, x, kv_heads) for x in (k, v))
-    if group > 1:
-        k, v = (_repeat_heads(tape, x, group) for x in (k, v))
-    dtype = _numpy_dtype(node)
-    scaled = tape.op("Mul", q, tape.constant(np.array(scale, dtype)))
+    q, k, v = form.q, form.k, form.v
+    if form.flat is not None:
+        heads, key_heads = form.flat
+        q, k, v = (
+            _split_heads(tape, x, n) for x, n in ((q, heads), (k, key_heads), (v, key_heads))
+        )
+    if form.group > 1:
+        k, v = (_repeat_heads(tape, x, form.group) for x in (k, v))
+    scaled = tape.op("Mul", q, tape.constant(np.array(form.scale, form.dtype)))
     scores = tape.op("MatMul", scaled, tape.op("Transpose", k, perm=[0, 1, 3, 2]))
     softcap = node.attributes.get_float("softcap", 0.0)
     if softcap:
-        cap = tape.constant(np.array(softcap, dtype))
+        cap = tape.constant(np.array(softcap, form.dtype))
         scores = tape.op("Mul", tape.op("Tanh", tape.op("Div", scores, cap)), cap)
-    mask = rest[0] if rest else None
-    bias = _bias(tape, mask, scores, bool(node.attributes.get_int("is_causal", 0)), dtype)
+    bias = _bias(tape, form, scores, bool(node.attributes.get_int("is_causal", 0)))
     if bias is not None:
         scores = tape.op("Add", scores, bias)
     y = tape.op("MatMul", tape.op("Softmax", scores, axis=-1), v)
-    if bias is not None and mask is not None and _may_mask_a_row(mask):
-        y = _zero_masked_rows(tape, y, bias, dtype)
-    if flat:
+    if bias is not None and form.mask is not None and _may_mask_a_row(form.mask):
+        y = _zero_masked_rows(tape, y, bias, form.dtype)
+    if form.flat is not None:
         y = tape.op("Transpose", y, perm=[0, 2, 1, 3])
         tape.op("Reshape", y, tape.ints(0, 0, -1))
     tape.finish()
 
 
-def _used_outputs(node: ir.Node) -> list[ir.Value]:
-    used = [out for out in node.outputs[1:] if out.uses() or out.is_graph_output()]
-    return [node.outputs[0], *used]
-
-
-def _numpy_dtype(node: ir.Node) -> np.dtype[np.generic]:
-    q = node.inputs[0]
-    assert q is not None and q.dtype is not None
-    return np.dtype(q.dtype.numpy())
-
-
-def _scale(node: ir.Node, q: ir.Value) -> float | None:
-    """The factor on Q·Kᵀ: the attribute, or 1 / √(head size)."""
-    if "scale" in node.attributes:
-        return node.attributes["scale"].as_float()
-    assert q.shape is not None
-    width = q.shape[-1]
-    heads = node.attributes.get_int("q_num_heads", 0) if len(q.shape) == 3 else 1
-    if not isinstance(width, int) or not heads:
-        return None
-    return 1.0 / math.sqrt(width // heads)
-
-
-def _group(node: ir.Node, q: ir.Value, k: ir.Value) -> int | None:
-    """Query heads per key head."""
-    assert q.shape is not None and k.shape is not None
-    if len(q.shape) == 3:
-        pair = [node.attributes.get_int(name, 0) for name in ("q_num_heads", "kv_num_heads")]
+def _parse(node: ir.Node) -> _Form | str:
+    """The form of the node, or why there is no decomposition for it here."""
+    q, k, v, mask, *cache = [*node.inputs, *[None] * 7][:7]
+    if any(cache) or any(out.uses() or out.is_graph_output() for out in node.outputs[1:]):
+        return "Attention with a key/value cache or with its scores as an output"
+    if q is None or k is None or v is None or q.dtype not in _FLOATS:
+        return "Attention on a type that is not known to be float"
+    ranks = {None if x.shape is None else len(x.shape) for x in (q, k, v)}
+    if ranks not in ({3}, {4}) or q.shape is None or k.shape is None:
+        return "Attention on inputs of unknown rank"
+    if node.attributes.get_int("softmax_precision", 0) not in (0, q.dtype.value):
+        return "Attention whose softmax has another precision than its inputs"
+    if ranks == {3}:
+        names = ("q_num_heads", "kv_num_heads")
+        heads, key_heads = (node.attributes.get_int(name, 0) for name in names)
     else:
-        pair = [dim if isinstance(dim, int) else 0 for dim in (q.shape[1], k.shape[1])]
-    queries, keys = pair
-    return queries // keys if queries and keys and queries % keys == 0 else None
+        heads, key_heads = (dim if isinstance(dim, int) else 0 for dim in (q.shape[1], k.shape[1]))
+    if not heads or not key_heads or heads % key_heads:
+        return "Attention with a number of heads that is not known"
+    width = q.shape[-1]
+    if "scale" in node.attributes:
+        scale = node.attributes["scale"].as_float()
+    elif isinstance(width, int):
+        scale = 1.0 / math.sqrt(width if ranks == {4} else width // heads)
+    else:
+        return "Attention with a head size that is not known"
+    flat = (heads, key_heads) if ranks == {3} else None
+    group, dtype = heads // key_heads, np.dtype(q.dtype.numpy())
+    return _mask_problem(mask, k) or _Form(q, k, v, mask, flat, group, scale, dtype)
+
+
+def _mask_problem(mask: ir.Value | None, k: ir.Value) -> str | None:
+    """Why the mask cannot be used as it is; a short one stands for a padded one."""
+    if mask is None:
+        return None
+    if mask.shape is None or k.shape is None or mask.dtype is None:
+        return "Attention with a mask of unknown shape or type"
+    have, keys = mask.shape[-1], k.shape[-2 if len(k.shape) == 4 else 1]
+    if isinstance(have, int) and isinstance(keys, int) and have not in (1, keys):
+        return f"Attention with a mask over {have} of {keys} keys"
+    return None
 
 
 def _split_heads(tape: Tape, x: ir.Value, heads: int) -> ir.Value:
@@ -135,13 +140,11 @@ def _repeat_heads(tape: Tape, x: ir.Value, group: int) -> ir.Value:
     return tape.op("Reshape", repeated, merged)
 
 
-def _bias(
-    tape: Tape, mask: ir.Value | None, scores: ir.Value, causal: bool, dtype: np.dtype[np.generic]
-) -> ir.Value | None:
+def _bias(tape: Tape, form: _Form, scores: ir.Value, causal: bool) -> ir.Value | None:
     """What to add to the scores [B, H, L, S]: 0 or the mask's value, -inf where masked."""
-    bias = mask
-    if mask is not None and mask.dtype == ir.DataType.BOOL:
-        bias = _choose(tape, mask, dtype)
+    bias = form.mask
+    if form.mask is not None and form.mask.dtype == ir.DataType.BOOL:
+        bias = _choose(tape, form.mask, form.dtype)
     if not causal:
         return bias
     rows, columns = (
@@ -154,11 +157,11 @@ def _bias(
         for axis in (2, 3)
     )
     seen = tape.op("LessOrEqual", columns, tape.op("Unsqueeze", rows, tape.ints(1)))
-    lower = _choose(tape, seen, dtype)
+    lower = _choose(tape, seen, form.dtype)
     return lower if bias is None else tape.op("Add", bias, lower)
 
 
-def _choose(tape: Tape, keep: ir.Value, dtype: np.dtype[np.generic]) -> ir.Value:
+def _choose(tape: Tape, keep: ir.Value, dtype: np.dtype[Any]) -> ir.Value:
     """0 where `keep`, else -inf."""
     zero, masked = (tape.constant(np.array(x, dtype)) for x in (0.0, -np.inf))
     return tape.op("Where", keep, zero, masked)
@@ -169,13 +172,13 @@ def _may_mask_a_row(mask: ir.Value) -> bool:
     known = constant(mask)
     if known is None or known.ndim == 0:
         return True
-    hidden = ~known if known.dtype == np.bool_ else np.isneginf(known.astype(np.float64))
+    hidden = (
+        np.logical_not(known) if known.dtype == np.bool_ else np.isneginf(known.astype(np.float64))
+    )
     return bool(hidden.any())
 
 
-def _zero_masked_rows(
-    tape: Tape, y: ir.Value, bias: ir.Value, dtype: np.dtype[np.generic]
-) -> ir.Value:
+def _zero_masked_rows(tape: Tape, y: ir.Value, bias: ir.Value, dtype: np.dtype[Any]) -> ir.Value:
     """Zeros where a query sees no key: Softmax over -inf alone makes NaN of them."""
     best = tape.op("ReduceMax", bias, tape.ints(-1), keepdims=1)
     blind = tape.op("Equal", best, tape.constant(np.array(-np.inf, dtype)))

@@ -24,10 +24,12 @@ def problem(node: ir.Node) -> str | None:
 
 
 def rewrite_rms_norm(model: ir.Model, node: ir.Node) -> None:
-    """x / √(mean(x²) + ε) · scale, spelt the way ONNX Runtime recognises and merges."""
+    """Write x / √(mean(x²) + ε) · scale, spelt the way ONNX Runtime recognises and merges."""
     tape = Tape(node)
     x, scale = node.inputs
-    assert x is not None and x.shape is not None and x.dtype is not None
+    assert x is not None
+    assert x.shape is not None, "checked by `problem`"
+    assert x.dtype is not None, "checked by `problem`"
     stash = node.attributes.get_int("stash_type", ir.DataType.FLOAT.value)
     cast = stash != x.dtype.value
     inner = tape.op("Cast", x, to=stash) if cast else x
@@ -49,14 +51,14 @@ def rewrite_by_own_body(model: ir.Model, node: ir.Node) -> None:
     """Replace the node by the function body that its ONNX schema brings."""
     opset = model.opset_imports[""]
     schema = onnx.defs.get_schema(node.op_type, opset, "")
-    if schema.has_context_dependent_function:
+    proto = onnx.FunctionProto()
+    if schema.has_context_dependent_function:  # type: ignore[attr-defined]
         types = [_type_of(value) for value in node.inputs]
-        content = schema.get_context_dependent_function(
-            ir.serde.serialize_node(node).SerializeToString(), types
+        call = ir.serde.serialize_node(node).SerializeToString()
+        proto.ParseFromString(
+            schema.get_context_dependent_function(call, types)  # type: ignore[attr-defined]
         )
-        proto = onnx.FunctionProto.FromString(content)
     else:
-        proto = onnx.FunctionProto()
         proto.CopyFrom(schema.function_body)
     proto.domain = _BODIES
     del proto.opset_import[:]
@@ -68,10 +70,10 @@ def rewrite_by_own_body(model: ir.Model, node: ir.Node) -> None:
 
 
 def _type_of(value: ir.Value | None) -> bytes:
-    if value is None or value.type is None:
-        return onnx.TypeProto().SerializeToString()
-    proto = ir.serde.serialize_type(value.type)
-    if value.shape is not None:
-        ir.serde.serialize_shape_into(proto, value.shape)
-    content: bytes = proto.SerializeToString()
-    return content
+    """The type and shape of an input the way the schema wants them; empty for one left out."""
+    proto = onnx.TypeProto()
+    if value is not None and value.type is not None:
+        ir.serde.serialize_type_into(proto, value.type)
+        if value.shape is not None:
+            ir.serde.serialize_shape_into(proto, value.shape)
+    return bytes(proto.SerializeToString())

@@ -18,15 +18,16 @@ TARGET_IR_VERSION = 10
 
 NEWEST_OPSET = 24
 
-SAME_MEANING: frozenset[str] = frozenset(
-    "Acos Acosh Asin Asinh Atan Atanh AveragePool Bernoulli Cast CastLike Constant ConstantOfShape "
-    "Conv ConvTranspose Cos Cosh DeformConv DequantizeLinear Det Dropout Elu EyeLike Flatten GRU "
-    "GlobalAveragePool GlobalLpPool GlobalMaxPool GridSample HardSigmoid HardSwish Identity If "
-    "InstanceNormalization LSTM Loop LpNormalization LpPool MaxPool MaxRoiPool MaxUnpool Mish "
-    "Multinomial NegativeLogLikelihoodLoss Pad QuantizeLinear RNN RandomNormal RandomNormalLike "
-    "RandomUniform RandomUniformLike Reshape RoiAlign Round Scan Selu Shape Sin Sinh Size Softplus "
-    "Softsign SplitToSequence Squeeze Tan ThresholdedRelu TopK Transpose Unsqueeze".split()
-)
+_SAME_MEANING = """
+    Acos Acosh Asin Asinh Atan Atanh AveragePool Bernoulli Cast CastLike Constant ConstantOfShape
+    Conv ConvTranspose Cos Cosh DeformConv DequantizeLinear Det Dropout Elu EyeLike Flatten GRU
+    GlobalAveragePool GlobalLpPool GlobalMaxPool GridSample HardSigmoid HardSwish Identity If
+    InstanceNormalization LSTM Loop LpNormalization LpPool MaxPool MaxRoiPool MaxUnpool Mish
+    Multinomial NegativeLogLikelihoodLoss Pad QuantizeLinear RNN RandomNormal RandomNormalLike
+    RandomUniform RandomUniformLike Reshape RoiAlign Round Scan Selu Shape Sin Sinh Size Softplus
+    Softsign SplitToSequence Squeeze Tan ThresholdedRelu TopK Transpose Unsqueeze
+"""
+SAME_MEANING = frozenset(_SAME_MEANING.split())
 """Ops whose versions 22–24 add types (bfloat16, 2- and 4-bit, float8) and nothing else, apart from
 the attributes below. A test holds this list against the schemas of the onnx package."""
 

@@ -79,6 +79,6 @@ def _without_data(model: ir.Model) -> ir.Model:
         if tensor.nbytes > _SMALL_BYTES:
             graph.initializers.pop(name)
             value.const_value = None
-            value.shape, value.type = ir.Shape(tensor.shape), ir.TensorType(tensor.dtype)
+            value.shape, value.type = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
             graph.inputs.append(value)
     return copy

@@ -15,10 +15,10 @@ from sparsecc.passes.base import Context, Pass
 from sparsecc.passes.edit import constant, is_op
 from sparsecc.passes.fuse.sparse import absorb, linear_nodes
 
-_ELEMENTWISE = (
-    "Add Clip Div Elu Erf Exp Gelu HardSigmoid HardSwish LeakyRelu Max Min Mish Mul Neg Pow "
-    "Reciprocal Relu Sigmoid Softplus Sqrt Sub Swish Tanh"
-).split()
+_ELEMENTWISE = """
+    Add Clip Div Elu Erf Exp Gelu HardSigmoid HardSwish LeakyRelu Max Min Mish Mul Neg Pow
+    Reciprocal Relu Sigmoid Softplus Sqrt Sub Swish Tanh
+"""
 _LONGEST = 10
 """Nodes; the longest known spelling, GELU by tanh with its cube as Pow or Mul, has nine."""
 
@@ -52,7 +52,7 @@ class Activation(Pass):
                     break
             else:
                 if chains:
-                    kinds = " + ".join(each.op_type for each in chains[-1])
+                    kinds = " + ".join(each.op_type for each in chains[0])
                     ctx.refuse(self.name, node, f"{kinds} is none of the known activations")
         return modified
 
@@ -82,7 +82,7 @@ def _next(node: ir.Node, inside: dict[ir.Value, None], chain: list[ir.Node]) -> 
             if (
                 reader not in chain
                 and reader.graph is node.graph
-                and is_op(reader, *_ELEMENTWISE)
+                and is_op(reader, *_ELEMENTWISE.split())
                 and all(x is None or x in inside or _is_scalar(x) for x in reader.inputs)
             ):
                 return reader
@@ -114,25 +114,17 @@ def _recognize(x: ir.Value, chain: list[ir.Node], opset: int) -> str | None:
 
 def _evaluate(x: ir.Value, chain: list[ir.Node], opset: int) -> NDArray[np.float64]:
     """What `chain` makes of :data:`_POINTS`, in float64."""
-    constants = {
-        value.name: onnx.numpy_helper.from_array(
-            np.asarray(constant(value), np.float64), value.name
-        )
-        for node in chain
-        for value in node.inputs
-        if value is not None and _is_scalar(value)
-    }
-    graph = onnx.helper.make_graph(
-        [ir.serde.serialize_node(node) for node in chain],
-        "chain",
-        [onnx.helper.make_tensor_value_info(x.name, onnx.TensorProto.DOUBLE, [None])],
-        [
-            onnx.helper.make_tensor_value_info(
-                chain[-1].outputs[0].name, onnx.TensorProto.DOUBLE, [None]
-            )
-        ],
-        list(constants.values()),
-    )
+    read = {value for node in chain for value in node.inputs if value and _is_scalar(value)}
+    constants = [
+        onnx.numpy_helper.from_array(np.asarray(constant(value), np.float64), value.name)
+        for value in read
+    ]
+    ends = [
+        onnx.helper.make_tensor_value_info(value.name or "", onnx.TensorProto.DOUBLE, [None])
+        for value in (x, chain[-1].outputs[0])
+    ]
+    nodes = [ir.serde.serialize_node(node) for node in chain]
+    graph = onnx.helper.make_graph(nodes, "chain", ends[:1], ends[1:], constants)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
-    (values,) = ReferenceEvaluator(model).run(None, {x.name: _POINTS})
+    (values,) = ReferenceEvaluator(model).run(None, {x.name or "": _POINTS})
     return np.asarray(values, np.float64)

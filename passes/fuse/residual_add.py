@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from sparsecc import ops
 from sparsecc.passes.base import Context, Pass
-from sparsecc.passes.edit import is_op, nodes_of, sole_consumer
+from sparsecc.passes.edit import constant, nodes_of, sole_consumer
 from sparsecc.passes.fuse.shapes import Shapes
 from sparsecc.passes.fuse.sparse import absorb
 
@@ -26,30 +26,28 @@ class ResidualAdd(Pass):
         order = {node: place for place, node in enumerate(model.graph.all_nodes())}
         modified = False
         for addition in nodes_of(model, "Add"):
-            sparse = [value.producer() for value in addition.inputs if _can_take(value)]
-            if not sparse:
+            takers = [value.producer() for value in addition.inputs if value and _can_take(value)]
+            if not takers:
                 continue
-            node = max((node for node in sparse if node is not None), key=order.__getitem__)
+            node = max((node for node in takers if node is not None), key=order.__getitem__)
             output = node.outputs[0]
             other = next((value for value in addition.inputs if value is not output), None)
-            if other is None:
-                ctx.refuse(self.name, node, "its output is added to itself")
-            elif not shapes.equal(output, other):
-                ctx.refuse(
-                    self.name,
-                    node,
-                    f"the addend {other.name!r} {other.shape} is not known to have its shape "
-                    f"{output.shape}",
-                )
-            else:
-                order[absorb(node, [addition], residual=other)] = order[addition]
-                modified = True
+            if other is None or constant(other) is not None:
+                continue  # twice itself, or a constant: no residual
+            if not shapes.equal(output, other):
+                reason = f"the addend {other.name!r} is not known to have the same shape"
+                ctx.refuse(self.name, node, reason)
+                continue
+            merged = absorb(node, [addition], residual=other)
+            order[merged] = order[addition]
+            shapes.replaced(addition.outputs[0], merged.outputs[0])
+            modified = True
         return modified
 
 
-def _can_take(value: ir.Value | None) -> bool:
-    node = value.producer() if value is not None else None
-    if value is None or node is None or not ops.is_sparse(node) or sole_consumer(value) is None:
+def _can_take(value: ir.Value) -> bool:
+    node = value.producer()
+    if node is None or not ops.is_sparse(node) or sole_consumer(value) is None:
         return False
     variant = ops.parse(node.op_type)
     return not variant.residual and variant.activation == "none"

@@ -17,14 +17,9 @@ BIAS = 5
 def linear_nodes(model: ir.Model) -> Iterator[ir.Node]:
     """Sparse nodes without an activation, which alone can take more arithmetic; a snapshot."""
     for node in list(model.graph.all_nodes()):
-        if node.graph is not None and ops.is_sparse(node):
-            if ops.parse(node.op_type).activation == "none":
-                yield node
-
-
-def channel_axis(node: ir.Node) -> int:
-    """Axis of a sparse node's output that its bias runs over."""
-    return 1 if ops.parse(node.op_type).base == "SparseConv" else -1
+        sparse = node.graph is not None and ops.is_sparse(node)
+        if sparse and ops.parse(node.op_type).activation == "none":
+            yield node
 
 
 def absorb(

@@ -35,11 +35,18 @@ def shift_bias(layer: Layer, shift: NDArray[np.floating]) -> None:
     old = edit.constant(node.inputs[position]) if position < len(node.inputs) else None
     dtype = np.float32 if old is None else old.dtype
     moved = (0 if old is None else old.astype(np.float64)) + scale * np.asarray(shift, np.float64)
-    name = f"{layer.name}.bias"
-    fresh = edit.new_initializer(layer.node, name, np.ascontiguousarray(moved, dtype))
+    _put(node, position, f"{layer.name}.bias", np.ascontiguousarray(moved, dtype))
+
+
+def _put(node: ir.Node, position: int, name: str, array: NDArray[np.floating]) -> None:
+    """Make ``array`` the input: in the initializer that is there if nobody else reads it."""
+    old = node.inputs[position] if position < len(node.inputs) else None
+    if old is not None and old.is_initializer() and len(old.uses()) == 1:
+        old.const_value = ir.tensor(array, name=old.name)
+        return
     if position >= len(node.inputs):
         node.resize_inputs(position + 1)
-    node.replace_input_with(position, fresh)
+    node.replace_input_with(position, edit.new_initializer(node, name, array))
 
 
 def _bias_slot(layer: Layer) -> tuple[ir.Node, int] | None:

@@ -14,7 +14,7 @@ from sparsecc.formats.blocks import Block, count_blocks
 from sparsecc.formats.patterns import detect
 from sparsecc.passes import edit
 from sparsecc.passes.weights.layers import Layer, matrix
-from sparsecc.report.rows import LayerRow
+from sparsecc.report.rows import DENSE_KERNEL, LayerRow
 from sparsecc.targets import Target
 
 BLOCKS: tuple[Block, ...] = ((1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (1, 4), (1, 8), (1, 16))
@@ -24,7 +24,6 @@ WORTHWHILE = 0.97
 UNKNOWN_BATCH = 1
 UNKNOWN_TOKENS = 64
 UNKNOWN_SIDE = 28
-DENSE_KERNEL = "onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -144,8 +143,9 @@ def _sparse_times(
     """Estimated ms of every format whose blocks stay inside one group."""
     rows_per_group = layer.rows // layer.groups
     fitting = [block for block in BLOCKS if layer.groups == 1 or rows_per_group % block[0] == 0]
+    nonzero = weight != 0
     return {
-        block: roofline.sparse_ms(work, block, count_blocks(weight, block), target)
+        block: roofline.sparse_ms(work, block, count_blocks(nonzero, block), target)
         for block in fitting
     }
 

@@ -40,10 +40,11 @@ _LEFT_DENSE = {
     "MatMulInteger": (1, "quantised weight"),
 }
 _KEEPS_CLASSES = frozenset(
-    ["Softmax", "LogSoftmax", "Sigmoid", "Relu", "Tanh", "HardSigmoid", "Clip"]
-    + ["Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Cast", "Identity"]
-    + ["Add", "Sub", "Mul", "Div", "ArgMax", "TopK"]
+    {"Softmax", "LogSoftmax", "Sigmoid", "Relu", "Tanh", "HardSigmoid", "Clip"}
+    | {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Cast", "Identity"}
+    | {"Add", "Sub", "Mul", "Div", "ArgMax", "TopK"}
 )
+"""Ops between a classifier and a graph output."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,16 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from sparsecc.errors import PlanError
 from sparsecc.formats.patterns import Detected, Mask, detect, mask_from_scores
 from sparsecc.passes.weights import scores
+from sparsecc.passes.weights.alps import alps
 from sparsecc.passes.weights.bias_correction import can_shift, shift_bias
 from sparsecc.passes.weights.layers import Layer, find_layers, matrix, set_matrix
 from sparsecc.passes.weights.refit import refit
 from sparsecc.passes.weights.sparsegpt import sparsegpt
 from sparsecc.quality.calibration import Calibration
-from sparsecc.quality.moments import Moments, Window
+from sparsecc.quality.moments import ROWS_PER_INPUT, Moments, Window
 from sparsecc.quality.runner import Progress, Tap, stream
 from sparsecc.search.plan import Choice
 
@@ -25,6 +27,8 @@ Matrix = NDArray[np.float64]
 
 RIDGES = (0.01, 0.1)
 """λ tried by the refit, relative to the mean of H's diagonal; held-out data decide."""
+FEW_ROWS_RIDGES = (0.1, 1.0)
+"""The same where there are fewer than ROWS_PER_INPUT rows per input (spec: weights)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,14 +148,8 @@ def prune_layer(
     w = np.asarray(weight, np.float64)
     parts = np.split(w, len(train.h))
     second = train.centred if may_shift else train.h
-    masks, updates = [], []
-    for part, h in zip(parts, second, strict=True):
-        mask, updated = _mask(part, h, choice)
-        masks.append(mask)
-        updates.append(updated)
-    plain = np.concatenate(
-        [np.where(mask, part, 0.0) for mask, part in zip(masks, parts, strict=True)]
-    )
+    masks = [find_mask(part, h, choice) for part, h in zip(parts, second, strict=True)]
+    plain = np.where(np.concatenate(masks), w, 0.0)
     if held_out is None:
         return Pruned(plain, None, None, None, "mask only", "one batch: nothing held out to judge")
     mask_loss = output_error(w, plain, held_out)
@@ -159,9 +157,7 @@ def prune_layer(
     if not choice.refit:
         return best
     candidates = {"mask only": plain}
-    if choice.method == "sparsegpt":
-        candidates["sparsegpt"] = np.concatenate(updates)
-    for ridge in RIDGES:
+    for ridge in RIDGES if train.rows >= ROWS_PER_INPUT * w.shape[1] else FEW_ROWS_RIDGES:
         fitted = [refit(p, m, h, ridge) for p, m, h in zip(parts, masks, second, strict=True)]
         candidates[f"refit {ridge:g}"] = np.concatenate(fitted)
     for update, values in candidates.items():
@@ -192,15 +188,16 @@ def output_error(
     return max(0.0, error) / energy if energy > 0 else 0.0
 
 
-def _mask(weight: Matrix, h: Matrix, choice: Choice) -> tuple[Mask, Matrix]:
-    """The mask of one group, and SparseGPT's own values on it (the masked weight otherwise)."""
+def find_mask(weight: NDArray[np.floating], h: Matrix, choice: Choice) -> Mask:
+    """The mask of ``choice`` for one group's ``weight[R, K]`` and input moment ``h[K, K]``."""
+    pattern, sparsity = choice.pattern, choice.sparsity
     if choice.method == "sparsegpt":
-        updated, mask = sparsegpt(weight, h, choice.pattern, choice.sparsity)
-        return mask, updated
-    by_wanda = choice.method == "wanda"
-    ranked = scores.wanda(weight, h) if by_wanda else scores.magnitude(weight)
-    mask = mask_from_scores(ranked, choice.pattern, choice.sparsity, per_row=by_wanda)
-    return mask, np.where(mask, weight, 0.0)
+        return sparsegpt(weight, h, pattern, sparsity)[1]
+    if choice.method == "alps":
+        return alps(weight, h, pattern, sparsity)
+    if choice.method == "wanda":
+        return mask_from_scores(scores.wanda(weight, h), pattern, sparsity, per_row=True)
+    return mask_from_scores(scores.magnitude(weight), pattern, sparsity)
 
 
 def _mean_shift(dense: Matrix, pruned: Matrix, moments: Moments) -> Matrix:
@@ -241,7 +238,10 @@ def _apply(
     weight = matrix(layer)
     if train is None:
         return _apply_magnitude(layer, choice, weight)
-    pruned = prune_layer(weight, choice, train, held_out, may_shift=can_shift(layer))
+    # Thousands of small systems: BLAS threads cost more than they bring, and tie the last bits
+    # of the result to their number.
+    with threadpool_limits(1, "blas"):
+        pruned = prune_layer(weight, choice, train, held_out, may_shift=can_shift(layer))
     set_matrix(layer, pruned.weight)
     if pruned.shift is not None:
         shift_bias(layer, pruned.shift)

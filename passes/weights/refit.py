@@ -34,29 +34,36 @@ def refit(weight: NDArray[np.floating], mask: Mask, h: Matrix, ridge: float) -> 
     """
     w = np.asarray(weight, np.float64)
     a, _ = damped(h, ridge)
+    supports = list(_supports(mask))
+    inverse = None
+    if any(2 * np.count_nonzero(support) > len(support) for support, _ in supports):
+        inverse = _inverse(a)
     result = np.zeros(w.shape)
-    inverse: Matrix | None = None
-    for support, rows in _supports(mask):
-        kept, dropped = np.flatnonzero(support), np.flatnonzero(~support)
-        if len(kept) == 0:
-            continue
-        if len(dropped) == 0:
-            result[rows] = w[rows]
-        elif len(kept) <= len(dropped):
-            factor = scipy.linalg.cho_factor(a[np.ix_(kept, kept)], lower=True, check_finite=False)
-            pull = a[np.ix_(kept, dropped)] @ w[np.ix_(rows, dropped)].T
-            change = scipy.linalg.cho_solve(factor, pull, check_finite=False)
-            result[np.ix_(rows, kept)] = w[np.ix_(rows, kept)] + change.T
-        else:
-            if inverse is None:
-                inverse = _inverse(a)
-            factor = scipy.linalg.cho_factor(
-                inverse[np.ix_(dropped, dropped)], lower=True, check_finite=False
-            )
-            pull = scipy.linalg.cho_solve(factor, w[np.ix_(rows, dropped)].T, check_finite=False)
-            change = inverse[np.ix_(kept, dropped)] @ pull
-            result[np.ix_(rows, kept)] = w[np.ix_(rows, kept)] - change.T
+    for support, rows in supports:
+        result[rows] = _fit_rows(w[rows], support, a, inverse)
     return result
+
+
+def _fit_rows(w: Matrix, support: Mask, a: Matrix, inverse: Matrix | None) -> Matrix:
+    """Refit rows ``w[r, K]`` that share one support, for ``a[K, K]`` and maybe its inverse."""
+    kept, dropped = np.flatnonzero(support), np.flatnonzero(~support)
+    fitted = np.where(support, w, 0.0)
+    if len(kept) == 0 or len(dropped) == 0:
+        return fitted
+    if len(kept) <= len(dropped):
+        pull = a[np.ix_(kept, dropped)] @ w[:, dropped].T
+        fitted[:, kept] += _solve(a[np.ix_(kept, kept)], pull).T
+    else:
+        assert inverse is not None
+        pull = _solve(inverse[np.ix_(dropped, dropped)], w[:, dropped].T)
+        fitted[:, kept] -= (inverse[np.ix_(kept, dropped)] @ pull).T
+    return fitted
+
+
+def _solve(a: Matrix, right: Matrix) -> Matrix:
+    factor = scipy.linalg.cho_factor(a, lower=True, overwrite_a=True, check_finite=False)
+    solved: Matrix = scipy.linalg.cho_solve(factor, right, check_finite=False)
+    return solved
 
 
 def _supports(mask: Mask) -> Iterator[tuple[Mask, NDArray[np.intp]]]:

@@ -23,7 +23,7 @@ from sparsecc.errors import ModelError
 from sparsecc.manifest import MODEL_NAME
 from sparsecc.measure import max_rel_error
 from sparsecc.progress import Progress, silent
-from sparsecc.quality.calibration import Feed, _read_npz, load_calibration
+from sparsecc.quality.calibration import Feed, load_calibration, read_npz
 from sparsecc.quality.example_inputs import InputSpec, example_inputs, input_specs
 
 Inputs = Mapping[str, NDArray[Any]] | str | os.PathLike[str]
@@ -132,7 +132,7 @@ def _listed(specs: list[InputSpec]) -> str:
 def _feeds(inputs: Inputs | None, model: Path) -> Feed:
     if inputs is None:
         return example_inputs(model)
-    arrays = inputs if isinstance(inputs, Mapping) else _read_npz(Path(inputs))
+    arrays = inputs if isinstance(inputs, Mapping) else read_npz(Path(inputs))
     return load_calibration([arrays], ir.load(model)).train[0]
 
 

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-
 import onnx_ir as ir
 from onnx import ModelProto
 

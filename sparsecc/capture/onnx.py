@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import google.protobuf.message
 import onnx
 import onnx_ir as ir
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx_ir.passes import common
 
 from sparsecc.capture import external_data, sparse_initializers, weights
@@ -64,7 +64,10 @@ def _from_proto(source: str | os.PathLike[str] | onnx.ModelProto) -> ir.Model:
     try:
         model = ir.serde.deserialize_model(proto)
     except Exception as error:
-        raise _not_a_model(what) from error
+        reason = str(error.__cause__ or error).partition("\n")[0]
+        raise ModelError(
+            f"{what}: the graph is malformed: {reason}", fix="export the model again"
+        ) from error
     if path is not None:
         # An empty base_dir would switch off onnx_ir's own containment checks.
         ir.external_data.set_base_dir(model.graph, path.resolve().parent)
@@ -81,7 +84,7 @@ def _read(path: Path) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(content)
-    except google.protobuf.message.DecodeError as error:
+    except DecodeError as error:
         raise _not_a_model(str(path)) from error
     return proto
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -103,7 +104,7 @@ def _positions(
     return flat
 
 
-def _array(tensor: onnx.TensorProto, name: str) -> NDArray[np.generic]:
+def _array(tensor: onnx.TensorProto, name: str) -> NDArray[Any]:
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         raise _malformed(name, "its values or indices are external data")
     try:

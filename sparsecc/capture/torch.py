@@ -57,11 +57,15 @@ def capture_torch(
     torch = _import_torch()
     with _quiet(), torch.no_grad():
         if isinstance(model, torch.export.ExportedProgram):
-            exported = _export(model)
+            exported = _to_ir(model, model)
         else:
             args, kwargs = _arguments(example_inputs)
             with _evaluation_mode(model):
-                exported = _export_module(model, args, kwargs, dynamic_shapes)
+                if dynamic_shapes is None:
+                    program = _trace_batched(model, args, kwargs)
+                else:
+                    program = _trace(model, args, kwargs, dynamic_shapes)
+                exported = _to_ir(program, model)
     weights.check_finite(exported)
     _name_batch(exported)
     _name_by_module(exported)
@@ -102,20 +106,40 @@ def _arguments(example_inputs: object) -> tuple[tuple[Any, ...], dict[str, Any]]
     return tuple(tensors), {}
 
 
-def _export_module(
-    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Tree
-) -> ir.Model:
-    """Export with the dimensions asked for, or else with a dynamic batch if that is possible."""
-    if dynamic_shapes is not None:
-        return _export(module, args, kwargs, dynamic_shapes)
+def _trace_batched(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> torch.export.ExportedProgram:
+    """Trace with a dynamic first dimension if that is possible, else as the example is.
+
+    torch.export takes a dimension of size 1 for a constant, so such an example is traced with
+    its batch doubled. What it traced must then hold for the example itself, too.
+    """
+    doubled = _all_first_dims_are_one((args, kwargs))
+    more_args, more_kwargs = _map(_twice, (args, kwargs)) if doubled else (args, kwargs)
     try:
-        many_args, many_kwargs = _map(_batch_of_two, (args, kwargs))
-        if not _all_first_dims_are_one((args, kwargs)):
-            many_args, many_kwargs = args, kwargs
-        free = _map(_free_first_dim, (many_kwargs if kwargs else many_args))
-        return _export(module, many_args, many_kwargs, free)
+        free = _map(_free_first_dim, more_kwargs or more_args)
+        program = _trace(module, more_args, more_kwargs, free)
+        if not doubled or _reproduces(program, module, args, kwargs):
+            return program
     except ModelError:
-        return _export(module, args, kwargs, None)
+        pass  # the static trace below says what is wrong, if anything is
+    return _trace(module, args, kwargs, None)
+
+
+def _reproduces(
+    program: torch.export.ExportedProgram,
+    module: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> bool:
+    """Whether a program computes for these arguments what the module does."""
+    import torch
+
+    try:
+        torch.testing.assert_close(program.module()(*args, **kwargs), module(*args, **kwargs))
+    except Exception:  # a guard that fails is any kind of exception
+        return False
+    return True
 
 
 def _all_first_dims_are_one(tree: Tree) -> bool:
@@ -125,7 +149,7 @@ def _all_first_dims_are_one(tree: Tree) -> bool:
     return first == {1}
 
 
-def _batch_of_two(leaf: Any) -> Any:
+def _twice(leaf: Any) -> Any:
     """Twice the example: torch.export takes a dimension of size 1 for a constant."""
     import torch
 
@@ -140,32 +164,38 @@ def _free_first_dim(leaf: Any) -> Any:
     return None
 
 
-def _export(
-    model: Any,
-    args: tuple[Any, ...] = (),
-    kwargs: dict[str, Any] | None = None,
-    dynamic_shapes: Tree = None,
-) -> ir.Model:
+def _trace(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Tree
+) -> torch.export.ExportedProgram:
+    # The exporter would trace the module by itself, but then calls a dimension dynamic even
+    # where tracing has found the module to work for one size only.
     import torch
 
     try:
-        program = torch.onnx.export(
-            model,
-            args,
-            kwargs=kwargs or None,
-            dynamic_shapes=dynamic_shapes,
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
+        return torch.export.export(
+            module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False
         )
-        assert program is not None, "the exporter returns a program unless it writes a file"
-        return program.model
     except Exception as error:
-        raise ModelError(
-            f"torch cannot export {type(model).__name__}: {_reason(error)}",
-            fix="make torch.onnx.export(model, example_inputs, dynamo=True) work first, or pass "
-            "an ONNX file",
-        ) from error
+        raise _not_exportable(module, error) from error
+
+
+def _to_ir(program: torch.export.ExportedProgram, model: object) -> ir.Model:
+    import torch
+
+    try:
+        converted = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False)
+    except Exception as error:
+        raise _not_exportable(model, error) from error
+    exported: ir.Model = converted.model
+    return exported
+
+
+def _not_exportable(model: object, error: Exception) -> ModelError:
+    return ModelError(
+        f"torch cannot export {type(model).__name__}: {_reason(error)}",
+        fix="make torch.onnx.export(model, example_inputs, dynamo=True) work first, or pass an "
+        "ONNX file",
+    )
 
 
 def _reason(error: BaseException) -> str:
@@ -216,18 +246,12 @@ def _name_batch(model: ir.Model) -> None:
     if not isinstance(symbol, ir.SymbolicDim) or not re.fullmatch(r"s\d+", symbol.value or ""):
         return
     word = re.compile(rf"\b{symbol.value}\b")
-    values = [
-        *model.graph.inputs,
-        *(out for node in model.graph.all_nodes() for out in node.outputs),
-    ]
-    for value in values:
+    outputs = [output for node in model.graph.all_nodes() for output in node.outputs]
+    for value in (*model.graph.inputs, *outputs):
         if value.shape is not None:
-            value.shape = ir.Shape(
-                word.sub("batch", dim.value)
-                if isinstance(dim, ir.SymbolicDim) and dim.value
-                else dim
-                for dim in value.shape
-            )
+            dims = [dim if isinstance(dim, int) else dim.value for dim in value.shape]
+            renamed = [word.sub("batch", dim) if isinstance(dim, str) else dim for dim in dims]
+            value.shape = ir.Shape(renamed)
 
 
 def _name_by_module(model: ir.Model) -> None:

@@ -12,11 +12,11 @@ _FLOATS = frozenset(
 )
 # Readers for which infinity is a sensible constant: masks and clipping bounds. Everything else
 # turns it into NaN or into an output that no longer depends on the input.
-_INFINITY_IS_FINE = frozenset(
-    "Add Attention Clip Concat Equal Expand Gather Greater GreaterOrEqual Less LessOrEqual Max Min "
-    "Mul Pad Reshape ScatterElements ScatterND Slice Sub Unsqueeze Where ConstantOfShape Identity "
-    "Cast CastLike If Loop Scan".split()
-)
+_INFINITY_IS_FINE = """
+    Add Attention Clip Concat Equal Expand Gather Greater GreaterOrEqual Less LessOrEqual Max Min
+    Mul Pad Reshape ScatterElements ScatterND Slice Sub Unsqueeze Where ConstantOfShape Identity
+    Cast CastLike If Loop Scan
+"""
 _CHUNK = 1 << 20
 
 
@@ -28,6 +28,7 @@ def check_finite(model: ir.Model) -> None:
     Raises:
         ModelError: Names the initializer, how many of its values are not finite, and a reader.
     """
+    fine = _INFINITY_IS_FINE.split()
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
@@ -36,7 +37,7 @@ def check_finite(model: ir.Model) -> None:
             nans, infinities = _count(tensor.numpy())
             if isinstance(tensor, ir.ExternalTensor):
                 tensor.release()
-            readers = [node for node in value.consumers() if node.op_type not in _INFINITY_IS_FINE]
+            readers = [node for node in value.consumers() if node.op_type not in fine]
             if nans or (infinities and readers):
                 raise _not_finite(value, nans, infinities, readers or list(value.consumers()))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import io
+import sys
 from typing import Annotated
 
 import typer
@@ -81,6 +83,9 @@ for _command in (compile_command, bench, verify, inspect_command):
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks "×" shows "?"
+            stream.reconfigure(errors="replace")
     app()
 
 

@@ -79,13 +79,15 @@ def command(
 def _drawing(result: BenchResult, artifact: Path) -> RenderableType:
     from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
     from sparsecc.bench import PORTABLE
-    from sparsecc.report.units import ms, number
+    from sparsecc.report.words import ms, number
 
-    dense = f"{artifact} without its library" if result.baseline == PORTABLE else result.baseline
+    ours = artifact.resolve().name
+    portable = result.baseline == PORTABLE
     columns = {
-        "": (str(artifact), dense),
+        "": (ours, f"{ours} without its library" if portable else Path(result.baseline).name),
         "median": [f"{ms(time)} ms" for time in (result.ours_ms, result.baseline_ms)],
         "spread": [f"±{spread / 2:.1%}" for spread in (result.ours_spread, result.baseline_spread)],
         "runs/s": [number(rate) for rate in (result.throughput, result.baseline_throughput)],
@@ -97,7 +99,7 @@ def _drawing(result: BenchResult, artifact: Path) -> RenderableType:
     for title in columns:
         sides.add_column(title, justify="right" if title else "left", no_wrap=True)
     for row in zip(*columns.values(), strict=True):
-        sides.add_row(*row)
+        sides.add_row(*map(Text, row))
     return Group(sides, _verdict(result), _agreement(result))
 
 
@@ -121,7 +123,9 @@ def _agreement(result: BenchResult) -> Text:
 
     if result.max_rel_difference is None:
         return Text("no output of the two can be compared", style="dim")
-    return Text(f"outputs differ by at most {result.max_rel_difference:.2g} of the largest", "dim")
+    return Text(
+        f"outputs differ by up to {result.max_rel_difference:.2g} of their largest value", "dim"
+    )
 
 
 __all__ = ["EXAMPLES", "NAME", "command"]

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from sparsecc.errors import SparseccError
+from sparsecc.report.words import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -55,7 +56,7 @@ def show(data: dict[str, Any], drawing: RenderableType, *, as_json: bool) -> Non
         return
     from rich.console import Console
 
-    Console(highlight=False).print(drawing)
+    Console(highlight=False).print(drawing, soft_wrap=True)
 
 
 def _bug(error: Exception) -> SparseccError:
@@ -70,7 +71,8 @@ def _fail(error: SparseccError, code: int, *, as_json: bool) -> NoReturn:
     from rich.text import Text
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    what, _, way_out = str(error).partition("\n  fix: ")
+    parts = str(error).partition("\n  fix: ")
+    what, _, way_out = (printable(" ".join(part.split())) for part in parts)
     console.print(Text.assemble(("error: ", "bold red"), (what, "red")))
     if way_out:
         console.print(Text.assemble(("  fix: ", "bold"), way_out))

@@ -31,6 +31,7 @@ The same, with the attention layers left dense and one layer pruned less:
   sparsecc compile model.onnx --sparsity 4x1:0.8 --calibration data.npz \\
       --layer '*attention*=dense' --layer '*.fc2=4x1:0.5' -o out
 """
+_GUESSED = "no --calibration: weights were chosen by their size alone, check the quality"
 
 
 class Score(StrEnum):
@@ -80,7 +81,7 @@ def command(
         typer.Option(
             metavar="NAMES=SPEC",
             help="Another sparsity for the layers whose name matches, as in '*.fc2=4x1:0.5' or "
-            "'head*=dense'. Repeatable; the last match counts.",
+            "'head*=dense'. Repeatable; the first match counts.",
             show_default=False,
         ),
     ] = None,
@@ -148,7 +149,10 @@ def command(
         "quality": compiled.quality,
         "report": compiled.report.to_json(),
     }
-    show(data, _drawing(compiled.report, model, out), as_json=as_json)
+    guessed = calibration is None and any(
+        spec not in ("existing", "dense") for spec in (sparsity, *overrides.values())
+    )
+    show(data, _drawing(compiled.report, model, out, guessed=guessed), as_json=as_json)
 
 
 def _overrides(settings: list[str]) -> dict[str, str]:
@@ -163,15 +167,15 @@ def _overrides(settings: list[str]) -> dict[str, str]:
     return overrides
 
 
-def _drawing(report: Report, model: Path, out: Path) -> RenderableType:
+def _drawing(report: Report, model: Path, out: Path, *, guessed: bool) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    return Group(
-        report,
-        Text.assemble("\nwrote ", (str(out), "bold green")),
-        Text(f"next: sparsecc bench {out} --baseline {model}", style="dim"),
-    )
+    lines = [Text(), Text.assemble("wrote ", (str(out), "bold green"))]
+    if guessed:
+        lines.append(Text(_GUESSED, "yellow"))
+    lines.append(Text(f"next: sparsecc bench {out} --baseline {model}", "dim"))
+    return Group(report, *lines)
 
 
 __all__ = ["EXAMPLES", "NAME", "command"]

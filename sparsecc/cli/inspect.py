@@ -63,11 +63,11 @@ def _report(model: Path, target: str) -> Report:
     if model.is_dir():
         from sparsecc.artifact import open_artifact
 
-        return Report.from_manifest(open_artifact(model), title=str(model))
+        return Report.from_manifest(open_artifact(model), title=model.name)
     from sparsecc import targets
-    from sparsecc.driver import inspect
+    from sparsecc.inspection import inspect
 
-    return Report(inspect(model, target), targets.get(target).name, title=str(model))
+    return Report(inspect(model, target), targets.get(target).name, title=model.name)
 
 
 __all__ = ["EXAMPLES", "NAME", "command"]

@@ -48,8 +48,8 @@ class BlockWeight:
         return int(self.values.nbytes + self.index.nbytes)
 
 
-def _grid(rows: int, cols: int, block: Block) -> tuple[int, int, int, int]:
-    r, c = block
+def _grid(shape: tuple[int, ...], block: Block) -> tuple[int, int, int, int]:
+    (rows, cols), (r, c) = shape, block
     if r < 1 or c < 1:
         raise ValueError(f"block {r}x{c} has an empty side")
     return math.ceil(rows / r), math.ceil(cols / c), r, c
@@ -57,15 +57,22 @@ def _grid(rows: int, cols: int, block: Block) -> tuple[int, int, int, int]:
 
 def _as_blocks(matrix: NDArray[np.floating], block: Block) -> NDArray[np.floating]:
     """View ``[R, K]`` as ``[Rb * Kb, r * c]``, the edges padded by zeros."""
-    rb, kb, r, c = _grid(*matrix.shape, block)
+    rb, kb, r, c = _grid(matrix.shape, block)
     padded = np.zeros((rb * r, kb * c), matrix.dtype)
     padded[: matrix.shape[0], : matrix.shape[1]] = matrix
     return padded.reshape(rb, r, kb, c).transpose(0, 2, 1, 3).reshape(rb * kb, r * c)
 
 
-def count_blocks(matrix: NDArray[np.floating], block: Block) -> int:
-    """Number of r×c blocks of ``matrix[R, K]`` that hold a non-zero."""
-    return int(np.count_nonzero(np.any(_as_blocks(matrix, block) != 0, axis=1)))
+def count_blocks(nonzero: NDArray[np.bool_], block: Block) -> int:
+    """Number of r×c blocks of a matrix ``[R, K]`` in which any element is marked."""
+    rb, kb, r, c = _grid(nonzero.shape, block)
+    if nonzero.shape != (rb * r, kb * c):
+        padded = np.zeros((rb * r, kb * c), np.bool_)
+        padded[: nonzero.shape[0], : nonzero.shape[1]] = nonzero
+        nonzero = padded
+    by_row = nonzero.reshape(rb, r, kb * c).any(axis=1) if r > 1 else nonzero
+    by_block = by_row.reshape(rb, kb, c).any(axis=2) if c > 1 else by_row
+    return int(np.count_nonzero(by_block))
 
 
 def pack_blocks(
@@ -90,7 +97,7 @@ def pack_blocks(
     return BlockWeight(
         values=np.ascontiguousarray(blocks[index]),
         index=index,
-        grid=_grid(*matrix.shape, block),
+        grid=_grid(matrix.shape, block),
         shape=weight.shape,
     )
 

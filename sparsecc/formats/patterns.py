@@ -38,7 +38,7 @@ ACCEPTED = (
 _DENSE_ABOVE = 0.95
 _FILL_AT_LEAST = 0.98
 _DETECTED_SIDES = (16, 8, 4, 2)
-_DETECTED_NM = ((1, 4), (2, 4), (1, 8), (2, 8), (4, 8), (1, 2))
+_DETECTED_NM = ((1, 2), (1, 4), (2, 4), (1, 8), (2, 8), (4, 8))
 _NM_TIGHTNESS = 0.9
 
 
@@ -159,9 +159,7 @@ def block_sums(values: NDArray[np.floating], block: tuple[int, int]) -> NDArray[
     return summed
 
 
-def expand_blocks(
-    kept: NDArray[np.bool_], block: tuple[int, int], shape: tuple[int, int]
-) -> Mask:
+def expand_blocks(kept: NDArray[np.bool_], block: tuple[int, int], shape: tuple[int, int]) -> Mask:
     """Blow a block mask ``[Rb, Kb]`` up to the element mask ``[R, K]``."""
     return kept.repeat(block[0], axis=0).repeat(block[1], axis=1)[: shape[0], : shape[1]]
 

@@ -102,7 +102,9 @@ def _gelu_tanh_body(x: str, y: str) -> list[onnx.NodeProto]:
 
 
 def _gelu_tanh(x: Array) -> Array:
-    return 0.5 * x * (1 + np.tanh(_TANH_SCALE * (x + _TANH_CUBIC * x**3)))
+    inner: Array = _TANH_SCALE * (x + _TANH_CUBIC * x**3)
+    result: Array = 0.5 * x * (1 + np.tanh(inner))
+    return result
 
 
 ACTIVATIONS: tuple[Activation, ...] = (

@@ -60,7 +60,7 @@ def load_calibration(source: Source, model: ir.Model) -> Calibration:
     """
     inputs = {value.name or "": value for value in model.graph.inputs}
     if isinstance(source, (str, os.PathLike)):
-        source = _read_npz(Path(source))
+        source = read_npz(Path(source))
     if isinstance(source, Mapping):
         feeds = _cut(_checked(source, inputs, batch_axis=True), inputs)
     else:
@@ -75,11 +75,13 @@ def load_calibration(source: Source, model: ir.Model) -> Calibration:
     )
 
 
-def _read_npz(path: Path) -> Feed:
+def read_npz(path: Path) -> Feed:
+    """Arrays of an .npz file by name (CalibrationError if it cannot be read)."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one bare array")
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise ValueError("it holds one bare array")
+        with loaded as archive:
             return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise CalibrationError(

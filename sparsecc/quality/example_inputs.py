@@ -97,15 +97,20 @@ def example_inputs(
 
 def _load(path: Path) -> ir.Model:
     try:
-        return ir.load(path)
+        model = ir.load(path)
     except OSError as error:
         raise ModelError(
             f"{path}: cannot be read: {error.strerror or error}", fix="check the path of the model"
         ) from error
     except Exception as error:  # protobuf and onnx_ir raise what they like on foreign bytes
-        raise ModelError(
-            f"{path}: is not an ONNX model", fix="pass the path of a complete ONNX file"
-        ) from error
+        raise _not_a_model(path) from error
+    if not model.graph.outputs:  # which is what an empty file reads as
+        raise _not_a_model(path)
+    return model
+
+
+def _not_a_model(path: Path) -> ModelError:
+    return ModelError(f"{path}: is not an ONNX model", fix="pass the path of a complete ONNX file")
 
 
 def _spec(value: ir.Value) -> InputSpec:

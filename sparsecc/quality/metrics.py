@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
 
@@ -55,6 +54,8 @@ def psnr(reference: ArrayLike, other: ArrayLike) -> float:
 
 def spearman(reference: ArrayLike, other: ArrayLike) -> float:
     """Rank correlation of all elements."""
+    import scipy.stats  # here, since it takes long to import and only this needs it
+
     a, b = _pair(reference, other)
     return float(scipy.stats.spearmanr(a.ravel(), b.ravel()).statistic)
 

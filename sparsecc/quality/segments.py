@@ -30,7 +30,7 @@ def reads(node: ir.Node) -> list[ir.Value]:
         for each in graph:
             inner += reads(each)
             own.update(each.outputs)
-        inner += graph.outputs
+        inner.extend(graph.outputs)
         found += [value for value in inner if value not in own]
     return found
 
@@ -161,6 +161,7 @@ def open_segment(
     )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if data_file is None:
         source: str | bytes = model.SerializeToString()
     else:

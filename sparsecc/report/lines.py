@@ -12,7 +12,7 @@ from sparsecc.report.rows import LayerRow
 _LONG = 24
 """A table with more rows than this draws dense rows that are alike together."""
 _ALIKE = 3
-_NUMBER = re.compile(r"\d+(\.\d+)?")
+_PARTICULAR = re.compile(r"'[^']*'|\[[^]]*\]|\d+(\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ class Note:
 def lay_out(rows: Sequence[LayerRow]) -> tuple[list[Line], list[Note]]:
     """Lines in the order of the model, and the notes they refer to.
 
-    Reasons that differ only in their numbers share a note, which shows the first of them.
+    Reasons of one kind share a note, which shows the first of them.
     """
     reasons: dict[str, list[LayerRow]] = {}
     for row in rows:
         if not row.is_sparse:
-            reasons.setdefault(_kind(row.why), []).append(row)
+            reasons.setdefault(kind_of(row.why), []).append(row)
     index = {kind: i for i, kind in enumerate(reasons)}
     notes = [Note(alike[0].why, len(alike)) for alike in reasons.values()]
     lines: list[Line] = []
@@ -82,8 +82,8 @@ def lay_out(rows: Sequence[LayerRow]) -> tuple[list[Line], list[Note]]:
         if row.is_sparse:
             lines.append(Line((row,), None))
             continue
-        note = index[_kind(row.why)]
-        alike = [other for other in reasons[_kind(row.why)] if other.op == row.op]
+        note = index[kind_of(row.why)]
+        alike = [other for other in reasons[kind_of(row.why)] if other.op == row.op]
         if len(rows) <= _LONG or len(alike) < _ALIKE:
             lines.append(Line((row,), note))
         elif (row.op, note) not in drawn:
@@ -92,8 +92,9 @@ def lay_out(rows: Sequence[LayerRow]) -> tuple[list[Line], list[Note]]:
     return lines, notes
 
 
-def _kind(reason: str) -> str:
-    return _NUMBER.sub("#", reason)
+def kind_of(reason: str) -> str:
+    """A reason without what differs from node to node: names, shapes, numbers."""
+    return _PARTICULAR.sub("#", reason)
 
 
-__all__ = ["Line", "Note", "lay_out"]
+__all__ = ["Line", "Note", "kind_of", "lay_out"]

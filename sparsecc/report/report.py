@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sparsecc.passes.base import Refusal
+from sparsecc.report.lines import kind_of
 from sparsecc.report.rows import LayerRow
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
     from sparsecc.manifest import Manifest
+    from sparsecc.passes.base import Refusal
 
 _PLAIN_WIDTH = 120
 
@@ -43,6 +43,8 @@ class Report:
     @classmethod
     def from_manifest(cls, manifest: Manifest, title: str = "") -> Report:
         """The report of an artifact, from what its manifest says."""
+        from sparsecc.passes.base import Refusal  # a report of rows alone needs no IR
+
         return cls(
             rows=[LayerRow.from_json(row) for row in manifest.layers],
             target=manifest.target,
@@ -69,8 +71,18 @@ class Report:
         return self.dense_ms / self.est_ms if self.est_ms else 1.0
 
     def refusals_by_reason(self) -> dict[str, int]:
-        """Reason → how many nodes it kept a pass from, most frequent first."""
-        return dict(Counter(refusal.reason for refusal in self.refusals).most_common())
+        """Reason → how many nodes it kept a pass from, most frequent first.
+
+        Reasons of one kind count together, under the first of them; those that the rows give
+        are left out.
+        """
+        told = {kind_of(row.why) for row in self.rows}
+        kinds: dict[str, list[str]] = {}
+        for refusal in self.refusals:
+            if kind_of(refusal.reason) not in told:
+                kinds.setdefault(kind_of(refusal.reason), []).append(refusal.reason)
+        alike = sorted(kinds.values(), key=len, reverse=True)
+        return {reasons[0]: len(reasons) for reasons in alike}
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; the keys are stable."""

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sparsecc.report.lines import Line, Note, lay_out
-from sparsecc.report.units import count, ms, number, size
+from sparsecc.report.words import count, ms, number, printable, size
 
 if TYPE_CHECKING:
     from rich.console import JustifyMethod
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _BAR_CELLS = 6
 _GAP = 2  # between columns: the padding, and the blank that the box draws there
 _NARROWEST_NAME = 12
+_LONGEST_WORD = 18  # of an op or a kernel
 _SHORTEST_WORD = 3
 _WORD = re.compile(r"[^\W\d_]+|[\W\d_]+")
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -34,7 +35,7 @@ class _Column:
     """One column: its title, what it shows, and the narrowest terminal that has room for it."""
 
     title: str
-    show: Callable[[Line], str | Text]
+    show: Callable[[Line], str | Text]  # a str is shown as it is: no markup
     justify: JustifyMethod = "left"
     from_width: int = 0
 
@@ -50,7 +51,7 @@ def shorten(name: str, room: int) -> str:
     Numbers are what tells the layers of a deep model apart, so only a name that is too long with
     every word cut to the shortest loses its middle.
     """
-    parts = _WORD.findall(name)
+    parts = _WORD.findall(printable(name))
     while sum(map(len, parts)) > room:
         longest = max(range(len(parts)), key=lambda i: len(parts[i]) * parts[i][0].isalpha())
         if not parts[longest][0].isalpha() or len(parts[longest]) <= _SHORTEST_WORD:
@@ -91,13 +92,13 @@ def _note(line: Line) -> str:
 
 
 _COLUMNS = (
-    _Column("op", lambda line: line.first.op, from_width=120),
+    _Column("op", lambda line: shorten(line.first.op, _LONGEST_WORD), from_width=120),
     _Column("shape", _shape, "right"),
     _Column("MACs", lambda line: count(line.macs), "right", from_width=110),
     _Column("pattern", lambda line: line.first.pattern),
     _Column("density", _density),
     _Column("est. ms", _time, "right"),
-    _Column("kernel", lambda line: line.first.kernel, from_width=100),
+    _Column("kernel", lambda line: shorten(line.first.kernel, _LONGEST_WORD), from_width=100),
     _Column("why", _note, "center"),
 )
 
@@ -122,12 +123,12 @@ def _headline(report: Report) -> Text:
     sparse = sum(row.is_sparse for row in report.rows)
     layers = f"{len(report.rows)} layer{'s' if len(report.rows) != 1 else ''}, {sparse} sparse"
     parts = [(report.title, "bold"), (report.target, ""), (layers, _SPARSE if sparse else "")]
-    return Text(" · ").join(Text(text, style) for text, style in parts if text)
+    return Text(" · ").join(Text(printable(text), style) for text, style in parts if text)
 
 
 def _table(lines: list[Line], width: int) -> Table:
     columns = [column for column in _COLUMNS if width >= column.from_width]
-    cells = [[column.show(line) for line in lines] for column in columns]
+    cells = [[_text(column.show(line)) for line in lines] for column in columns]
     widths = [
         max(len(column.title), *map(len, shown))
         for column, shown in zip(columns, cells, strict=True)
@@ -138,8 +139,12 @@ def _table(lines: list[Line], width: int) -> Table:
     for column, its_width in zip(columns, widths, strict=True):
         table.add_column(column.title, justify=column.justify, no_wrap=True, min_width=its_width)
     for line, row in zip(lines, zip(*cells, strict=True), strict=True):
-        table.add_row(_name(line, room), *row, style="" if line.note is None else _DENSE)
+        table.add_row(_text(_name(line, room)), *row, style="" if line.note is None else _DENSE)
     return table
+
+
+def _text(cell: str | Text) -> Text:
+    return Text(printable(cell)) if isinstance(cell, str) else cell
 
 
 def _notes(notes: list[Note]) -> Table:
@@ -149,7 +154,7 @@ def _notes(notes: list[Note]) -> Table:
     table.add_column()
     table.add_row()
     for index, note in enumerate(notes):
-        table.add_row(Note.mark(index), f"{note.layers}×", note.text, style=_DENSE)
+        table.add_row(Note.mark(index), f"{note.layers}×", _text(note.text), style=_DENSE)
     return table
 
 
@@ -164,9 +169,9 @@ def _totals(report: Report) -> Table:
         table.add_row("size", size(report.size_bytes))
     for title, measured in (("numerics", report.numerics), ("quality", report.quality)):
         if measured:
-            table.add_row(title, _measured(measured))
+            table.add_row(title, _text(_measured(measured)))
     for reason, nodes in report.refusals_by_reason().items():
-        table.add_row("not done", f"{nodes}× {reason}", style=_DENSE)
+        table.add_row("not done", _text(f"{nodes}× {reason}"), style=_DENSE)
     return table
 
 

@@ -17,7 +17,7 @@ FORMAT: Final = 1
 MAX_BYTES = 64 << 20
 _DIGITS = 6
 
-Method = Literal["magnitude", "wanda", "sparsegpt", "existing"]
+Method = Literal["magnitude", "wanda", "sparsegpt", "alps", "existing"]
 """How a mask is found; ``existing`` keeps the zeros the weight already has."""
 
 
@@ -181,7 +181,7 @@ class Plan(_Strict):
         except (ValueError, RecursionError) as error:
             raise PlanError(f"{name} is not JSON: {error}", fix="pass a plan file") from error
         version = raw.get("format") if isinstance(raw, dict) else None
-        if version != FORMAT:
+        if type(version) is not int or version != FORMAT:
             raise PlanError(
                 f"{name} has plan format {version!r}, this sparsecc reads format {FORMAT}",
                 fix="make the plan again with this version of sparsecc",

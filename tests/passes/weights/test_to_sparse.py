@@ -14,10 +14,10 @@ from sparsecc.backends.onnxruntime.run import session_of_model
 from sparsecc.measure import max_rel_error, run_once
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.verifier import verify_model
-from sparsecc.passes.weights import choose as choosing
 from sparsecc.passes.weights.layers import find_layers
 from sparsecc.passes.weights.to_dense import ToDense
 from sparsecc.passes.weights.to_sparse import ToSparse, replace_layer
+from sparsecc.report.rows import DENSE_KERNEL
 
 TARGET = targets.get("x86-64-v4")
 BLOCKS = [(1, 1), (4, 1), (8, 1), (16, 1), (1, 4)]
@@ -141,7 +141,7 @@ def test_layers_that_do_not_pay_stay_dense_with_the_reason(density: float, reaso
     assert model.graph.node(0).op_type == "Conv"
     assert reason in each.choices[0].row.why
     assert reason in ctx.refusals[0].reason
-    assert each.choices[0].row.kernel == choosing.DENSE_KERNEL
+    assert each.choices[0].row.kernel == DENSE_KERNEL
 
 
 def test_blocks_never_straddle_groups() -> None:

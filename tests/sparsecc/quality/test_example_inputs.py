@@ -114,12 +114,12 @@ def test_what_cannot_be_made_up_is_refused_by_name(tmp_path, value, said):
 def test_a_file_that_is_not_a_model_is_refused_by_path(tmp_path, content):
     path = tmp_path / "junk.onnx"
     path.write_bytes(content)
-    with pytest.raises(ModelError, match="junk.onnx"):
+    with pytest.raises(ModelError, match=r"junk\.onnx"):
         example_inputs(path)
 
 
 def test_a_missing_file_is_refused_by_path(tmp_path):
-    with pytest.raises(ModelError, match="nowhere.onnx"):
+    with pytest.raises(ModelError, match=r"nowhere\.onnx"):
         example_inputs(tmp_path / "nowhere.onnx")
 
 

@@ -1,0 +1,139 @@
+"""An executable that runs one kernel call: for emulators, sanitizers and timing."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecc.backends.codegen.toolchain import Build, build_cached
+from sparsecc.backends.kernels.sources import HERE, read_sources, units
+from sparsecc.backends.kernels.table import ISAS
+from sparsecc.formats.blocks import BlockWeight
+
+Result = NDArray[np.float32]
+_OPS = {"conv": 0, "matmul": 1}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of a kernel.
+
+    Attributes:
+        op: ``conv`` or ``matmul``.
+        weight: Packed ``(R, kh, kw, I/group)`` or ``(R, K)``.
+        bias: ``[R]``.
+        x: ``[N, I, H, W]`` or ``[T, K]``.
+        residual: Of the shape of the output, or none.
+        activation: Position in ``ACTIVATIONS``.
+        strides, pads, dilations, group: As in the op.
+        backwards: Run the tasks of every parallel loop in descending order.
+        repeat: Calls to make; the last one's result is kept.
+    """
+
+    op: str
+    weight: BlockWeight
+    bias: NDArray[np.float32]
+    x: NDArray[np.float32]
+    residual: NDArray[np.float32] | None = None
+    activation: int = 0
+    strides: tuple[int, ...] = (1, 1)
+    pads: tuple[int, ...] = (0, 0, 0, 0)
+    dilations: tuple[int, ...] = (1, 1)
+    group: int = 1
+    backwards: bool = False
+    repeat: int = 1
+
+    def to_bytes(self) -> bytes:
+        """What the harness reads: int64 header, then the float32 and int32 arrays."""
+        conv = self.op == "conv"
+        shape, (rb, kb, r, c) = self.weight.shape, self.weight.grid
+        kernel = shape[1:3] if conv else (1, 1)
+        batch, height, width = (len(self.x), *self.x.shape[2:]) if conv else (0, 1, 1)
+        header = [
+            *(_OPS[self.op], shape[0], shape[-1], *kernel, r, c, rb, kb, len(self.weight.index)),
+            *(*self.strides, *self.pads, *self.dilations, self.group, self.activation),
+            *(batch, height, width, 0 if conv else len(self.x)),
+            *(int(self.residual is not None), int(self.backwards), self.repeat),
+        ]
+        arrays = [self.weight.values, self.weight.index, self.bias, self.x]
+        if self.residual is not None:
+            arrays.append(self.residual)
+        return np.array(header, np.int64).tobytes() + b"".join(a.tobytes() for a in arrays)
+
+
+def harness_build(isa: str) -> Build:
+    """A static executable for one instruction set; it needs Linux and nothing else."""
+    machine = "aarch64" if isa.startswith("arm64") else "x86_64"
+    return Build(
+        name=f"harness-{isa}",
+        triple=f"{machine}-linux-musl",
+        sources=read_sources(HERE / "harness"),
+        units=units([isa], "harness.c"),
+        link_flags=("-static", "-nostdlib", "-s", "-Wl,--build-id=none"),
+    )
+
+
+def build_harness(isa: str) -> Path:
+    """Build the harness of an instruction set, or find it in the cache.
+
+    Raises:
+        BackendError: zig failed.
+    """
+    return build_cached(harness_build(isa))
+
+
+def build_sanitized(isa: str, compiler: str, folder: Path) -> Path:
+    """The same sources under a system compiler's address and undefined-behaviour sanitizers.
+
+    Args:
+        isa: Instruction set; it must be one of the compiler's own machine.
+        compiler: gcc or clang.
+        folder: Folder to build in.
+
+    Raises:
+        subprocess.CalledProcessError: The compiler cannot do it.
+    """
+    for name, text in read_sources(HERE / "harness").items():
+        (folder / name).write_text(text)
+    march = [f"-march={isa}"] if isa in ISAS and isa.startswith("x86") else []
+    checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g"]
+    objects = []
+    for unit in units([isa], "harness.c"):
+        output = folder / f"{Path(unit.source).stem}.o"
+        machine = march if unit.cpu else []
+        defines = [f"-D{define}" for define in unit.defines]
+        command = [compiler, "-std=gnu11", *checks, *machine, *defines, "-c", unit.source]
+        _call([*command, "-o", str(output)], folder)
+        objects.append(str(output))
+    built = folder / f"sanitized-{isa}"
+    _call([compiler, *checks, *objects, "-o", str(built)], folder)
+    return built
+
+
+def _call(command: Sequence[str], folder: Path) -> None:
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+
+
+def run_case(case: Case, out_shape: Sequence[int], command: Sequence[str]) -> Result:
+    """Run a case.
+
+    Args:
+        case: What to run.
+        out_shape: Shape of the result.
+        command: The harness, with an emulator before it where one is needed.
+
+    Raises:
+        RuntimeError: The harness failed; with what it said.
+    """
+    done = subprocess.run(
+        command, input=case.to_bytes(), capture_output=True, check=False, timeout=120
+    )
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip()
+        raise RuntimeError(f"harness: code {done.returncode}: {said}")
+    return np.frombuffer(done.stdout, np.float32).reshape(out_shape)

@@ -1,0 +1,69 @@
+/* The few services of an operating system that the harness uses: from the C library where there is one (a sanitizer needs
+   it), from Linux itself otherwise. */
+#ifndef SC_SYSTEM_H
+#define SC_SYSTEM_H
+#include "sc.h"
+
+#if __STDC_HOSTED__
+#include <stdlib.h>
+#include <unistd.h>
+static void *get_memory(void *self, u64 bytes) { return (void)self, malloc(bytes); }
+static void free_memory(void *self, void *memory) { (void)self, free(memory); }
+static i64 sys_read(int file, void *to, i64 bytes) { return read(file, to, (size_t)bytes); }
+static i64 sys_write(int file, const void *from, i64 bytes) { return write(file, from, (size_t)bytes); }
+static void sys_exit(int code) { _exit(code); }
+#else
+
+#if defined(__x86_64__)
+enum { SYS_READ = 0, SYS_WRITE = 1, SYS_MMAP = 9, SYS_MPROTECT = 10, SYS_MUNMAP = 11, SYS_EXIT = 231 };
+static i64 system_call(i64 n, i64 a, i64 b, i64 c, i64 d, i64 e, i64 f)
+{
+  register i64 r10 __asm__("r10") = d, r8 __asm__("r8") = e, r9 __asm__("r9") = f;
+  __asm__ volatile("syscall" : "+a"(n) : "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9) : "rcx", "r11", "memory");
+  return n;
+}
+__asm__(".globl _start\n_start: xor %ebp, %ebp\n and $-16, %rsp\n call start_here\n");
+#elif defined(__aarch64__)
+enum { SYS_READ = 63, SYS_WRITE = 64, SYS_MMAP = 222, SYS_MPROTECT = 226, SYS_MUNMAP = 215, SYS_EXIT = 94 };
+static i64 system_call(i64 n, i64 a, i64 b, i64 c, i64 d, i64 e, i64 f)
+{
+  register i64 x8 __asm__("x8") = n, x0 __asm__("x0") = a, x1 __asm__("x1") = b, x2 __asm__("x2") = c;
+  register i64 x3 __asm__("x3") = d, x4 __asm__("x4") = e, x5 __asm__("x5") = f;
+  __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5) : "memory");
+  return x0;
+}
+__asm__(".globl _start\n_start: mov x29, #0\n bl start_here\n");
+#endif
+
+static i64 sys_read(int file, void *to, i64 bytes) { return system_call(SYS_READ, file, (i64)to, bytes, 0, 0, 0); }
+static i64 sys_write(int file, const void *from, i64 bytes) { return system_call(SYS_WRITE, file, (i64)from, bytes, 0, 0, 0); }
+static void sys_exit(int code) { system_call(SYS_EXIT, code, 0, 0, 0, 0, 0); }
+
+/* The block ends where a page without access begins, but for up to 15 bytes that keep it aligned; its mapping is noted
+   before it. */
+typedef struct { i64 base, bytes; } mapping;
+enum { PAGE = 1 << 16, READ_WRITE = 3, PRIVATE_ANONYMOUS = 0x22 };
+
+static void *get_memory(void *self, u64 bytes)
+{
+  (void)self;
+  i64 used = ((i64)bytes + 15) / 16 * 16, total = (used + (i64)sizeof(mapping) + PAGE - 1) / PAGE * PAGE + PAGE;
+  i64 base = system_call(SYS_MMAP, 0, total, READ_WRITE, PRIVATE_ANONYMOUS, -1, 0);
+  if (base < 0 && base > -4096) return 0;
+  system_call(SYS_MPROTECT, base + total - PAGE, PAGE, 0, 0, 0, 0);
+  mapping *m = (mapping *)(base + total - PAGE - used) - 1;
+  *m = (mapping){base, total};
+  return m + 1;
+}
+
+static void free_memory(void *self, void *memory)
+{
+  (void)self;
+  mapping *m = (mapping *)memory - 1;
+  system_call(SYS_MUNMAP, m->base, m->bytes, 0, 0, 0, 0);
+}
+
+int main(void);
+__attribute__((used)) static void start_here(void) { sys_exit(main()); }
+#endif
+#endif

@@ -1,0 +1,112 @@
+"""Gives depthwise convolutions beside sparse ones to the same library. Exact.
+
+ONNX Runtime computes every convolution in a blocked layout, our kernels compute in NCHW. A
+depthwise layer has so little arithmetic that changing the layout before and after it costs more
+than the layer itself; in the library it costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from sparsecc import ops
+from sparsecc.formats.blocks import pack_blocks
+from sparsecc.passes import edit
+from sparsecc.passes.base import Context, Pass
+
+THROUGH = ("Relu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Mul", "Add")
+"""Element-wise ops that keep whatever layout their input has."""
+
+
+class Depthwise(Pass):
+    """Replaces depthwise convolutions that read from or feed a sparse convolution.
+
+    Attributes:
+        replaced: After ``call``, the names of the nodes it replaced.
+    """
+
+    name: ClassVar[str] = "depthwise"
+    KERNEL: ClassVar[str] = "conv-depthwise"
+    WHY: ClassVar[str] = "dense, in the library: no change of layout beside a sparse convolution"
+
+    def __init__(self) -> None:
+        self.replaced: list[str] = []
+
+    def call(self, model: ir.Model, ctx: Context) -> bool:
+        """Replace, from the graph's start to its end, so that chains are followed."""
+        self.replaced = []
+        for node in list(edit.nodes_of(model, "Conv")):
+            weight = edit.constant(node.inputs[1])
+            if weight is None or not _is_depthwise(node, weight):
+                continue
+            if not (_fed_by_sparse(node) or _feeds_sparse(node)):
+                ctx.refuse(self.name, node, "no sparse convolution beside it")
+                continue
+            self.replaced.append(node.name or "")
+            _replace(node, weight)
+        return bool(self.replaced)
+
+
+def _is_depthwise(node: ir.Node, weight: np.ndarray) -> bool:
+    channels = node.attributes.get_int("group", 1)
+    return (
+        weight.ndim == 4
+        and weight.dtype == np.float32
+        and weight.shape[0] == channels
+        and weight.shape[1] == 1
+        and channels > 1
+        and "auto_pad" not in node.attributes
+    )
+
+
+def _is_sparse_conv(node: ir.Node | None) -> bool:
+    return node is not None and ops.is_sparse(node) and ops.parse(node.op_type).base == "SparseConv"
+
+
+def _fed_by_sparse(node: ir.Node) -> bool:
+    value = node.inputs[0]
+    producer = value.producer() if value is not None else None
+    while edit.is_op(producer, *THROUGH):
+        assert producer is not None
+        value = producer.inputs[0]
+        producer = value.producer() if value is not None else None
+    return _is_sparse_conv(producer)
+
+
+def _feeds_sparse(node: ir.Node) -> bool:
+    readers = [reader for reader, _ in node.outputs[0].uses()]
+    while len(readers) == 1 and edit.is_op(readers[0], *THROUGH):
+        readers = [reader for reader, _ in readers[0].outputs[0].uses()]
+    return any(_is_sparse_conv(reader) for reader in readers)
+
+
+def _replace(node: ir.Node, weight: np.ndarray) -> None:
+    packed = pack_blocks(weight.transpose(0, 2, 3, 1), (1, 1), keep_zeros=True)
+    bias = edit.constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    arrays = {
+        **ops.packed_arrays(packed),
+        "bias": np.zeros(len(weight), np.float32) if bias is None else bias,
+    }
+    initializers = [
+        edit.new_initializer(node, f"{node.name}.{part}", array) for part, array in arrays.items()
+    ]
+    old = node.outputs[0]
+    fresh = ir.Node(
+        ops.DOMAIN,
+        ops.variant("SparseConv"),
+        [node.inputs[0], *initializers],
+        attributes=[
+            ir.AttrInt64s("strides", list(node.attributes.get_ints("strides", [1, 1]))),
+            ir.AttrInt64s("pads", list(node.attributes.get_ints("pads", [0] * 4))),
+            ir.AttrInt64s("dilations", list(node.attributes.get_ints("dilations", [1, 1]))),
+            ir.AttrInt64("group", len(weight)),
+        ],
+        outputs=[ir.Value(type=old.type, shape=old.shape)],
+        name=node.name,
+        version=ops.VERSION,
+        metadata_props=dict(node.metadata_props),
+    )
+    edit.replace([node], [fresh], at=node)

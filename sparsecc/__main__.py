@@ -1,0 +1,5 @@
+"""``python -m sparsecc``."""
+
+from sparsecc.cli import main
+
+main()

@@ -1,0 +1,94 @@
+"""``inspect``: every layer of a model, what it is, what would run it, and why."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from sparsecc import targets
+from sparsecc.artifact import open_artifact
+from sparsecc.capture import capture
+from sparsecc.passes import edit, pipeline
+from sparsecc.passes.base import Context, Refusal, run
+from sparsecc.passes.weights.depthwise import Depthwise
+from sparsecc.passes.weights.layers import find_layers
+from sparsecc.passes.weights.to_sparse import ToSparse
+from sparsecc.report.rows import DENSE_KERNEL, LayerRow
+from sparsecc.targets import Target
+
+
+def inspect(model: Any, target: str = "native") -> list[LayerRow]:
+    """One row per layer of a model or an artifact.
+
+    Args:
+        model: Anything :func:`sparsecc.compile` takes without example inputs, or the folder of an
+            artifact.
+        target: What times are estimated for; an artifact has its own.
+
+    Returns:
+        Rows in the order of the graph, layers that cannot be pruned among them, with the reason.
+    """
+    if isinstance(model, (str, Path)) and Path(model).is_dir():
+        return [LayerRow.from_json(row) for row in open_artifact(Path(model)).layers]
+    hardware = targets.get(target)
+    ctx = Context(target=hardware)
+    graph = capture(model)
+    run(pipeline.EXACT_BEFORE, graph, ctx)
+    return rewrite(graph, hardware, ctx)
+
+
+def rewrite(graph: ir.Model, target: Target, ctx: Context) -> list[LayerRow]:
+    """Put sparse ops where they pay, fuse into them, and say what was chosen for each layer."""
+    order = {node.name: at for at, node in enumerate(graph.graph.all_nodes())}
+    refused = _refused_rows(graph, find_layers(graph).refusals)
+    to_sparse, depthwise = ToSparse(target), Depthwise()
+    run([to_sparse, depthwise, *pipeline.EXACT_AFTER], graph, ctx)
+    rows = refused | {choice.row.name: choice.row for choice in to_sparse.choices}
+    for name in depthwise.replaced:
+        rows[name] = dataclasses.replace(rows[name], kernel=depthwise.KERNEL, why=depthwise.WHY)
+    return sorted(rows.values(), key=lambda row: order.get(row.name, len(order)))
+
+
+def _refused_rows(graph: ir.Model, refusals: Sequence[Refusal]) -> dict[str, LayerRow]:
+    reasons = {refusal.node: refusal.reason for refusal in refusals}
+    return {
+        node.name: LayerRow(
+            name=node.name,
+            op=node.op_type,
+            shape=None,
+            macs=_macs(node),
+            density=_density(node),
+            pattern="dense",
+            eligible=False,
+            why=reasons[node.name],
+            kernel=DENSE_KERNEL,
+            est_ms=0.0,
+            dense_ms=0.0,
+        )
+        for node in graph.graph.all_nodes()
+        if node.name in reasons
+    }
+
+
+def _weight(node: ir.Node) -> np.ndarray | None:
+    return edit.constant(node.inputs[1]) if len(node.inputs) > 1 else None
+
+
+def _macs(node: ir.Node) -> int:
+    """Multiply-adds of a convolution at its static shape; 0 where they cannot be told."""
+    weight, shape = _weight(node), node.outputs[0].shape
+    if node.op_type != "Conv" or weight is None or shape is None:
+        return 0
+    positions = math.prod(dim if isinstance(dim, int) else 1 for dim in list(shape)[2:])
+    return int(weight.size) * positions
+
+
+def _density(node: ir.Node) -> float:
+    weight = _weight(node)
+    return 1.0 if weight is None or not weight.size else np.count_nonzero(weight) / weight.size

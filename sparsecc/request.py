@@ -1,0 +1,61 @@
+"""What the user asked for, read and checked before the model is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from sparsecc import targets
+from sparsecc.errors import PlanError
+from sparsecc.formats.patterns import SparsitySpec
+from sparsecc.search.allocation import ALLOCATIONS, Allocation
+from sparsecc.search.plan import Method
+from sparsecc.targets import Target
+
+SCORES: tuple[Method, ...] = ("magnitude", "wanda", "sparsegpt")
+
+Name = TypeVar("Name", bound=str)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request for one compilation; see :func:`sparsecc.compile` for what the fields mean."""
+
+    target: Target
+    spec: SparsitySpec
+    overrides: Mapping[str, SparsitySpec]
+    score: Method
+    refit: bool
+    allocation: Allocation
+
+
+def read_request(
+    target: str,
+    sparsity: str,
+    overrides: Mapping[str, str] | None,
+    score: str,
+    refit: bool,
+    allocation: str,
+) -> Request:
+    """Read a request from what the user wrote.
+
+    Raises:
+        TargetError: The target is unknown, or this machine has no kernels.
+        PlanError: A sparsity, the score or the allocation cannot be read.
+    """
+    return Request(
+        target=targets.get(target),
+        spec=SparsitySpec.parse(sparsity),
+        overrides={name: SparsitySpec.parse(text) for name, text in (overrides or {}).items()},
+        score=_one_of(SCORES, score, "score"),
+        refit=refit,
+        allocation=_one_of(ALLOCATIONS, allocation, "allocation"),
+    )
+
+
+def _one_of(names: Sequence[Name], wanted: str, what: str) -> Name:
+    for name in names:
+        if name == wanted:
+            return name
+    raise PlanError(f"unknown {what} {wanted!r}", fix=f"use one of {', '.join(names)}")

@@ -1,0 +1,135 @@
+"""Each command on a real model: its result for people and for programs."""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from sparsecc.artifact import open_artifact
+
+WIDTH = 80
+
+
+def test_compile_prints_one_object(model, artifact, sparsecc, tmp_path):
+    done = sparsecc("compile", model, "-o", tmp_path / "out", "--json")
+    assert done.code == 0
+    assert done.json.keys() >= {"artifact", "size_bytes", "quality", "report"}
+    assert done.json["artifact"] == str(tmp_path / "out")
+    assert done.json["size_bytes"] == sum(
+        path.stat().st_size for path in (tmp_path / "out").iterdir() if path.name != "manifest.json"
+    )
+    assert open_artifact(tmp_path / "out") == open_artifact(artifact)
+
+
+def test_compile_for_people(model, process, tmp_path):
+    done = process("compile", model, "-o", tmp_path / "out")
+    assert done.code == 0
+    assert done.err == ""
+    assert "4x1" in done.out
+    assert "faster" in done.out
+    assert f"wrote {tmp_path / 'out'}" in done.out
+    assert "\x1b" not in done.out
+
+
+def test_compile_with_everything(model, sparsecc, tmp_path):
+    data = tmp_path / "data.npz"
+    np.savez(data, x=np.random.default_rng(1).normal(size=(640, 64)).astype(np.float32))
+    done = sparsecc(
+        *("compile", model, "-o", tmp_path / "out", "--json", "--verify"),
+        *("--target", "x86-64", "--sparsity", "unstructured:0.5", "--layer", "fc1=dense"),
+        *("--calibration", data, "--score", "wanda", "--no-refit", "--allocation", "erk"),
+    )
+    assert done.code == 0, done.err
+    plan = open_artifact(tmp_path / "out").plan
+    assert plan["overrides"] == {"fc1": "dense"}
+    assert plan["allocation"] == "erk"
+    assert plan["target"] == "x86-64"
+    assert done.json["report"]["target"] == "x86-64"
+
+
+def test_a_guess_is_called_one(model, sparsecc, tmp_path):
+    guessed = sparsecc("compile", model, "-o", tmp_path / "out", "--sparsity", "4x1:0.9")
+    assert "no --calibration" in guessed.out
+    exact = sparsecc("compile", model, "-o", tmp_path / "out")
+    assert "no --calibration" not in exact.out
+
+
+def test_compile_replaces_an_artifact(model, sparsecc, tmp_path):
+    for spec in ("existing", "4x1:0.9"):
+        assert sparsecc("compile", model, "-o", tmp_path / "out", "--sparsity", spec).code == 0
+    assert open_artifact(tmp_path / "out").plan["spec"] == "4x1:0.9"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_bench_prints_one_object(model, artifact, process):
+    done = process("bench", artifact, "--baseline", model, "--seconds", 0.3, "--json")
+    assert done.code == 0
+    assert done.err == ""
+    assert done.json.keys() >= {
+        *("ours_ms", "baseline_ms", "ratio", "ratio_low", "ratio_high", "threads", "peak_rss_mb"),
+    }
+    assert done.json["baseline"] == str(model)
+    assert done.json["threads"] == 1
+    assert done.json["max_rel_difference"] < 1e-4
+
+
+def test_bench_for_people(artifact, process):
+    done = process("bench", artifact, "--seconds", 0.3, "--threads", 2)
+    assert done.code == 0
+    assert "artifact without its library" in done.out
+    assert "2 threads each" in done.out
+    assert re.search(r"\d\.\d\d×", done.out)
+
+
+def test_bench_with_inputs(artifact, sparsecc, tmp_path):
+    np.savez(tmp_path / "in.npz", x=np.ones((128, 64), np.float32))
+    done = sparsecc("bench", artifact, "--inputs", tmp_path / "in.npz", "--seconds", 0.1, "--json")
+    assert done.code == 0
+
+
+def test_verify(artifact, sparsecc):
+    done = sparsecc("verify", artifact, "--json")
+    assert done.code == 0
+    assert done.json["ok"] is True
+    assert 0 <= done.json["max_rel_error"] < 1e-4
+    assert "masked-dense twin" in sparsecc("verify", artifact).out
+
+
+def test_verify_fails_with_its_exit_code(artifact, sparsecc, monkeypatch):
+    wrong = {"ok": False, "max_rel_error": float("inf")}
+    monkeypatch.setattr(
+        "sparsecc.verify.verify",
+        lambda folder, progress: {**wrong, "checks": [{**wrong, "name": "twin"}]},
+    )
+    done = sparsecc("verify", artifact, "--json")
+    assert done.code == 1
+    assert done.json["ok"] is False
+    assert done.json["max_rel_error"] is None
+    assert "✗" in sparsecc("verify", artifact).out
+
+
+def test_inspect_a_model(model, sparsecc):
+    done = sparsecc("inspect", model, "--target", "x86-64", "--json")
+    assert done.code == 0
+    layers = {layer["name"]: layer for layer in done.json["layers"]}
+    assert list(layers) == ["fc0", "fc1", "fc2"]
+    assert layers["fc1"]["pattern"] == "4x1"
+    assert layers["fc1"]["density"] == pytest.approx(0.1, abs=0.01)
+    assert layers["fc1"].keys() >= {
+        *("name", "op", "macs", "density", "pattern", "eligible", "why", "kernel", "est_ms"),
+    }
+    assert layers["fc1"]["kernel"] != "onnxruntime"
+    assert layers["fc0"]["kernel"] == "onnxruntime"
+
+
+def test_inspect_an_artifact(artifact, process):
+    done = process("inspect", artifact)
+    assert done.code == 0
+    assert "1 sparse" in done.out
+    assert max(map(len, done.out.splitlines())) <= WIDTH
+
+
+def test_an_artifact_works_from_a_copy(artifact, sparsecc, tmp_path):
+    shutil.copytree(artifact, tmp_path / "copy")
+    assert sparsecc("verify", tmp_path / "copy").code == 0

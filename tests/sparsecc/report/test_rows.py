@@ -1,0 +1,30 @@
+"""A row and its JSON."""
+
+import json
+
+import pytest
+
+from sparsecc.report import LayerRow
+
+
+@pytest.mark.parametrize("shape", [(64, 128), None])
+def test_json_round_trip(row, shape):
+    before = row("conv1", shape=shape)
+    data = json.loads(json.dumps(before.to_json()))
+    assert LayerRow.from_json(data) == before
+    assert data.keys() >= {
+        "name",
+        "op",
+        "macs",
+        "density",
+        "pattern",
+        "eligible",
+        "why",
+        "kernel",
+        "est_ms",
+    }
+
+
+def test_sparse_is_what_another_kernel_runs(row, sparse_row):
+    assert sparse_row("a").is_sparse
+    assert not row("a").is_sparse
