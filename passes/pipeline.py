@@ -11,6 +11,7 @@ from sparsecc.passes.canonicalize.explicit_pads import ExplicitPads
 from sparsecc.passes.canonicalize.gemm import GemmNormalization
 from sparsecc.passes.canonicalize.identity_elimination import IdentityElimination
 from sparsecc.passes.canonicalize.inline_functions import InlineFunctions
+from sparsecc.passes.canonicalize.input_scale_folding import InputScaleFolding
 from sparsecc.passes.canonicalize.lower_opset import LowerOpset
 from sparsecc.passes.canonicalize.scale_folding import ScaleFolding
 from sparsecc.passes.canonicalize.shape_inference import ShapeInference
@@ -27,10 +28,11 @@ EXACT_BEFORE: tuple[Pass, ...] = (
     ConstantFolding(),  # before all that match constants: weights are then plain initializers
     CommonSubexpressions(),  # after folding: equal constants are told apart no more
     ShapeInference(),  # again: folded shapes make more shapes known, and pads need sizes
-    ExplicitPads(),  # before BN folding only for readability; nothing below reads auto_pad
+    ExplicitPads(),  # before input-scale folding, which asks whether a convolution pads
     GemmNormalization(),  # before BN folding: its bias is then one number per output
     BatchNormFolding(),  # after folding: scale and variance are constants by now
     ScaleFolding(),  # after BN folding: Conv + BN + Mul + Add then collapses as well
+    InputScaleFolding(),  # after scale folding: what could join the layer before it has done so
     DeadCode(),  # last: drops what the rewrites left behind
 )
 """Canonical form, before any weight is looked at."""

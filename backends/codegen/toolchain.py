@@ -29,7 +29,9 @@ COMPILE_FLAGS = (
     *("-fno-stack-protector", "-fno-sanitize=all", "-fno-ident", "-ffp-contract=fast"),
     *("-Wall", "-Wextra", "-Werror"),
 )
-SHARED_FLAGS = ("-shared", "-nostdlib", "-s", "-Wl,--build-id=none")
+SHARED_FLAGS = ("-shared", "-z", "defs", "-z", "noexecstack", "--strip-all", "--build-id=none")
+"""For ld.lld, called directly: through ``zig cc`` a link would first build runtime libraries that
+the freestanding objects do not need."""
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,7 @@ def compile_and_link(build: Build, folder: Path) -> Path:
         objects = list(
             pool.map(lambda pair: _compile(build, pair[1], pair[0], folder), enumerate(build.units))
         )
-    link = ["cc", "-target", build.triple, *build.link_flags]
-    _run([*link, *objects, "-o", build.name], folder)
+    _run(["ld.lld", *build.link_flags, *objects, "-o", build.name], folder)
     return folder / build.name
 
 

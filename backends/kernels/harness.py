@@ -71,10 +71,10 @@ def harness_build(isa: str) -> Build:
     machine = "aarch64" if isa.startswith("arm64") else "x86_64"
     return Build(
         name=f"harness-{isa}",
-        triple=f"{machine}-linux-musl",
+        triple=f"{machine}-linux-gnu",
         sources=read_sources(HERE / "harness"),
         units=units([isa], "harness.c"),
-        link_flags=("-static", "-nostdlib", "-s", "-Wl,--build-id=none"),
+        link_flags=("-static", "--strip-all", "--build-id=none"),
     )
 
 

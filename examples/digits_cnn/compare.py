@@ -16,7 +16,12 @@ import sparsecc
 
 SEEDS = range(5)
 SPARSITIES = ("unstructured:0.5", "unstructured:0.7")
-METHODS = ("magnitude", "mask only", "refit")
+METHODS: dict[str, dict[str, Any]] = {
+    "magnitude": {"score": "magnitude", "refit": False},
+    "Wanda mask only": {"score": "wanda", "refit": False},
+    "Wanda mask, refit": {"score": "wanda"},
+    "SparseGPT mask, refit": {"score": "sparsegpt"},
+}
 TRAIN = 1297  # of the 1797 pictures; the other 500 are the test set
 EPOCHS, BATCH = 12, 64
 
@@ -66,13 +71,12 @@ def train(pictures: Pictures, labels: NDArray[np.int64], seed: int) -> nn.Sequen
 
 def pruned(model: nn.Module, sparsity: str, method: str, calibration: Pictures) -> Any:
     """The network compiled at `sparsity` by one of `METHODS`."""
-    data = {} if method == "magnitude" else {"calibration": {"input": calibration}}
     return sparsecc.compile(
         model,
         sparsity=sparsity,
         example_inputs=(torch.from_numpy(calibration[:2]),),
-        refit=method == "refit",
-        **data,
+        calibration={"input": calibration},
+        **METHODS[method],
     )
 
 

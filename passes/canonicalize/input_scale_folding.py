@@ -5,6 +5,7 @@ Such arithmetic follows the activations of networks with learnable affine blocks
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from sparsecc.passes.edit import (
     is_op,
     new_initializer,
     nodes_of,
+    owner,
     per_channel,
     sole_consumer,
 )
@@ -44,40 +46,50 @@ class InputScaleFolding(Pass):
 
 def _fold_one(conv: ir.Node) -> bool:
     weight = constant(conv.inputs[1])
-    step = None if weight is None else _step_before(conv, weight)
+    step = None if weight is None else _step_before(conv, conv, weight)
     if weight is None or step is None:
         return False
-    node, x, row = step
-    if node.op_type == "Mul":
-        return _fold_scale(conv, x, weight, row)
-    return _fold_shift(conv, x, weight, row) or _fold_scale_before_shift(conv, node, x, weight, row)
+    if step.node.op_type == "Mul":
+        done = _fold_scale(conv, step.x, weight, step.row)
+    else:
+        done = _fold_shift(conv, step, weight)
+    if done:
+        owner(conv).remove(step.node, safe=True)
+        return True
+    return step.node.op_type == "Add" and _fold_scale_before_shift(conv, step, weight)
 
 
-def _step_before(node: ir.Node, weight: NDArray[Any]) -> tuple[ir.Node, ir.Value, Array] | None:
-    """The Mul or Add that nothing but `node` reads: it, its other operand, its constant."""
-    output = node.inputs[0]
-    step = None if output is None else output.producer()
-    if output is None or step is None or sole_consumer(output) is not node:
-        return None
-    rows = [_row(step, position, node, weight) for position in (0, 1)]
-    for row, x in zip(rows, reversed(step.inputs), strict=False):
-        if row is not None and x is not None:
-            return step, x, row
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """A Mul or Add of `x` and one constant per channel."""
+
+    node: ir.Node
+    x: ir.Value
+    row: Array
+
+
+def _step_before(reader: ir.Node, conv: ir.Node, weight: NDArray[Any]) -> _Step | None:
+    """The step whose result is read by nothing but `reader`, as an input of `conv` would be."""
+    channels = weight.shape[1] * conv.attributes.get_int("group", 1)
+    for value in reader.inputs[: 1 if reader is conv else 2]:
+        node = None if value is None else value.producer()
+        if value is None or not is_op(node, "Mul", "Add") or sole_consumer(value) is not reader:
+            continue
+        assert node is not None
+        for operand, x in zip(node.inputs, reversed(node.inputs), strict=True):
+            array = constant(operand)
+            row = (
+                None
+                if array is None
+                else per_channel(array, channels, weight.ndim - 2, weight.ndim)
+            )
+            if row is not None and x is not None:
+                return _Step(node, x, row)
     return None
 
 
-def _row(step: ir.Node, position: int, node: ir.Node, weight: NDArray[Any]) -> Array | None:
-    """The constant per channel that `step` takes at `position`, if that is what it is."""
-    array = constant(step.inputs[position]) if is_op(step, "Mul", "Add") else None
-    if array is None:
-        return None
-    groups = node.attributes.get_int("group", 1) if is_op(node, "Conv") else 1
-    channels = weight.shape[1] * groups
-    return per_channel(array, channels, weight.ndim - 2, weight.ndim)
-
-
 def _per_input(conv: ir.Node, weight: NDArray[Any], row: Array) -> Array:
-    """weight · row over the input channels; each group has its own."""
+    """Weight · row over the input channels; each group has its own."""
     groups = conv.attributes.get_int("group", 1)
     by_group = weight.astype(np.float64).reshape(groups, -1, *weight.shape[1:])
     scaled = by_group * row.reshape(groups, 1, -1, *(1,) * (weight.ndim - 2))
@@ -93,38 +105,34 @@ def _fold_scale(conv: ir.Node, x: ir.Value, weight: NDArray[Any], row: Array) ->
     return True
 
 
-def _fold_shift(conv: ir.Node, x: ir.Value, weight: NDArray[Any], row: Array) -> bool:
+def _fold_shift(conv: ir.Node, step: _Step, weight: NDArray[Any]) -> bool:
     bias = constant(conv.inputs[2]) if len(conv.inputs) > 2 else np.zeros(len(weight))
     padded = any(conv.attributes.get_ints("pads", ())) or "auto_pad" in conv.attributes
     if bias is None or padded:
         return False
-    shift = _per_input(conv, weight, row).reshape(len(weight), -1).sum(1)
+    shift = _per_input(conv, weight, step.row).reshape(len(weight), -1).sum(1)
     merged = (bias + shift).astype(weight.dtype)
     conv.resize_inputs(3)
-    conv.replace_input_with(0, x)
+    conv.replace_input_with(0, step.x)
     conv.replace_input_with(2, new_initializer(conv, f"{conv.name}.bias_shifted", merged))
     return True
 
 
-def _fold_scale_before_shift(
-    conv: ir.Node, addition: ir.Node, x: ir.Value, weight: NDArray[Any], shift: Array
-) -> bool:
-    before = x.producer()
-    if not is_op(before, "Mul") or before is None or sole_consumer(x) is not addition:
+def _fold_scale_before_shift(conv: ir.Node, step: _Step, weight: NDArray[Any]) -> bool:
+    scale = _step_before(step.node, conv, weight)
+    if scale is None or scale.node.op_type != "Mul" or np.any(scale.row == 0):
         return False
-    pairs = zip(before.inputs, reversed(before.inputs), strict=True)
-    found = next(((constant(s), z) for s, z in pairs if constant(s) is not None), None)
-    if found is None or found[0] is None or found[1] is None:
+    quotient = (step.row / scale.row).astype(weight.dtype)
+    if not np.isfinite(quotient).all():
         return False
-    groups = conv.attributes.get_int("group", 1)
-    row = per_channel(found[0], weight.shape[1] * groups, weight.ndim - 2, weight.ndim)
-    if row is None or np.any(row == 0):
+    value = new_initializer(
+        step.node,
+        f"{step.node.name}.shift_divided",
+        quotient.reshape(-1, *(1,) * (weight.ndim - 2)),
+    )
+    if not _fold_scale(conv, step.node.outputs[0], weight, scale.row):
         return False
-    quotient = (shift / row).astype(weight.dtype).reshape(-1, *(1,) * (weight.ndim - 2))
-    value = new_initializer(addition, f"{addition.name}.shift_divided", quotient)
-    output = conv.inputs[0]
-    if output is None or not _fold_scale(conv, output, weight, row):
-        return False
-    for position, operand in enumerate((found[1], value)):
-        addition.replace_input_with(position, operand)
+    for position, operand in enumerate((scale.x, value)):
+        step.node.replace_input_with(position, operand)
+    owner(conv).remove(scale.node, safe=True)
     return True

@@ -35,21 +35,23 @@ def alps(
     h, dead = damped(h, damping)
     scale = np.sqrt(np.diag(h))
     target = np.where(dead, 0.0, np.asarray(weight, np.float64)) * scale
-    eigenvalues, q = scipy.linalg.eigh(h / np.outer(scale, scale), check_finite=False)
-    # In the eigenbasis: H = QΛQᵀ, so (H + ρI)⁻¹ is a division.
-    pull = (target @ q) * eigenvalues
-    d, v, rho = target, np.zeros(target.shape), _FIRST_RHO
+    wide, basis = scipy.linalg.eigh(h / np.outer(scale, scale), check_finite=False)
+    # Only a ranking comes out, so single precision will do from here on.
+    eigenvalues, q, d = (each.astype(np.float32) for each in (wide, basis, target))
+    # In the eigenbasis H = QΛQᵀ is diagonal, so (H + ρI)⁻¹ is a division.
+    pull = (d @ q) * eigenvalues
+    v, rho = np.zeros_like(d), np.float32(_FIRST_RHO)
     last = np.ones(target.shape, bool)
     for iteration in range(ITERATIONS):
         b = ((pull + (rho * d - v) @ q) / (eigenvalues + rho)) @ q.T
         goal = b + v / rho
         mask = mask_from_scores(np.square(goal), pattern, sparsity)
-        d = np.where(mask, goal, 0.0)
+        d = np.where(mask, goal, np.float32(0))
         v += rho * (b - d)
         if iteration % _CHECK_EVERY == 0:
             changed = np.count_nonzero(mask & ~last) / max(1, int(np.count_nonzero(mask)))
             if changed == 0 and iteration > 0:
                 break
-            rho *= next(factor for share, factor in _GROWTH if changed >= share)
+            rho *= np.float32(next(factor for share, factor in _GROWTH if changed >= share))
             last = mask
     return mask

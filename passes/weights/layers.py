@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sparsecc.errors import ModelError
 from sparsecc.passes import edit
 from sparsecc.passes.base import Refusal
+from sparsecc.quality.segments import static_nodes
 
 PASS_NAME = "weight-sparsity"
 
@@ -94,6 +95,7 @@ def find_layers(model: ir.Model) -> Survey:
     layers: list[Layer] = []
     refusals: list[Refusal] = []
     names: set[str] = set()
+    static = static_nodes(model.graph)
     for node in model.graph:
         refusals += [
             Refusal(PASS_NAME, inner.name or "", f"inside the body of {node.op_type}")
@@ -101,6 +103,8 @@ def find_layers(model: ir.Model) -> Survey:
             if inner.op_type in _WEIGHT_INPUT and _stored_weight(inner) is not None
         ]
         found = _inspect(node)
+        if isinstance(found, Layer) and node in static:
+            found = "input is constant too: nothing to compute at run time"
         if isinstance(found, str):
             refusals.append(Refusal(PASS_NAME, node.name or "", found))
         elif found is not None:

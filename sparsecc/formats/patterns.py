@@ -214,6 +214,19 @@ def mask_from_scores(
     return expand_blocks(kept, pattern.block, shape)
 
 
+def _occupied(nonzero: NDArray[np.bool_], block: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which r×c blocks hold a non-zero."""
+    axis, side = (0, block[0]) if block[0] > 1 else (1, block[1])
+    starts = np.arange(0, nonzero.shape[axis], side)
+    held: NDArray[np.bool_] = np.logical_or.reduceat(nonzero, starts, axis=axis)
+    return held
+
+
+def _extents(length: int, side: int) -> NDArray[np.int64]:
+    """Lengths of the pieces of ``side`` that ``length`` is cut into; the last may be shorter."""
+    return np.minimum(side, length - np.arange(0, length, side))
+
+
 @dataclass(frozen=True)
 class Detected:
     """The zeros found in a matrix.
@@ -246,9 +259,9 @@ def detect(matrix: NDArray[np.floating]) -> Detected:
         return Detected(UNSTRUCTURED, 0.0, 0.0)
     for side in _DETECTED_SIDES:
         for block in ((side, 1), (1, side)):
-            occupied = block_sums(nonzero, block) > 0
-            held = int(np.count_nonzero(expand_blocks(occupied, block, nonzero.shape)))
-            if count >= _FILL_AT_LEAST * held:
+            occupied = _occupied(nonzero, block)
+            heights, widths = map(_extents, nonzero.shape, block)
+            if count >= _FILL_AT_LEAST * (heights @ occupied @ widths):
                 return Detected(Pattern("block", block), density, float(occupied.mean()))
     for keep, group in _DETECTED_NM:
         in_group = block_sums(nonzero, (1, group))

@@ -69,7 +69,7 @@ class Schedule:
 
 def schedule(model: ir.Model, wanted: Sequence[tuple[ir.Value, ir.Node]]) -> Schedule:
     """Plan how to compute values, each just before the node that it is paired with."""
-    static = _static_nodes(model.graph)
+    static = static_nodes(model.graph)
     needed = _ancestors(value.producer() for value, _ in wanted)
     readers = {node for _, node in wanted}
     born: dict[ir.Value, int] = dict.fromkeys(model.graph.inputs, -1)
@@ -91,7 +91,8 @@ def schedule(model: ir.Model, wanted: Sequence[tuple[ir.Value, ir.Node]]) -> Sch
     return Schedule(model, tuple(nodes), frozenset(static & needed), last_use, born)
 
 
-def _static_nodes(graph: ir.Graph) -> set[ir.Node]:
+def static_nodes(graph: ir.Graph) -> set[ir.Node]:
+    """Nodes of ``graph`` whose outputs depend on constants alone."""
     static: set[ir.Node] = set()
     for node in graph:
         fixed = all(

@@ -12,6 +12,8 @@ from onnx import helper, numpy_helper
 from sparsecc.capture import capture
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.canonicalize.batch_norm_folding import BatchNormFolding
+from sparsecc.passes.canonicalize.dead_code import DeadCode
+from sparsecc.passes.canonicalize.input_scale_folding import InputScaleFolding
 from sparsecc.passes.canonicalize.scale_folding import ScaleFolding
 from sparsecc.passes.canonicalize.shape_inference import ShapeInference
 from sparsecc.passes.edit import constant
@@ -163,6 +165,33 @@ def test_arithmetic_per_channel(build, check, arithmetic, left):
     x = {"x": rng.standard_normal((1, 2, 4, 4)).astype("f4")}
     proto = build(text, weights)
     assert check(PASSES, proto, x).ops == ["Conv", *left]
+
+
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize(("arithmetic", "pads", "ops"), [
+    ("h = Mul(x, row) z = Add(one, h)", 0, ["Conv"]),
+    ("z = Mul(row, x)", 1, ["Conv"]),
+    ("h = Mul(x, row) z = Add(h, one)", 1, ["Add", "Conv"]),
+    ("h = Add(x, row) z = Mul(h, one)", 1, ["Add", "Conv"]),
+    ("h = Mul(x, none) z = Add(h, one)", 1, ["Mul", "Add", "Conv"]),
+    ("h = Mul(x, map) z = Add(h, one)", 0, ["Mul", "Conv"]),
+    ("h = Mul(x, x) z = Mul(h, one)", 0, ["Mul", "Conv"]),
+])  # fmt: skip
+def test_arithmetic_before_a_convolution(build, check, arithmetic, pads, ops, group):
+    conv = f"Conv<group = {group}, pads = [{pads}, {pads}, {pads}, {pads}]>"
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+    g (float[1, 4, 5, 5] x) => (float[] y) {{ {arithmetic} y = {conv}(z, w) }}"""
+    rng = np.random.default_rng(2)
+    weights = {
+        "w": rng.standard_normal((6, 4 // group, 3, 3)).astype("f4"),
+        "one": np.array(1.5, "f4"),
+        "none": np.array(0, "f4"),
+        "row": rng.standard_normal((4, 1, 1)).astype("f4"),
+        "map": rng.standard_normal((5, 5)).astype("f4"),
+    }
+    x = {"x": rng.standard_normal((1, 4, 5, 5)).astype("f4")}
+    passes = [InputScaleFolding(), DeadCode()]
+    assert check(passes, build(text, weights), x, rtol=1e-5).ops == ops
 
 
 def test_half_precision_keeps_its_type(build):

@@ -175,6 +175,16 @@ def test_shared_weights_and_activations_without_weights(build: Any) -> None:
     ]
 
 
+def test_products_of_constants_are_no_layers(build: Any) -> None:
+    nodes = [
+        node("MatMul", ["p", "w"], ["h"], name="positions"),
+        node("Add", ["x", "h"], ["y"]),
+    ]
+    survey = find_layers(build(nodes, {"p": w(4, 32), "w": w(32, 32)}, {"x": [4, 32]}))
+    assert survey.layers == ()
+    assert "constant too" in survey.refusals[0].reason
+
+
 def test_layers_inside_bodies_are_left_alone(build: Any) -> None:
     inner = helper.make_graph(
         [node("MatMul", ["x", "v"], ["z"], name="inner")],
