@@ -12,6 +12,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ import onnxruntime as ort
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 import sparsecc
 from benchmarks import build, spec
@@ -161,6 +162,10 @@ def processor() -> str:
     return found[0] if found else platform.processor()
 
 
+def _say(progress: Progress, task: TaskID, job: str, stage: str) -> None:
+    progress.update(task, description=f"{job}: {stage}")
+
+
 def main(
     models: Annotated[str, typer.Option(help="Comma-separated names.")] = ",".join(spec.names()),
     patterns: Annotated[str, typer.Option(help="Comma-separated zeros.")] = "dense,4x1:0.8,4x1:0.9",
@@ -176,17 +181,8 @@ def main(
     with Progress(console=console) as progress:
         task = progress.add_task("", total=len(jobs))
         for name, pattern in jobs:
-            rows.append(
-                measure(
-                    name,
-                    pattern,
-                    threads,
-                    folder,
-                    lambda stage, job=f"{name} {pattern}": progress.update(
-                        task, description=f"{job}: {stage}"
-                    ),
-                )
-            )
+            say = partial(_say, progress, task, f"{name} {pattern}")
+            rows.append(measure(name, pattern, threads, folder, say))
             progress.console.print(rows[-1].markdown(), highlight=False)
             progress.advance(task)
     print(table(rows))

@@ -29,11 +29,25 @@ def signature(value: object) -> str:
     if not inspect.isfunction(value):
         return ""
     parameters = [
-        parameter.replace(annotation=inspect.Parameter.empty)
+        parameter.replace(
+            annotation=inspect.Parameter.empty,
+            default=_named(parameter.default),
+        )
         for parameter in inspect.signature(value).parameters.values()
         if parameter.name != "self"
     ]
     return str(inspect.Signature(parameters))
+
+
+class _Name(str):
+    """Prints as a name, without quotes."""
+
+    __repr__ = str.__str__
+
+
+def _named(default: object) -> object:
+    """A default that is a function is shown by its name, not by its address."""
+    return _Name(default.__name__) if inspect.isfunction(default) else default
 
 
 def fenced(value: object) -> str:

@@ -11,50 +11,43 @@ from pathlib import Path
 from sparsecc.errors import ArtifactError
 from sparsecc.manifest import FILE_NAME, Manifest, check_files, read_manifest
 
+SCRATCH_PREFIX = ".sparsecc-"
+
 
 def check_destination(folder: Path) -> None:
-    """Check early that an artifact may be written at ``folder``.
+    """Check early that an artifact may be written at ``folder``; leaves nothing behind.
 
     Raises:
         ArtifactError: Something that is not an artifact is there, or it cannot be written.
     """
-    if folder.exists():
-        empty = folder.is_dir() and not any(folder.iterdir())
-        if not empty and not (folder / FILE_NAME).is_file():
-            raise ArtifactError(
-                f"{folder} exists and is not a sparsecc artifact: it will not be overwritten",
-                fix="choose another output folder, or remove it yourself",
-            )
-    parent = folder.absolute().parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=parent, prefix=".sparsecc-"):
+    with _told(folder):
+        place = folder.resolve()
+        if place.exists():
+            _check_replaceable(folder)
+        with tempfile.TemporaryDirectory(dir=_nearest_folder(place), prefix=SCRATCH_PREFIX):
             pass
-    except OSError as error:
-        raise ArtifactError(
-            f"cannot write into {parent}: {error.strerror or error}",
-            fix="choose an output folder you may write to",
-        ) from error
 
 
 @contextlib.contextmanager
 def written_aside(folder: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of ``folder`` when the block ends well.
 
-    The old artifact stays until the new one is complete; a failure leaves nothing behind.
+    Folders above it that are missing appear with it. The old artifact stays until the new one is
+    complete; a failure leaves nothing behind.
 
     Raises:
-        ArtifactError: See :func:`check_destination`.
+        ArtifactError: See :func:`check_destination`; or writing failed, in the block too.
     """
     check_destination(folder)
-    parent = folder.absolute().parent
-    with tempfile.TemporaryDirectory(dir=parent, prefix=".sparsecc-") as scratch:
-        fresh, old = Path(scratch) / "new", Path(scratch) / "old"
-        fresh.mkdir()
-        yield fresh
-        if folder.exists():
-            folder.rename(old)
-        fresh.rename(folder)
+    with _told(folder):
+        place = folder.resolve()
+        root = _nearest_folder(place)
+        missing = place.relative_to(root)
+        with tempfile.TemporaryDirectory(dir=root, prefix=SCRATCH_PREFIX) as scratch:
+            fresh = Path(scratch) / "new" / missing
+            fresh.mkdir(parents=True)
+            yield fresh
+            _swap(Path(scratch) / "new" / missing.parts[0], root / missing.parts[0])
 
 
 def copy_artifact(source: Path, folder: Path) -> None:
@@ -69,8 +62,63 @@ def open_artifact(folder: Path) -> Manifest:
     """Read and check an artifact folder.
 
     Raises:
-        ArtifactError: It is missing, incomplete or altered.
+        ArtifactError: It is missing, incomplete, altered or cannot be read.
     """
-    manifest = read_manifest(folder)
-    check_files(folder, manifest)
+    try:
+        manifest = read_manifest(folder)
+        check_files(folder, manifest)
+    except OSError as error:
+        raise ArtifactError(
+            f"{folder} cannot be read: {error.strerror or error}", fix="check its permissions"
+        ) from error
     return manifest
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Only what is an artifact from end to end may be replaced: the rest is somebody's work."""
+    present = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
+    if not present:
+        return
+    fix = "choose another output folder, or remove it yourself"
+    try:
+        listed = {FILE_NAME, *read_manifest(folder).files}
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"{folder} exists and is not a sparsecc artifact: it will not be overwritten", fix=fix
+        ) from error
+    if foreign := sorted(present - listed):
+        raise ArtifactError(
+            f"{folder} holds {foreign[0]!r}, which is not part of the artifact: "
+            "it will not be overwritten",
+            fix=fix,
+        )
+
+
+def _nearest_folder(place: Path) -> Path:
+    return next(parent for parent in place.parents if parent.exists())
+
+
+def _swap(fresh: Path, place: Path) -> None:
+    """Rename ``fresh`` to ``place``; what was there is back if that fails."""
+    if not place.exists():
+        fresh.rename(place)
+        return
+    old = fresh.parent.parent / "old"
+    place.rename(old)
+    try:
+        fresh.rename(place)
+    except OSError:
+        old.rename(place)
+        raise
+
+
+@contextlib.contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Failures of the file system as errors of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot write the artifact {folder}: {error.strerror or error}",
+            fix="choose an output folder you may write to, on a disk with room for it",
+        ) from error

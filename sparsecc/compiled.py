@@ -92,7 +92,7 @@ class Compiled:
         try:
             results = self.session.run(None, dict(feeds))
         except Exception as error:
-            raise ModelError(f"the model refused its inputs: {error}") from error
+            raise ModelError(f"the model refused its inputs: {str(error).strip()}") from error
         names = [meta.name for meta in self.session.get_outputs()]
         return {name: np.asarray(result) for name, result in zip(names, results, strict=True)}
 
@@ -102,7 +102,7 @@ class Compiled:
         given = dict(zip(names, args, strict=False)) | kwargs
         if len(args) > len(names) or len(given) != len(args) + len(kwargs):
             raise ModelError(f"too many inputs, or one given twice: the model wants {names}")
-        feeds = {name: _as_array(value) for name, value in given.items()}
+        feeds = {name: _as_array(name, value) for name, value in given.items()}
         outputs: list[Any] = list(self.run(feeds).values())
         if any(_is_tensor(value) for value in given.values()):
             import torch
@@ -138,5 +138,11 @@ def _is_tensor(value: object) -> bool:
     return type(value).__module__.partition(".")[0] == "torch"
 
 
-def _as_array(value: Any) -> Array:
-    return value.detach().cpu().numpy() if _is_tensor(value) else np.asarray(value)
+def _as_array(name: str, value: Any) -> Array:
+    try:
+        return value.detach().cpu().numpy() if _is_tensor(value) else np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ModelError(
+            f"input {name!r} cannot be made a numpy array: {error}",
+            fix="pass an array or a tensor of a dtype that numpy has, such as float32",
+        ) from error

@@ -49,7 +49,7 @@ def compile(
     calibration: Any = None,
     example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
     dynamic_shapes: Any = None,
-    score: str = "sparsegpt",
+    score: str = "alps",
     refit: bool = True,
     allocation: str = "uniform",
     verify: bool = False,
@@ -68,7 +68,7 @@ def compile(
             samples along axis 0, or an iterable of feeds. Without them masks are by magnitude.
         example_inputs: For torch: the arguments of one call.
         dynamic_shapes: For torch: which dimensions vary, as ``torch.export.export`` takes it.
-        score: How masks are found: ``sparsegpt``, ``wanda`` or ``magnitude``.
+        score: How masks are found: ``alps``, ``sparsegpt``, ``wanda`` or ``magnitude``.
         refit: Whether kept weights are refitted where held-out data say that it helps.
         allocation: ``uniform`` or ``erk``: how the sparsity spreads over the layers.
         verify: Check the graph after every pass.
@@ -100,7 +100,7 @@ def compile(
     results = prune(graph, decisions, data, part(progress, 0.15, 0.7))
 
     progress("choosing kernels and rewriting", 0.72)
-    rows = rewrite(graph, request.target, ctx)
+    rows = with_reasons(rewrite(graph, request.target, ctx), decisions)
 
     progress("lowering to ONNX Runtime", 0.78)
     lower(graph)
@@ -166,6 +166,16 @@ def prune(
     return {result.name: result for result in results}
 
 
+def with_reasons(rows: Sequence[LayerRow], decisions: Mapping[str, Decision]) -> list[LayerRow]:
+    """Rows in which a layer that was not pruned on purpose says so, not that it has no zeros."""
+    return [
+        dataclasses.replace(row, why=decisions[row.name].reason)
+        if row.name in decisions and decisions[row.name].reason and not row.is_sparse
+        else row
+        for row in rows
+    ]
+
+
 def judging_feeds(model: ir.Model, data: Calibration | None) -> list[Feed]:
     """Inputs to compare on: held-out calibration batches, else made-up ones."""
     if data is None:
@@ -211,7 +221,7 @@ def planned(
     row: LayerRow, shape: tuple[int, int], decision: Decision, result: LayerResult | None
 ) -> PlanLayer:
     """The plan's entry of one layer."""
-    reasons = (decision.reason, result.reason if result else "", row.why)
+    reasons = dict.fromkeys((decision.reason, result.reason if result else "", row.why))
     return PlanLayer(
         name=row.name,
         op=row.op,

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from sparsecc.errors import ArtifactError
 
@@ -89,7 +89,7 @@ def read_manifest(folder: Path) -> Manifest:
         ArtifactError: The folder has no manifest, or not a valid one of a known format.
     """
     path = folder / FILE_NAME
-    if not path.is_file():
+    if path.is_symlink() or not path.is_file():
         raise ArtifactError(
             f"{folder} is not a sparsecc artifact: it has no {FILE_NAME}",
             fix="make one with `sparsecc compile MODEL -o DIR`",
@@ -105,7 +105,7 @@ def read_manifest(folder: Path) -> Manifest:
                 fix="compile the model again with this version of sparsecc",
             )
         return Manifest.model_validate(data)
-    except (ValueError, ValidationError) as error:
+    except (ValueError, RecursionError) as error:  # ValidationError is a ValueError
         reason = str(error).splitlines()[0]
         raise ArtifactError(
             f"{path} is not a valid manifest: {reason}", fix="compile the model again"

@@ -9,24 +9,39 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from sparsecc.errors import ModelError
 from sparsecc.quality import metrics
 
 Array = NDArray[Any]
 Feed = Mapping[str, Array]
 
 SIGNIFICANT_DIGITS = 4
+LARGEST = 1e30
+"""Stands for an infinite error: JSON has no infinity."""
 
 
 def run_once(session: ort.InferenceSession, feed: Feed) -> list[Array]:
-    """All outputs of one run, as arrays."""
-    return [np.asarray(output) for output in session.run(None, dict(feed))]
+    """All outputs of one run, as arrays.
+
+    Raises:
+        ModelError: ONNX Runtime cannot run the model on this feed; names the node.
+    """
+    try:
+        outputs = session.run(None, dict(feed))
+    except Exception as error:
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feed.items())
+        raise ModelError(
+            f"the model does not run on the inputs {shapes}: {str(error).strip()}",
+            fix="give inputs that it takes as calibration data; without them they are made up",
+        ) from error
+    return [np.asarray(output) for output in outputs]
 
 
 def max_rel_error(got: Sequence[Array], wanted: Sequence[Array]) -> float:
     """Largest difference of any output, relative to that output's largest magnitude.
 
-    Outputs that are not floating point count 0 when equal and 1 when not; a different shape or a
-    result that is not finite counts as infinite.
+    Outputs that are not floating point count 0 when equal and 1 when not; a different shape, or
+    a result that is not finite where the other is not the same, counts as infinite.
     """
     worst = 0.0
     for ours, theirs in zip(got, wanted, strict=True):
@@ -35,7 +50,7 @@ def max_rel_error(got: Sequence[Array], wanted: Sequence[Array]) -> float:
         if ours.dtype.kind != "f":
             worst = max(worst, float(np.any(ours != theirs)))
             continue
-        error = metrics.max_relative_error(theirs, ours)
+        error = metrics.max_relative_error(*_equal_infinities_gone(theirs, ours))
         worst = max(worst, error if np.isfinite(error) else float("inf"))
     return worst
 
@@ -62,11 +77,18 @@ def agreement(
     for feed in feeds:
         for ours, theirs in zip(run_once(session, feed), run_once(reference, feed), strict=True):
             if ours.dtype.kind == "f" and ours.shape == theirs.shape and ours.size:
-                errors.append(metrics.relative_error(theirs, ours))
-                cosines.append(metrics.mean_cosine(np.atleast_1d(theirs), np.atleast_1d(ours)))
+                pair = _equal_infinities_gone(np.atleast_1d(theirs), np.atleast_1d(ours))
+                errors.append(metrics.relative_error(*pair))
+                cosines.append(float(np.nan_to_num(metrics.mean_cosine(*pair))))
     return {"rel_error": rounded(max(errors)), "cosine": rounded(min(cosines))}
 
 
 def rounded(value: float) -> float:
-    """A figure with few enough digits to be the same on every run."""
-    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+    """A figure with few enough digits to be the same on every run, and that JSON can hold."""
+    return float(f"{min(value, LARGEST):.{SIGNIFICANT_DIGITS}g}")
+
+
+def _equal_infinities_gone(a: Array, b: Array) -> tuple[Array, Array]:
+    """Both with 0 where they are the same infinity or both NaN: there they agree."""
+    same = ~np.isfinite(a) & ((a == b) | (np.isnan(a) & np.isnan(b)))
+    return np.where(same, 0, a), np.where(same, 0, b)

@@ -13,7 +13,7 @@ from sparsecc.search.allocation import ALLOCATIONS, Allocation
 from sparsecc.search.plan import Method
 from sparsecc.targets import Target
 
-SCORES: tuple[Method, ...] = ("magnitude", "wanda", "sparsegpt")
+SCORES: tuple[Method, ...] = ("magnitude", "wanda", "sparsegpt", "alps")
 
 Name = TypeVar("Name", bound=str)
 
@@ -46,12 +46,16 @@ def read_request(
     """
     return Request(
         target=targets.get(target),
-        spec=SparsitySpec.parse(sparsity),
-        overrides={name: SparsitySpec.parse(text) for name, text in (overrides or {}).items()},
+        spec=_spec(sparsity),
+        overrides={name: _spec(text) for name, text in (overrides or {}).items()},
         score=_one_of(SCORES, score, "score"),
         refit=refit,
         allocation=_one_of(ALLOCATIONS, allocation, "allocation"),
     )
+
+
+def _spec(text: object) -> SparsitySpec:
+    return SparsitySpec.parse(str(text))  # the number 0.8 says as much as "0.8"
 
 
 def _one_of(names: Sequence[Name], wanted: str, what: str) -> Name:

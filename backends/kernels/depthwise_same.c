@@ -4,7 +4,7 @@
 
 enum {
   MOST = 7,                      /* output rows at once: 7, 14, 28, 56 and 112 divide by it */
-  LEFT = 1, RIGHT = 2, SHORT = 4 /* edges a block of columns touches; SHORT: the row ends before the vector does */
+  LEFT = 1, RIGHT = 2, SHORT = 4 /* edges a block of columns touches; SHORT: the row is no longer than a vector */
 };
 
 typedef struct {
@@ -36,14 +36,23 @@ INLINE vf shifted(vf v, const int by)
   }
 }
 
-/* The first n < VL floats at p, zeros after them; `room` floats may be read. */
+static __attribute__((noinline)) vf load_lanes(const float *p, i64 n)
+{
+  float v[VL] = {0};
+  for (i64 i = 0; i < n; i++) v[i] = p[i];
+  return load(v);
+}
+
+static __attribute__((noinline)) void store_lanes(float *p, vf v, i64 n)
+{
+  for (i64 i = 0; i < n; i++) p[i] = v[i];
+}
+
+/* The first n <= VL floats at p, zeros after them; `room` floats may be read. */
 INLINE vf load_short(const float *p, i64 n, i64 room)
 {
   const vi lanes = {LANES(LANE, 0)};
-  if (room >= VL) return select_vf(lanes < (i32)n, load(p), splat(0.f));
-  vf v = splat(0.f);
-  for (i64 i = 0; i < n; i++) v[i] = p[i];
-  return v;
+  return room >= VL ? select_vf(lanes < (i32)n, load(p), splat(0.f)) : load_lanes(p, n);
 }
 
 /* Column by column of the kernel, so that few weights are needed at once; rows outside the image read zeros. */
@@ -76,22 +85,22 @@ INLINE void block(const int N, const int K, const int EDGE, const sc_channel *c,
   UNROLL for (int n = 0; n < N; n++) {
     i64 at = (row + n) * c->width + column, left = c->height * c->width - at;
     int whole = !(EDGE & SHORT) || left >= VL; /* what a short row writes too much, the rows after it put right */
-    if (c->residual) acc[n] += whole ? load(c->residual + at) : load_short(c->residual + at, c->width, 0);
+    if (c->residual) acc[n] += whole ? load(c->residual + at) : load_lanes(c->residual + at, c->width);
     vf v = at_most(at_least(acc[n], splat(f->low)), splat(f->high));
     if (whole) store(c->y + at, v);
-    else for (i64 j = 0; j < c->width; j++) c->y[at + j] = v[j];
+    else store_lanes(c->y + at, v, c->width);
   }
 }
 
 INLINE void rows(const int N, const int K, const sc_channel *c, const sc_filter *f, i64 row)
 {
   const int reach = K / 2;
-  if (c->width < VL) block(N, K, LEFT | RIGHT | SHORT, c, f, row, 0);
-  else if (c->width == VL) block(N, K, LEFT | RIGHT, c, f, row, 0);
+  if (c->width <= VL) block(N, K, LEFT | RIGHT | SHORT, c, f, row, 0);
   else {
     block(N, K, LEFT, c, f, row, 0);
     i64 column = VL;
     for (; column + VL + reach <= c->width; column += VL) block(N, K, 0, c, f, row, column);
+    if (column < c->width - VL) block(N, K, 0, c, f, row, c->width - VL - reach); /* up to where RIGHT begins */
     block(N, K, RIGHT, c, f, row, c->width - VL);
   }
 }
@@ -100,8 +109,8 @@ INLINE void channel(const int K, const sc_channel *c, const sc_filter *f)
 {
   i64 row = 0;
   for (; row + MOST <= c->height; row += MOST) rows(MOST, K, c, f, row);
-  for (; row + 3 <= c->height; row += 3) rows(3, K, c, f, row);
-  for (; row < c->height; row++) rows(1, K, c, f, row);
+  if (row < c->height && c->height >= MOST) rows(MOST, K, c, f, c->height - MOST);
+  else for (; row < c->height; row++) rows(1, K, c, f, row);
 }
 
 int SC(sc_is_same_depthwise)(const sc_kernel *k, const sc_image *image)

@@ -72,7 +72,7 @@ def harness_build(isa: str) -> Build:
     return Build(
         name=f"harness-{isa}",
         triple=f"{machine}-linux-gnu",
-        sources=read_sources(HERE / "harness"),
+        sources=read_sources(HERE / "driver"),
         units=units([isa], "harness.c"),
         link_flags=("-static", "--strip-all", "--build-id=none"),
     )
@@ -98,10 +98,10 @@ def build_sanitized(isa: str, compiler: str, folder: Path) -> Path:
     Raises:
         subprocess.CalledProcessError: The compiler cannot do it.
     """
-    for name, text in read_sources(HERE / "harness").items():
+    for name, text in read_sources(HERE / "driver").items():
         (folder / name).write_text(text)
     march = [f"-march={isa}"] if isa in ISAS and isa.startswith("x86") else []
-    checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g"]
+    checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O0", "-g"]
     objects = []
     for unit in units([isa], "harness.c"):
         output = folder / f"{Path(unit.source).stem}.o"

@@ -29,12 +29,12 @@ def lower(model: ir.Model) -> None:
 
 def _strip_notes(model: ir.Model) -> None:
     model.metadata_props.clear()
-    graphs = [model.graph, *(function.graph for function in model.functions.values())]
-    for graph in graphs:
+    functions = [function.graph for function in model.functions.values()]
+    for graph in (*model.graphs(), *functions):
         graph.metadata_props.clear()
         for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
             value.metadata_props.clear()
-        for node in graph.all_nodes():
+        for node in graph:
             node.metadata_props.clear()
             for value in node.outputs:
                 value.metadata_props.clear()

@@ -14,7 +14,7 @@ from sparsecc.backends.onnxruntime.save import save_model
 from sparsecc.errors import BackendError, TargetError
 from sparsecc.manifest import MODEL_NAME
 
-ERROR_SEVERITY = 3
+FATAL_SEVERITY = 4  # what goes wrong is raised: logging it too would tell it twice
 
 
 class PortableFallbackWarning(UserWarning):
@@ -24,7 +24,7 @@ class PortableFallbackWarning(UserWarning):
 def session_options(threads: int | None = None) -> ort.SessionOptions:
     """Quiet options with one inter-op thread and ``threads`` (None: all cores) intra-op ones."""
     options = ort.SessionOptions()
-    options.log_severity_level = ERROR_SEVERITY
+    options.log_severity_level = FATAL_SEVERITY
     options.inter_op_num_threads = 1
     options.intra_op_num_threads = threads or 0
     return options

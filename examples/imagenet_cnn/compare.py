@@ -102,16 +102,12 @@ def main() -> None:
     for column in ("zeros", "method", "top-1 agreement", "mean cosine of logits"):
         table.add_column(column)
     for sparsity in SPARSITIES:
-        for method, options in (
-            ("magnitude", {}),
-            ("SparseGPT mask, refit", {"calibration": calibration}),
-        ):
+        for method, data in (("magnitude", None), ("SparseGPT mask, refit", calibration)):
             compiled = sparsecc.compile(
                 model,
                 sparsity=sparsity,
                 example_inputs=(torch.from_numpy(test[:2]),),
-                refit=bool(options),
-                **options,
+                calibration=data,
             )
             ours = np.concatenate([compiled(part) for part in np.split(test, 8)])
             same = float((ours.argmax(1) == dense.argmax(1)).mean())

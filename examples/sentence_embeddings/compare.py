@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -65,15 +64,14 @@ def main() -> None:
         table.add_column(column)
     for sparsity in SPARSITIES:
         for method in METHODS:
-            options: dict[str, Any] = {"calibration": calibration} if method.calibrated else {}
             compiled = sparsecc.compile(
                 encoder,
                 sparsity=sparsity,
                 overrides={"encoder*": sparsity},  # the first and last linears too
                 example_inputs=tensors,
                 dynamic_shapes=DYNAMIC,
+                calibration=calibration if method.calibrated else None,
                 refit=method.refit,
-                **options,
             )
             ours = next(iter(compiled.run(held_out).values()))
             cosine, rank = agreement(ours, dense)

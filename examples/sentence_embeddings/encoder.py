@@ -126,7 +126,8 @@ def trained() -> Encoder:
     weights = load_file(folder() / "model.safetensors")
     used = {name: value for name, value in weights.items() if name in encoder.state_dict()}
     encoder.load_state_dict(used)
-    return encoder.eval()
+    encoder.eval()
+    return encoder
 
 
 def tokenize(texts: Sequence[str], length: int) -> dict[str, NDArray[np.int64]]:

@@ -38,15 +38,18 @@ class Depthwise(Pass):
     def call(self, model: ir.Model, ctx: Context) -> bool:
         """Replace, from the graph's start to its end, so that chains are followed."""
         self.replaced = []
-        for node in list(edit.nodes_of(model, "Conv")):
+        for node in [node for node in model.graph if edit.is_op(node, "Conv")]:
             weight = edit.constant(node.inputs[1])
             if weight is None or not _is_depthwise(node, weight):
                 continue
-            if not (_fed_by_sparse(node) or _feeds_sparse(node)):
+            bias = _bias(node, len(weight))
+            if bias is None:
+                ctx.refuse(self.name, node, "bias is not constant")
+            elif not (_fed_by_sparse(node) or _feeds_sparse(node)):
                 ctx.refuse(self.name, node, "no sparse convolution beside it")
-                continue
-            self.replaced.append(node.name or "")
-            _replace(node, weight)
+            else:
+                self.replaced.append(node.name or "")
+                _replace(node, weight, bias)
         return bool(self.replaced)
 
 
@@ -83,13 +86,15 @@ def _feeds_sparse(node: ir.Node) -> bool:
     return any(_is_sparse_conv(reader) for reader in readers)
 
 
-def _replace(node: ir.Node, weight: np.ndarray) -> None:
+def _bias(node: ir.Node, channels: int) -> np.ndarray | None:
+    """The bias, zeros where there is none, or None if it depends on an input."""
+    value = node.inputs[2] if len(node.inputs) > 2 else None
+    return np.zeros(channels, np.float32) if value is None else edit.constant(value)
+
+
+def _replace(node: ir.Node, weight: np.ndarray, bias: np.ndarray) -> None:
     packed = pack_blocks(weight.transpose(0, 2, 3, 1), (1, 1), keep_zeros=True)
-    bias = edit.constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    arrays = {
-        **ops.packed_arrays(packed),
-        "bias": np.zeros(len(weight), np.float32) if bias is None else bias,
-    }
+    arrays = {**ops.packed_arrays(packed), "bias": bias}
     initializers = [
         edit.new_initializer(node, f"{node.name}.{part}", array) for part, array in arrays.items()
     ]

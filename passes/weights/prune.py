@@ -25,6 +25,10 @@ from sparsecc.search.plan import Choice
 
 Matrix = NDArray[np.float64]
 
+ALPS_MOST_INPUTS = 2400
+"""Beyond this K the eigendecomposition of ALPS takes minutes a layer."""
+ALPS_TOO_WIDE = f"SparseGPT's mask: ALPS takes too long beyond {ALPS_MOST_INPUTS} inputs"
+
 RIDGES = (0.01, 0.1)
 """λ tried by the refit, relative to the mean of H's diagonal; held-out data decide."""
 FEW_ROWS_RIDGES = (0.1, 1.0)
@@ -238,6 +242,9 @@ def _apply(
     weight = matrix(layer)
     if train is None:
         return _apply_magnitude(layer, choice, weight)
+    swept = choice.method == "alps" and layer.cols > ALPS_MOST_INPUTS
+    if swept:
+        choice = choice.model_copy(update={"method": "sparsegpt"})
     # Thousands of small systems: BLAS threads cost more than they bring, and tie the last bits
     # of the result to their number.
     with threadpool_limits(1, "blas"):
@@ -255,7 +262,7 @@ def _apply(
         loss=pruned.loss,
         mask_loss=pruned.mask_loss,
         accepted=pruned.shift is not None or pruned.update != "mask only",
-        reason=pruned.reason,
+        reason="; ".join(filter(None, [ALPS_TOO_WIDE if swept else "", pruned.reason])),
     )
 
 

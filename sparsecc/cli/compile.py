@@ -40,6 +40,7 @@ class Score(StrEnum):
     magnitude = "magnitude"
     wanda = "wanda"
     sparsegpt = "sparsegpt"
+    alps = "alps"
 
 
 class Allocation(StrEnum):
@@ -96,7 +97,7 @@ def command(
     score: Annotated[
         Score,
         typer.Option(metavar="NAME", help=f"What decides which weights go: {', '.join(Score)}."),
-    ] = Score.sparsegpt,
+    ] = Score.alps,
     refit: Annotated[
         bool,
         typer.Option(metavar="", help="Refit the weights that stay to the calibration data."),
