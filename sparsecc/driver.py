@@ -132,7 +132,7 @@ def compile(
     )
     (folder / manifests.FILE_NAME).write_bytes(made.to_bytes())
     progress("done", 1.0)
-    return Compiled(folder, made, portable=portable, scratch=scratch)
+    return Compiled(folder, manifests.read_manifest(folder), portable=portable, scratch=scratch)
 
 
 def decide(graph: ir.Model, request: Request) -> dict[str, Decision]:

@@ -51,7 +51,7 @@ def max_rel_error(got: Sequence[Array], wanted: Sequence[Array]) -> float:
             worst = max(worst, float(np.any(ours != theirs)))
             continue
         error = metrics.max_relative_error(*_equal_infinities_gone(theirs, ours))
-        worst = max(worst, error if np.isfinite(error) else float("inf"))
+        worst = max(worst, _finite(error, float("inf")))
     return worst
 
 
@@ -78,14 +78,19 @@ def agreement(
         for ours, theirs in zip(run_once(session, feed), run_once(reference, feed), strict=True):
             if ours.dtype.kind == "f" and ours.shape == theirs.shape and ours.size:
                 pair = _equal_infinities_gone(np.atleast_1d(theirs), np.atleast_1d(ours))
-                errors.append(metrics.relative_error(*pair))
-                cosines.append(float(np.nan_to_num(metrics.mean_cosine(*pair))))
+                errors.append(_finite(metrics.relative_error(*pair), LARGEST))
+                cosines.append(_finite(metrics.mean_cosine(*pair), 0.0))
     return {"rel_error": rounded(max(errors)), "cosine": rounded(min(cosines))}
 
 
 def rounded(value: float) -> float:
     """A figure with few enough digits to be the same on every run, and that JSON can hold."""
     return float(f"{min(value, LARGEST):.{SIGNIFICANT_DIGITS}g}")
+
+
+def _finite(value: float, otherwise: float) -> float:
+    """For max and min, which lose NaN."""
+    return value if np.isfinite(value) else otherwise
 
 
 def _equal_infinities_gone(a: Array, b: Array) -> tuple[Array, Array]:

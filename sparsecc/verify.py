@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sparsecc.artifact import open_artifact
 from sparsecc.backends.onnxruntime.run import check_runs_here, open_session, session_of_model
+from sparsecc.errors import ArtifactError
 from sparsecc.manifest import MODEL_NAME
 from sparsecc.measure import max_rel_error, run_once
 from sparsecc.passes.verifier import verify_model
@@ -35,7 +36,7 @@ def verify(folder: str | Path, progress: Progress | None = None) -> dict[str, An
         ``{"ok": bool, "max_rel_error": float, "checks": [{"name", "ok", "max_rel_error"}]}``.
 
     Raises:
-        ArtifactError: The folder is missing, incomplete or altered.
+        ArtifactError: The folder is missing, incomplete or altered, or its model is malformed.
         TargetError: It was compiled for another processor.
     """
     path = Path(folder)
@@ -45,8 +46,7 @@ def verify(folder: str | Path, progress: Progress | None = None) -> dict[str, An
     if manifest.library:
         check_runs_here(manifest.target)
     say("checking the graph", 0.2)
-    model = ir.load(path / MODEL_NAME)
-    verify_model(model)
+    model = _read(path / MODEL_NAME)
     feeds = example_inputs(model)
     say("running the artifact", 0.4)
     library = path / manifest.library if manifest.library else None
@@ -65,6 +65,18 @@ def verify(folder: str | Path, progress: Progress | None = None) -> dict[str, An
         "max_rel_error": max(check["max_rel_error"] for check in checks),
         "checks": checks,
     }
+
+
+def _read(path: Path) -> ir.Model:
+    """The model, once it is sound: right hashes say nothing about who wrote them."""
+    try:
+        model = ir.load(path)
+        verify_model(model)
+    except Exception as error:  # protobuf and onnx_ir raise what they like on foreign bytes
+        raise ArtifactError(
+            f"{path} is not a sound model: {error}", fix="compile the model again"
+        ) from error
+    return model
 
 
 def _check(name: str, got: list[Array], wanted: list[Array]) -> dict[str, Any]:

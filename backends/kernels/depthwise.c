@@ -33,6 +33,7 @@ typedef struct sc_job {
   float *y;
   sc_axis down, across;
   i64 tile_rows, pitch, plane, packed, group, chunks;
+  i64 direct;                    /* planes that need no packing */
   i32 narrow, failed;            /* narrow: a row is shorter than a vector */
   i32 offsets[MAX_SIDE * MAX_SIDE];
 } sc_job;
@@ -236,27 +237,26 @@ static void group(const sc_job *j, i64 from, i64 end, float *scratch)
   }
 }
 
-static void task_channels(void *data, u64 i)
+/* Planes [from, end), packed. */
+static void packed_planes(sc_job *j, i64 from, i64 end)
 {
-  sc_job *j = data;
-  i64 planes = j->kernel->spec.rows * j->image->batch, end = planes * ((i64)i + 1) / j->chunks;
   int slot;
   float *scratch = sc_scratch_get(&j->kernel->host, scratch_floats(j), &slot);
   if (!scratch) {
     __atomic_store_n(&j->failed, 1, __ATOMIC_RELAXED);
     return;
   }
-  for (i64 from = planes * (i64)i / j->chunks; from < end; from += j->group)
-    group(j, from, from + j->group < end ? from + j->group : end, scratch);
+  for (; from < end; from += j->group) group(j, from, from + j->group < end ? from + j->group : end, scratch);
   sc_scratch_put(&j->kernel->host, slot, scratch);
 }
 
-static void task_same(void *data, u64 i)
+static void task_planes(void *data, u64 i)
 {
-  const sc_job *j = data;
+  sc_job *j = data;
   i64 planes = j->kernel->spec.rows * j->image->batch;
-  SC(sc_same_depthwise)(j->kernel, j->image, j->x, j->residual, j->y, planes * (i64)i / j->chunks,
-                        planes * ((i64)i + 1) / j->chunks);
+  i64 from = planes * (i64)i / j->chunks, end = planes * ((i64)i + 1) / j->chunks, direct = clip(j->direct, from, end);
+  if (direct > from) SC(sc_same_depthwise)(j->kernel, j->image, j->x, j->residual, j->y, from, direct);
+  if (end > direct) packed_planes(j, direct, end);
 }
 
 int SC(sc_is_depthwise)(const sc_kernel *k)
@@ -270,11 +270,11 @@ int SC(sc_depthwise)(sc_kernel *k, const sc_image *image, const float *x, const 
                      const sc_parallel *parallel, void **host_error)
 {
   sc_job j = {.kernel = k, .image = image, .x = x, .residual = residual, .y = y, .chunks = clip(k->spec.rows * image->batch, 1, TASKS)};
-  int same = SC(sc_is_same_depthwise)(k, image);
-  if (!same) lay_out(&j);
+  lay_out(&j);
   j.columns = pick(&k->spec);
+  j.direct = SC(sc_is_same_depthwise)(k, image) ? SC(sc_same_planes)(k, image) : 0;
   if (scratch_floats(&j) > MAX_FLOATS) return SC_TOO_LARGE;
-  *host_error = parallel->run(parallel->self, same ? task_same : task_channels, (u64)j.chunks, &j);
+  *host_error = parallel->run(parallel->self, task_planes, (u64)j.chunks, &j);
   if (*host_error) return SC_HOST_ERROR;
   return j.failed ? SC_MEMORY : SC_OK;
 }

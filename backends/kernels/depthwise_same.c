@@ -1,9 +1,10 @@
-/* The commonest depthwise convolutions, 3x3 and 5x5 with stride 1 and as much padding as keeps the size: X is read where it
-   lies, every input row once for all the output rows it belongs to. */
+/* The commonest depthwise convolutions, padded by half their kernel: X is read where it lies, every input row once for all
+   the output rows it belongs to. */
 #include "pack.h"
 
 enum {
   MOST = 7,                      /* output rows at once: 7, 14, 28, 56 and 112 divide by it */
+  MAX_K = 5, S_MOST = 2 * MOST + 1, /* the largest kernel; the most input rows at once */
   LEFT = 1, RIGHT = 2, SHORT = 4 /* edges a block of columns touches; SHORT: the row is no longer than a vector */
 };
 
@@ -16,7 +17,7 @@ typedef struct {
 typedef struct {
   const float *x, *residual;
   float *y;
-  i64 height, width, room;       /* room: floats from x to the end of X */
+  i64 height, width;             /* of X */
 } sc_channel;
 
 #define LANE(lane, h) (lane)
@@ -36,91 +37,99 @@ INLINE vf shifted(vf v, const int by)
   }
 }
 
-static __attribute__((noinline)) vf load_lanes(const float *p, i64 n)
-{
-  float v[VL] = {0};
-  for (i64 i = 0; i < n; i++) v[i] = p[i];
-  return load(v);
-}
+/* VL inputs S apart. */
+INLINE vf load_every(const int S, const float *p) { return S == 2 ? every_second(p) : load(p); }
 
-static __attribute__((noinline)) void store_lanes(float *p, vf v, i64 n)
+/* Sums of N rows of outputs, column by column of the kernel, so that few weights are needed at once. */
+INLINE void sums(const int N, const int K, const int S, const int EDGE, const sc_channel *c, const float *weights,
+                 i64 row, i64 column, vf *acc)
 {
-  for (i64 i = 0; i < n; i++) p[i] = v[i];
-}
-
-/* The first n <= VL floats at p, zeros after them; `room` floats may be read. */
-INLINE vf load_short(const float *p, i64 n, i64 room)
-{
+  static const float zeros[2 * VL + 8];
   const vi lanes = {LANES(LANE, 0)};
-  return room >= VL ? select_vf(lanes < (i32)n, load(p), splat(0.f)) : load_lanes(p, n);
-}
-
-/* Column by column of the kernel, so that few weights are needed at once; rows outside the image read zeros. */
-INLINE void block(const int N, const int K, const int EDGE, const sc_channel *c, const sc_filter *f, i64 row, i64 column)
-{
-  static const float zeros[VL + 4];
-  const int reach = K / 2;
-  const float *from[MOST + 4];
-  vf acc[MOST];
-  UNROLL for (int n = 0; n < N; n++) acc[n] = splat(f->bias);
-  UNROLL for (int i = 0; i < N + K - 1; i++) {
-    i64 r = row + i - reach;
-    from[i] = r >= 0 && r < c->height ? c->x + r * c->width + column : zeros + 2;
+  const int reach = K / 2, inputs = S * (N - 1) + K;
+  const float *from[S_MOST];
+  UNROLL for (int i = 0; i < inputs; i++) {
+    i64 r = S * row + i - reach;
+    from[i] = r >= 0 && r < c->height ? c->x + r * c->width + S * column : zeros + 4;
   }
   UNROLL for (int kw = 0; kw < K; kw++) {
     const int by = kw - reach, inside = !by || !(EDGE & (by < 0 ? LEFT : RIGHT));
-    vf w[5];
+    vf w[MAX_K];
     UNROLL for (int kh = 0; kh < K; kh++) {
-      w[kh] = splat(f->weights[kh * K + kw]);
+      w[kh] = splat(weights[kh * K + kw]);
       KEEP(w[kh]);
     }
-    UNROLL for (int i = 0; i < N + K - 1; i++) {
-      vf u = EDGE & SHORT ? load_short(from[i], c->width, from[i] == zeros + 2 ? VL : c->x + c->room - from[i])
-                          : load(from[i] + (inside ? by : 0));
+    UNROLL for (int i = 0; i < inputs; i++) {
+      vf u = load_every(S, from[i] + (inside ? by : S == 2 ? 1 : 0));
+      if (S == 1 && EDGE & SHORT) u = select_vf(lanes < (i32)c->width, u, splat(0.f));
       if (!inside) u = shifted(u, by);
-      UNROLL for (int kh = 0; kh < K; kh++)
-        if (i >= kh && i - kh < N) acc[i - kh] += u * w[kh];
+      UNROLL for (int kh = i % S; kh < K; kh += S)
+        if (i >= kh && (i - kh) / S < N) acc[(i - kh) / S] += u * w[kh];
     }
   }
+}
+
+INLINE void block(const int N, const int K, const int S, const int EDGE, const sc_channel *c, const sc_filter *f, i64 row,
+                  i64 column)
+{
+  vf acc[MOST];
+  float together[MOST * VL];
+  i64 width = c->width / S, size = c->height / S * width;
+  UNROLL for (int n = 0; n < N; n++) acc[n] = splat(f->bias);
+  sums(N, K, S, EDGE, c, f->weights, row, column, acc);
   UNROLL for (int n = 0; n < N; n++) {
-    i64 at = (row + n) * c->width + column, left = c->height * c->width - at;
-    int whole = !(EDGE & SHORT) || left >= VL; /* what a short row writes too much, the rows after it put right */
-    if (c->residual) acc[n] += whole ? load(c->residual + at) : load_lanes(c->residual + at, c->width);
-    vf v = at_most(at_least(acc[n], splat(f->low)), splat(f->high));
-    if (whole) store(c->y + at, v);
-    else store_lanes(c->y + at, v, c->width);
+    i64 at = (row + n) * width + column;
+    if (c->residual && !(EDGE & SHORT)) acc[n] += load(c->residual + at);
+    store(EDGE & SHORT ? together + n * VL : c->y + at, at_most(at_least(acc[n], splat(f->low)), splat(f->high)));
+  }
+  /* What a short row writes too much, the rows after it put right; the last ones write no more than they have. */
+  for (i64 n = 0; EDGE & SHORT && n < N; n++) {
+    i64 at = (row + n) * width;
+    if (size - at >= VL) store(c->y + at, load(together + n * VL));
+    else for (i64 j = 0; j < width; j++) c->y[at + j] = together[n * VL + j];
   }
 }
 
-INLINE void rows(const int N, const int K, const sc_channel *c, const sc_filter *f, i64 row)
+/* Of stride 2 only the left edge needs care: the row is twice as long as the output's. */
+INLINE void rows(const int N, const int K, const int S, const sc_channel *c, const sc_filter *f, i64 row)
 {
-  const int reach = K / 2;
-  if (c->width <= VL) block(N, K, LEFT | RIGHT | SHORT, c, f, row, 0);
-  else {
-    block(N, K, LEFT, c, f, row, 0);
-    i64 column = VL;
-    for (; column + VL + reach <= c->width; column += VL) block(N, K, 0, c, f, row, column);
-    if (column < c->width - VL) block(N, K, 0, c, f, row, c->width - VL - reach); /* up to where RIGHT begins */
-    block(N, K, RIGHT, c, f, row, c->width - VL);
+  const int reach = K / 2, right = S == 1 ? RIGHT : 0;
+  i64 width = c->width / S, column = VL;
+  if (width <= VL) {
+    block(N, K, S, LEFT | right | SHORT, c, f, row, 0);
+    return;
   }
+  block(N, K, S, LEFT, c, f, row, 0);
+  for (; column + VL + reach <= width; column += VL) block(N, K, S, 0, c, f, row, column);
+  if (column < width - VL) block(N, K, S, 0, c, f, row, width - VL - reach); /* the right edge reaches beyond its vector */
+  block(N, K, S, right, c, f, row, width - VL);
 }
 
-INLINE void channel(const int K, const sc_channel *c, const sc_filter *f)
+INLINE void channel(const int K, const int S, const sc_channel *c, const sc_filter *f)
 {
-  i64 row = 0;
-  for (; row + MOST <= c->height; row += MOST) rows(MOST, K, c, f, row);
-  if (row < c->height && c->height >= MOST) rows(MOST, K, c, f, c->height - MOST);
-  else for (; row < c->height; row++) rows(1, K, c, f, row);
+  i64 row = 0, height = c->height / S;
+  for (; row + MOST <= height; row += MOST) rows(MOST, K, S, c, f, row);
+  if (row < height && height >= MOST) rows(MOST, K, S, c, f, height - MOST);
+  else for (; row < height; row++) rows(1, K, S, c, f, row);
 }
 
+/* 3x3 and 5x5 of stride 1; 3x3 of stride 2 on images of even sides. */
 int SC(sc_is_same_depthwise)(const sc_kernel *k, const sc_image *image)
 {
   const sc_spec *s = &k->spec;
-  i64 side = s->kernel[0], reach = side / 2;
-  int same = side == s->kernel[1] && (side == 3 || side == 5);
-  for (int i = 0; i < 2; i++) same &= s->stride[i] == 1 && s->dilation[i] == 1;
+  i64 side = s->kernel[0], reach = side / 2, stride = s->stride[0], width = image->width / stride;
+  int same = side == s->kernel[1] && stride == s->stride[1] && s->dilation[0] == 1 && s->dilation[1] == 1;
   for (int i = 0; i < 4; i++) same &= s->pad[i] == reach;
-  return same && (image->width <= VL || image->width >= VL + reach);
+  if (stride == 2) same &= side == 3 && image->width % 2 == 0 && image->height % 2 == 0;
+  else same &= stride == 1 && (side == 3 || side == 5);
+  return same && (width <= VL || width >= VL + reach);
+}
+
+/* The planes [0, count) of which every read stays inside X; the others have to be packed. */
+i64 SC(sc_same_planes)(const sc_kernel *k, const sc_image *image)
+{
+  i64 planes = k->spec.rows * image->batch, size = image->height * image->width, over = 2 * VL + 4;
+  return clip(planes - ceil_div(over, size), 0, planes);
 }
 
 void SC(sc_same_depthwise)(const sc_kernel *k, const sc_image *image, const float *x, const float *residual, float *y,
@@ -128,16 +137,18 @@ void SC(sc_same_depthwise)(const sc_kernel *k, const sc_image *image, const floa
 {
   const sc_spec *s = &k->spec;
   const float inf = __builtin_inff();
-  i64 size = image->height * image->width, planes = s->rows * image->batch;
-  int clamp = s->activation == SC_RELU || s->activation == SC_RELU6;
+  i64 size = image->height * image->width, out = image->out_height * image->out_width;
+  int late = residual && image->out_width <= VL, clamp = !late && s->activation && s->activation <= SC_RELU6;
   for (i64 p = from; p < end; p++) {
     i64 c = p % s->rows;
-    sc_channel plane = {.x = x + p * size, .y = y + p * size, .residual = residual ? residual + p * size : 0,
-                        .height = image->height, .width = image->width, .room = (planes - p) * size};
+    sc_channel plane = {.x = x + p * size, .y = y + p * out, .residual = residual ? residual + p * out : 0,
+                        .height = image->height, .width = image->width};
     sc_filter f = {.weights = k->weights + k->strips[c].weight, .bias = k->bias[c], .low = clamp ? 0.f : -inf,
-                   .high = s->activation == SC_RELU6 ? 6.f : inf};
-    if (s->kernel[0] == 3) channel(3, &plane, &f);
-    else channel(5, &plane, &f);
-    if (s->activation > SC_RELU6) SC(sc_activate)(plane.y, size, s->activation);
+                   .high = clamp && s->activation == SC_RELU6 ? 6.f : inf};
+    if (s->stride[0] == 2) channel(3, 2, &plane, &f);
+    else if (s->kernel[0] == 3) channel(3, 1, &plane, &f);
+    else channel(5, 1, &plane, &f);
+    for (i64 i = 0; late && i < out; i++) plane.y[i] += plane.residual[i];
+    if (late || s->activation > SC_RELU6) SC(sc_activate)(plane.y, out, s->activation);
   }
 }

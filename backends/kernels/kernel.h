@@ -55,8 +55,9 @@ HIDDEN int SC(sc_conv)(sc_kernel *kernel, const sc_image *image, const float *x,
 HIDDEN int SC(sc_is_depthwise)(const sc_kernel *kernel);
 HIDDEN int SC(sc_depthwise)(sc_kernel *kernel, const sc_image *image, const float *x, const float *residual, float *y,
                             const sc_parallel *parallel, void **host_error);
-/* The commonest of them, and the planes [from, end) of one. */
+/* The commonest of them, the planes it may serve, and the planes [from, end) of one. */
 HIDDEN int SC(sc_is_same_depthwise)(const sc_kernel *kernel, const sc_image *image);
+HIDDEN i64 SC(sc_same_planes)(const sc_kernel *kernel, const sc_image *image);
 HIDDEN void SC(sc_same_depthwise)(const sc_kernel *kernel, const sc_image *image, const float *x, const float *residual,
                                   float *y, i64 from, i64 end);
 HIDDEN int SC(sc_matmul)(sc_kernel *kernel, i64 tokens, const float *x, const float *residual, float *y,

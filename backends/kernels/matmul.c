@@ -3,7 +3,7 @@
 #include "pack.h"
 
 enum {
-  ROWS = 32,                     /* outputs turned back at once: they stay in the first-level cache */
+  ROWS = 64,                     /* outputs turned back at once: they stay in the first-level cache */
   MANY_TILES = 8, TASKS = 16
 };
 

@@ -45,7 +45,7 @@ class Isa:
 ISAS: dict[str, Isa] = {
     isa.name: isa
     for isa in (
-        Isa("x86-64-v3", "v3", "x86_64_v3", 32, {1: 8, 2: 4, 4: 3}),
+        Isa("x86-64-v3", "v3", "x86_64_v3", 32, {1: 8, 2: 4, 4: 2}),
         Isa("x86-64-v4", "v4", "x86_64_v4", 64, {1: 8, 2: 6, 4: 6, 8: 3}),
         Isa("arm64-neon", "neon", "generic", 16, {1: 8, 2: 8, 4: 5, 8: 2}),
     )
@@ -91,7 +91,7 @@ class KernelRow:
 
 
 MATVEC_TOKENS = 4
-"""Up to so many tokens the weights fill the vectors; ``FEW`` in matmul.c."""
+"""Up to so many tokens the weights, not the tokens, fill the vectors."""
 
 
 def _row(op: str, block: Block, isa: Isa) -> KernelRow:

@@ -21,27 +21,31 @@ import sparsecc
 
 CALIBRATION = (
     "skimage/data/astronaut.png",
+    "skimage/data/brick.png",
     "skimage/data/camera.png",
+    "skimage/data/cell.png",
+    "skimage/data/clock_motion.png",
     "skimage/data/grass.png",
     "skimage/data/gravel.png",
+    "skimage/data/hubble_deep_field.jpg",
     "skimage/data/ihc.png",
-    "skimage/data/motorcycle_left.png",
+    "skimage/data/moon.png",
     "skimage/data/page.png",
+    "skimage/data/retina.jpg",
+    "skimage/data/text.png",
     "sklearn/datasets/images/china.jpg",
 )
 TEST = (
-    "skimage/data/brick.png",
     "skimage/data/chelsea.png",
     "skimage/data/coffee.png",
     "skimage/data/coins.png",
-    "skimage/data/hubble_deep_field.jpg",
-    "skimage/data/retina.jpg",
+    "skimage/data/motorcycle_left.png",
     "skimage/data/rocket.jpg",
     "sklearn/datasets/images/flower.jpg",
 )
-CROPS = 32  # of each picture
+CROPS = 24  # of each picture
 SIDE = 224
-SPARSITIES = ("4x1:0.3", "4x1:0.5", "unstructured:0.5")
+SPARSITIES = ("unstructured:0.3", "4x1:0.3", "4x1:0.5")
 
 
 def trained() -> nn.Module:
@@ -60,12 +64,12 @@ def trained() -> nn.Module:
 
 
 def crops(pictures: tuple[str, ...], count: int, seed: int) -> NDArray[np.float32]:
-    """Random crops, half of them mirrored, scaled to [-1, 1].
+    """Random crops, mirrored and recoloured at random, scaled to [-1, 1].
 
     Args:
         pictures: Files, `<package>/<path>`.
         count: Crops of each picture.
-        seed: Seed of places, sizes and mirroring.
+        seed: Seed of places, sizes, mirroring and colours.
 
     Returns:
         [pictures · count, 3, 224, 224].
@@ -85,7 +89,9 @@ def crops(pictures: tuple[str, ...], count: int, seed: int) -> NDArray[np.float3
                 (SIDE, SIDE), Image.Resampling.BILINEAR, (left, top, left + side, top + side)
             )
             pixels = np.asarray(crop, np.float32).transpose(2, 0, 1)
-            batch.append((pixels[:, :, :: int(rng.choice([-1, 1]))] - 127) / 128)
+            gain = rng.uniform(0.7, 1.3, (3, 1, 1)).astype(np.float32)
+            mirrored = pixels[:, :, :: int(rng.choice([-1, 1]))]
+            batch.append((np.clip(mirrored * gain, 0, 255) - 127) / 128)
     return np.stack(batch)
 
 
@@ -96,7 +102,7 @@ def main() -> None:
     test = crops(TEST, CROPS, seed=2)
     with torch.no_grad():
         dense = np.concatenate(
-            [model(torch.from_numpy(part)).numpy() for part in np.split(test, 8)]
+            [model(torch.from_numpy(part)).numpy() for part in np.split(test, len(TEST))]
         )
     table = Table(title=f"EfficientNet-Lite0, {len(test)} crops of {len(TEST)} held-out pictures")
     for column in ("zeros", "method", "top-1 agreement", "mean cosine of logits"):
@@ -109,7 +115,7 @@ def main() -> None:
                 example_inputs=(torch.from_numpy(test[:2]),),
                 calibration=data,
             )
-            ours = np.concatenate([compiled(part) for part in np.split(test, 8)])
+            ours = np.concatenate([compiled(part) for part in np.split(test, len(TEST))])
             same = float((ours.argmax(1) == dense.argmax(1)).mean())
             norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(dense, axis=1)
             cosine = float(((ours * dense).sum(1) / norms).mean())

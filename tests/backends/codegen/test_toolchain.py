@@ -32,9 +32,7 @@ def test_cache_folder_follows_the_convention(monkeypatch: pytest.MonkeyPatch) ->
     assert toolchain.cache_dir() == Path.home() / ".cache" / "sparsecc"
 
 
-def test_a_second_build_comes_from_the_cache(
-    build: Build, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_build_comes_from_the_cache(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     first = build_cached(build)
     monkeypatch.setattr(toolchain, "compile_and_link", lambda *_: pytest.fail("built again"))
     assert build_cached(build) == first

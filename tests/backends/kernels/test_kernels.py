@@ -288,6 +288,21 @@ def test_a_bad_weight_is_refused(
         run_case(case, (1, 8), command)
 
 
+@pytest.mark.parametrize(
+    ("isa", "needs"), [("x86-64-v3", "AVX2 and FMA"), ("x86-64-v4", "AVX-512")]
+)
+def test_an_older_cpu_is_told_what_it_lacks(isa: str, needs: str) -> None:
+    names = ("qemu-x86_64-static", "qemu-x86_64")
+    found = next((path for path in map(shutil.which, names) if path), None)
+    if found is None:
+        pytest.skip("qemu-x86_64 is not installed")
+    old = [found, "-cpu", "Nehalem", str(build_harness(isa))]
+    weight = pack_blocks(np.eye(4, dtype=np.float32), (1, 1))
+    case = Case("matmul", weight, np.zeros(4, np.float32), np.ones((1, 4), np.float32))
+    with pytest.raises(RuntimeError, match=needs):
+        run_case(case, (1, 4), old)
+
+
 @pytest.fixture(scope="module")
 def sanitized(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The harness under address and undefined-behaviour sanitizers, on the best variant here."""

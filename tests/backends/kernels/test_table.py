@@ -48,7 +48,8 @@ def test_tiles_fit_the_registers() -> None:
         assert min(isa.tiles) == 1, "a block of any height must be coverable"
         for mr, nr in isa.tiles.items():
             inputs = 0 if mr == 1 else nr
-            assert 2 <= nr and mr * nr + inputs + 1 <= registers[isa.name]
+            assert nr >= 2
+            assert mr * nr + inputs + 1 <= registers[isa.name]
 
 
 def test_header_numbers_the_activations_in_order() -> None:

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from sparsecc import targets
+from sparsecc.errors import TargetError
+from sparsecc.targets import TARGETS, Target, registry
+
+V3 = frozenset({"avx2", "fma", "bmi2", "f16c"})
+V4 = V3 | {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
+NO_FMA = V3 - {"fma"}
+
+MACHINES = {
+    "avx512": ("Linux", "x86_64", V4),
+    "avx2": ("Linux", "x86_64", V3),
+    "old": ("Linux", "x86_64", NO_FMA),
+    "arm": ("Linux", "aarch64", frozenset()),
+    "mac": ("Darwin", "arm64", frozenset()),
+    "windows": ("Windows", "AMD64", V4),
+    "riscv": ("Linux", "riscv64", frozenset()),
+}
+NATIVE = {"avx512": "x86-64-v4", "avx2": "x86-64-v3", "arm": "arm64-linux"}
+RUNS = {
+    "avx512": {"x86-64", "x86-64-v3", "x86-64-v4"},
+    "avx2": {"x86-64", "x86-64-v3"},
+    "arm": {"arm64-linux"},
+}
+
+
+@pytest.fixture
+def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    system, processor, flags = MACHINES[request.param]
+    monkeypatch.setattr(registry.platform, "system", lambda: system)
+    monkeypatch.setattr(registry.platform, "machine", lambda: processor)
+    monkeypatch.setattr(registry, "_cpu_flags", lambda: flags)
+    return str(request.param)
+
+
+@pytest.mark.parametrize("machine", MACHINES, indirect=True)
+def test_native_is_the_best_this_machine_runs(machine: str) -> None:
+    if machine in NATIVE:
+        assert targets.get("native").name == NATIVE[machine]
+        return
+    with pytest.raises(TargetError) as caught:
+        targets.get("native")
+    assert all(name in str(caught.value) for name in TARGETS)
+
+
+@pytest.mark.parametrize("machine", MACHINES, indirect=True)
+def test_what_runs_where(machine: str) -> None:
+    running = {name for name, target in TARGETS.items() if targets.runs_here(target)}
+    assert running == RUNS.get(machine, set())
+
+
+@pytest.mark.parametrize("machine", MACHINES, indirect=True)
+def test_every_named_target_can_be_compiled_for_anywhere(machine: str) -> None:
+    assert [targets.get(name).name for name in TARGETS] == list(TARGETS)
+
+
+@pytest.mark.parametrize("name", ["", "z80", "x86", "X86-64", "native ", "../x86-64"])
+def test_an_unknown_name_is_told_with_the_known_ones(name: str) -> None:
+    with pytest.raises(TargetError, match="unknown target") as caught:
+        targets.get(name)
+    assert all(known in str(caught.value) for known in ("native", *TARGETS))
+
+
+def test_the_targets_of_the_project() -> None:
+    assert list(TARGETS) == ["x86-64", "x86-64-v3", "x86-64-v4", "arm64-linux"]
+    assert TARGETS["x86-64"].isas == ("x86-64-v3", "x86-64-v4")
+    for name, target in TARGETS.items():
+        assert (target.name, target.lanes & (target.lanes - 1)) == (name, 0)
+        assert min(target.ghz, target.llc_bytes, target.dram_gbs, target.fma_ports) > 0
+    for one, other in itertools.combinations(TARGETS.values(), 2):
+        assert one != other
+
+
+def test_the_peak_is_lanes_ports_clock_and_two_flops() -> None:
+    target = Target("t", "x", ("i",), 8, 2, 3.0, 1, 1)
+    assert target.peak_gflops == 8 * 2 * 3.0 * 2
+
+
+def test_flags_are_those_of_the_first_processor(tmp_path, monkeypatch) -> None:
+    text = "processor : 0\nflags\t\t: fpu avx2 fma\n\nprocessor : 1\nflags : none\n"
+    file = tmp_path / "cpuinfo"
+    file.write_text(text)
+    monkeypatch.setattr(registry, "Path", lambda _: file)
+    read = registry._cpu_flags.__wrapped__
+    assert read() == {"fpu", "avx2", "fma"}
+    file.write_text("processor : 0\nFeatures : fp asimd\n")
+    assert read() == frozenset()
+    file.unlink()
+    assert read() == frozenset()
