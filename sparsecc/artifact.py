@@ -12,6 +12,7 @@ from sparsecc.errors import ArtifactError
 from sparsecc.manifest import FILE_NAME, Manifest, check_files, read_manifest
 
 SCRATCH_PREFIX = ".sparsecc-"
+ELSEWHERE = "choose an output folder you may write to, on a disk with room for it"
 
 
 def check_destination(folder: Path) -> None:
@@ -48,6 +49,22 @@ def written_aside(folder: Path) -> Iterator[Path]:
             fresh.mkdir(parents=True)
             yield fresh
             _swap(Path(scratch) / "new" / missing.parts[0], root / missing.parts[0])
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A temporary folder that is the caller's when the block ends well, and gone when not.
+
+    Raises:
+        ArtifactError: Writing failed, in the block too.
+    """
+    with _told(Path(tempfile.gettempdir()), fix="set TMPDIR to a folder with room for the model"):
+        folder = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX.lstrip(".")))
+        try:
+            yield folder
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def copy_artifact(source: Path, folder: Path) -> None:
@@ -113,12 +130,11 @@ def _swap(fresh: Path, place: Path) -> None:
 
 
 @contextlib.contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def _told(folder: Path, fix: str = ELSEWHERE) -> Iterator[None]:
     """Failures of the file system as errors of ours."""
     try:
         yield
     except OSError as error:
         raise ArtifactError(
-            f"cannot write the artifact {folder}: {error.strerror or error}",
-            fix="choose an output folder you may write to, on a disk with room for it",
+            f"cannot write the artifact into {folder}: {error.strerror or error}", fix=fix
         ) from error

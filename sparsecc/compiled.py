@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,18 +34,10 @@ class Compiled:
         portable: Whether the dense portable bodies run instead of the library.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        manifest: Manifest,
-        *,
-        portable: bool = False,
-        scratch: tempfile.TemporaryDirectory[str] | None = None,
-    ) -> None:
+    def __init__(self, path: Path, manifest: Manifest, *, portable: bool = False) -> None:
         self.path = path
         self.manifest = manifest
         self.portable = portable
-        self._scratch = scratch
 
     @functools.cached_property
     def session(self) -> ort.InferenceSession:

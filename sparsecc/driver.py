@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
+import shutil
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import onnx_ir as ir
 import sparsecc
 from sparsecc import manifest as manifests
 from sparsecc import targets
+from sparsecc.artifact import scratch_folder
 from sparsecc.backends.onnxruntime.emit import emit
 from sparsecc.backends.onnxruntime.lower import lower
 from sparsecc.backends.onnxruntime.run import open_session, session_of_model
@@ -105,34 +107,35 @@ def compile(
     progress("lowering to ONNX Runtime", 0.78)
     lower(graph)
 
-    progress("building the kernel library", 0.8)
-    scratch = tempfile.TemporaryDirectory(prefix="sparsecc-")
-    folder = Path(scratch.name)
-    library = emit(graph, request.target, folder)
+    with scratch_folder() as folder:
+        progress("building the kernel library", 0.8)
+        library = emit(graph, request.target, folder)
 
-    progress("comparing with the twin and the dense model", 0.88)
-    portable = not targets.runs_here(request.target)
-    feeds = judging_feeds(dense, data)
-    numerics, quality = judge(graph, dense, folder, None if portable else library, feeds)
+        progress("comparing with the twin and the dense model", 0.88)
+        portable = not targets.runs_here(request.target)
+        feeds = judging_feeds(dense, data)
+        numerics, quality = judge(graph, dense, folder, None if portable else library, feeds)
 
-    progress("writing the manifest", 0.98)
-    made = Manifest(
-        format=manifests.FORMAT,
-        sparsecc=sparsecc.__version__,
-        tools=manifests.tool_versions(),
-        target=request.target.name,
-        library=library,
-        opset=graph.opset_imports[""],
-        files={path.name: manifests.file_entry(path) for path in sorted(folder.iterdir())},
-        plan=json.loads(plan_of(request, identity, decisions, results, rows, ctx).to_json()),
-        layers=[row.to_json() for row in rows],
-        refusals=[dataclasses.asdict(refusal) for refusal in ctx.refusals],
-        numerics=numerics,
-        quality=quality,
-    )
-    (folder / manifests.FILE_NAME).write_bytes(made.to_bytes())
-    progress("done", 1.0)
-    return Compiled(folder, manifests.read_manifest(folder), portable=portable, scratch=scratch)
+        progress("writing the manifest", 0.98)
+        made = Manifest(
+            format=manifests.FORMAT,
+            sparsecc=sparsecc.__version__,
+            tools=manifests.tool_versions(),
+            target=request.target.name,
+            library=library,
+            opset=graph.opset_imports[""],
+            files={path.name: manifests.file_entry(path) for path in sorted(folder.iterdir())},
+            plan=json.loads(plan_of(request, identity, decisions, results, rows, ctx).to_json()),
+            layers=[row.to_json() for row in rows],
+            refusals=[dataclasses.asdict(refusal) for refusal in ctx.refusals],
+            numerics=numerics,
+            quality=quality,
+        )
+        (folder / manifests.FILE_NAME).write_bytes(made.to_bytes())
+        progress("done", 1.0)
+        compiled = Compiled(folder, manifests.read_manifest(folder), portable=portable)
+    weakref.finalize(compiled, shutil.rmtree, folder, ignore_errors=True)
+    return compiled
 
 
 def decide(graph: ir.Model, request: Request) -> dict[str, Decision]:

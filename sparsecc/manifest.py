@@ -18,6 +18,7 @@ MODEL_NAME = "model.onnx"
 DATA_NAME = "model.onnx.data"
 RUN_NAME = "run.py"
 MAX_MANIFEST_BYTES = 64 << 20
+DISTRUST = "compile the model again; do not run files you do not trust"
 TOOLS = ("numpy", "onnx", "onnx-ir", "onnxruntime", "ziglang")
 
 
@@ -121,9 +122,11 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     names = [*manifest.files, *([manifest.library] if manifest.library else []), MODEL_NAME]
     for name in names:
         if Path(name).name != name or name in ("", ".", ".."):
-            raise ArtifactError(f"{folder / FILE_NAME} names a file outside its folder: {name!r}")
+            raise ArtifactError(
+                f"{folder / FILE_NAME} names a file outside its folder: {name!r}", fix=DISTRUST
+            )
         if name not in manifest.files:
-            raise ArtifactError(f"{folder / FILE_NAME} does not list {name!r}")
+            raise ArtifactError(f"{folder / FILE_NAME} does not list {name!r}", fix=DISTRUST)
     for name, expected in manifest.files.items():
         path = folder / name
         if path.is_symlink() or not path.is_file():
@@ -135,5 +138,5 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         if path.stat().st_size != expected.bytes or file_entry(path) != expected:
             raise ArtifactError(
                 f"{path} was altered after it was compiled (its hash differs)",
-                fix="compile the model again; do not run files you do not trust",
+                fix=DISTRUST,
             )

@@ -61,11 +61,11 @@ class Efficiency:
     half_depth: float = 0.0
 
 
-DENSE = Efficiency(0.9, 8.0)
-UNSTRUCTURED = Efficiency(0.45, 8.0)
-INPUT_GROUPS = Efficiency(0.5, 6.0)
-ROW_BLOCKS = {2: Efficiency(0.7, 5.0), 4: Efficiency(0.85, 5.0)}
-WIDE_ROW_BLOCKS = Efficiency(0.88, 4.0)
+DENSE = Efficiency(0.85, 8.0)
+UNSTRUCTURED = Efficiency(0.36, 6.0)
+INPUT_GROUPS = Efficiency(0.36, 6.0)
+ROW_BLOCKS = {2: Efficiency(0.6, 8.0), 4: Efficiency(0.82, 8.0)}
+WIDE_ROW_BLOCKS = Efficiency(0.86, 8.0)
 
 NODE_MS = 0.004
 """Fixed cost of one node in a session, ms."""
@@ -80,7 +80,7 @@ def sparse_efficiency(block: Block) -> Efficiency:
     r, c = block
     if r == 1:
         return UNSTRUCTURED if c == 1 else INPUT_GROUPS
-    return ROW_BLOCKS.get(r, WIDE_ROW_BLOCKS) if r < 8 else WIDE_ROW_BLOCKS
+    return ROW_BLOCKS.get(r, WIDE_ROW_BLOCKS)
 
 
 def _milliseconds(

@@ -15,6 +15,7 @@ import onnxruntime as ort
 import pytest
 
 import sparsecc
+from sparsecc.capture import capture
 from tests import small
 
 OLD = "1.20.1"
@@ -87,7 +88,10 @@ def torch_encoder() -> tuple[sparsecc.Compiled, dict[str, np.ndarray]]:
             return x + self.down(torch.nn.functional.gelu(self.up(x)))
 
     x = torch.randn(2, 128, 64)
-    compiled = sparsecc.compile(Encoder().eval(), sparsity="4x1:0.9", example_inputs=(x,))
+    captured = capture(Encoder().eval(), (x,))
+    assert captured.opset_imports[""] >= 23
+    assert "Attention" in {node.op_type for node in captured.graph}
+    compiled = sparsecc.compile(captured, sparsity="4x1:0.9")
     name = compiled.session.get_inputs()[0].name
     return compiled, {name: x.numpy()}
 
