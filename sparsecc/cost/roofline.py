@@ -61,11 +61,11 @@ class Efficiency:
     half_depth: float = 0.0
 
 
-DENSE = Efficiency(0.85, 8.0)
+DENSE = Efficiency(0.86, 8.0)
 UNSTRUCTURED = Efficiency(0.36, 6.0)
 INPUT_GROUPS = Efficiency(0.36, 6.0)
 ROW_BLOCKS = {2: Efficiency(0.6, 8.0), 4: Efficiency(0.82, 8.0)}
-WIDE_ROW_BLOCKS = Efficiency(0.86, 8.0)
+WIDE_ROW_BLOCKS = Efficiency(0.84, 8.0)
 
 NODE_MS = 0.004
 """Fixed cost of one node in a session, ms."""
