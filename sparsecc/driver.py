@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from sparsecc.compiled import Compiled
 from sparsecc.identity import model_hash
 from sparsecc.inspection import rewrite
 from sparsecc.manifest import MODEL_NAME, Manifest
-from sparsecc.measure import Feed, agreement, largest_error, rounded
+from sparsecc.measure import TOLERANCE, Feed, agreement, largest_error, rounded
 from sparsecc.passes import pipeline
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.weights.layers import find_layers
@@ -192,6 +193,13 @@ def judge(
     """Numerics against the masked-dense twin, and quality against the dense model."""
     ours = open_session(folder / MODEL_NAME, library=folder / library if library else None)
     error = largest_error(ours, session_of_model(twin_of(graph)), feeds)
+    if not error <= TOLERANCE:
+        warnings.warn(
+            f"the artifact differs from its masked-dense twin by {error:.1e} of the output: "
+            "check it with `sparsecc verify` and please report it",
+            RuntimeWarning,
+            stacklevel=3,
+        )
     return {"max_rel_error": rounded(error)}, agreement(ours, session_of_model(dense), feeds)
 
 

@@ -16,6 +16,8 @@ Array = NDArray[Any]
 Feed = Mapping[str, Array]
 
 SIGNIFICANT_DIGITS = 4
+TOLERANCE = 1e-3
+"""Largest accepted error relative to the largest output, float32 through a whole model."""
 LARGEST = 1e30
 """Stands for an infinite error: JSON has no infinity."""
 

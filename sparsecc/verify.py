@@ -13,16 +13,13 @@ from sparsecc.artifact import open_artifact
 from sparsecc.backends.onnxruntime.run import check_runs_here, open_session, session_of_model
 from sparsecc.errors import ArtifactError
 from sparsecc.manifest import MODEL_NAME
-from sparsecc.measure import max_rel_error, run_once
+from sparsecc.measure import TOLERANCE, max_rel_error, run_once
 from sparsecc.passes.verifier import verify_model
 from sparsecc.passes.weights.to_dense import twin_of
 from sparsecc.quality.example_inputs import example_inputs
 
 Array = NDArray[Any]
 Progress = Callable[[str, float], None]
-
-TOLERANCE = 1e-3
-"""Largest accepted error relative to the largest output, float32 through a whole model."""
 
 
 def verify(folder: str | Path, progress: Progress | None = None) -> dict[str, Any]:

@@ -105,8 +105,8 @@ def main() -> None:
             [model(torch.from_numpy(part)).numpy() for part in np.split(test, len(TEST))]
         )
     table = Table(title=f"EfficientNet-Lite0, {len(test)} crops of {len(TEST)} held-out pictures")
-    for column in ("zeros", "method", "top-1 agreement", "mean cosine of logits"):
-        table.add_column(column)
+    for column in ("zeros", "method", "top-1 agreement", "logit cosine"):
+        table.add_column(column, no_wrap=True)
     for sparsity in SPARSITIES:
         for method, data in (("magnitude", None), ("SparseGPT mask, refit", calibration)):
             compiled = sparsecc.compile(

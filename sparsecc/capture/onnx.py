@@ -44,6 +44,7 @@ def capture_onnx(source: str | os.PathLike[str] | onnx.ModelProto | ir.Model) ->
         _check_opset(model.opset_imports)
     else:
         model = _from_proto(source)
+    _spell_default_domain(model)
     external_data.check(model)
     weights.check_finite(model)
     common.RemoveInitializersFromInputsPass()(model)
@@ -51,6 +52,19 @@ def capture_onnx(source: str | os.PathLike[str] | onnx.ModelProto | ir.Model) ->
         model.ir_version = _FIRST_IR_WITHOUT_THEM
     names.name_nodes(model)
     return model
+
+
+def _spell_default_domain(model: ir.Model) -> None:
+    """Write the default domain as "" everywhere; "ai.onnx" is its other spelling."""
+    holders: list[ir.Model | ir.Function] = [model, *model.functions.values()]
+    for holder in holders:
+        version = holder.opset_imports.pop("ai.onnx", None)
+        if version is not None:
+            holder.opset_imports.setdefault("", version)
+    for graph in [model.graph, *(function.graph for function in model.functions.values())]:
+        for node in graph.all_nodes():
+            if node.domain == "ai.onnx":
+                node.domain = ""
 
 
 def _from_proto(source: str | os.PathLike[str] | onnx.ModelProto) -> ir.Model:

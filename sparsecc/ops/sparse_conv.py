@@ -26,9 +26,7 @@ def _output_side(size: Dim, kernel: int, axis: int, attributes: Attributes) -> D
     reach = (kernel - 1) * _integers(attributes, "dilations")[axis] + 1
     free = size + pads[axis] + pads[axis + 2] - reach
     if free < 0:
-        raise ValueError(
-            f"a kernel over {reach} pixels does not fit into {size} + padding"
-        )
+        raise ValueError(f"a kernel over {reach} pixels does not fit into {size} + padding")
     return free // _integers(attributes, "strides")[axis] + 1
 
 

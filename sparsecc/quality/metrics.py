@@ -31,11 +31,16 @@ def max_relative_error(reference: ArrayLike, other: ArrayLike) -> float:
 
 
 def mean_cosine(reference: ArrayLike, other: ArrayLike) -> float:
-    """Mean cosine between the rows (last axis) of two arrays; a zero row counts as 0."""
+    """Mean cosine between the rows (last axis) of two arrays.
+
+    Two zero rows count as 1, a zero row beside another as 0.
+    """
     a, b = _pair(reference, other)
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     dots = np.sum(a * b, axis=-1)
-    return float(np.mean(np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)))
+    both_zero = ~np.any(a, axis=-1) & ~np.any(b, axis=-1)
+    cosines = np.divide(dots, norms, out=both_zero.astype(np.float64), where=norms > 0)
+    return float(np.mean(cosines))
 
 
 def top1_agreement(reference: ArrayLike, other: ArrayLike) -> float:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,17 +46,26 @@ def cached_environment() -> Path:
 def old_python() -> Path:
     """The interpreter of an environment that holds onnxruntime 1.20.1 and what it needs."""
     home = cached_environment()
-    python = home / "bin" / "python"
-    if not (home / "complete").exists():
-        shutil.rmtree(home, ignore_errors=True)
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    if not home.exists():
         try:
-            subprocess.run([sys.executable, "-m", "venv", home], check=True, capture_output=True)
-            subprocess.run([*pip, f"onnxruntime=={OLD}"], check=True, capture_output=True)
+            make_environment(home)
         except (OSError, subprocess.CalledProcessError) as error:
             pytest.skip(f"onnxruntime {OLD} cannot be installed: {error}")
-        (home / "complete").touch()
-    return python
+    return home / "bin" / "python"
+
+
+def make_environment(home: Path) -> None:
+    """Made aside and renamed, since several test processes may want it at once."""
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home.parent) as scratch:
+        made = Path(scratch) / "made"
+        subprocess.run([sys.executable, "-m", "venv", made], check=True, capture_output=True)
+        pip = [made / "bin" / "python", "-m", "pip", "install", "--quiet"]
+        subprocess.run([*pip, f"onnxruntime=={OLD}"], check=True, capture_output=True)
+        with contextlib.suppress(OSError):  # another process was first
+            made.rename(home)
+    if not home.exists():
+        raise OSError(f"{home} could not be made")
 
 
 def conv_net() -> tuple[sparsecc.Compiled, dict[str, np.ndarray]]:

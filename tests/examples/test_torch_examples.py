@@ -48,7 +48,8 @@ def test_the_trained_cnn_knows_a_cat_and_an_espresso() -> None:
     pictures = crops(("skimage/data/chelsea.png", "skimage/data/coffee.png"), 2, seed=0)
     with torch.no_grad():
         classes = trained()(torch.from_numpy(pictures)).argmax(1).tolist()
-    assert classes == [285, 285, 967, 967]
+    assert set(classes[:2]) <= set(range(281, 286))  # ImageNet's five house cats
+    assert classes[2:] == [967, 967]  # espresso
 
 
 def test_calibration_and_test_pictures_are_disjoint() -> None:

@@ -78,6 +78,12 @@ def edit_attribute(proto: onnx.ModelProto) -> None:
     proto.graph.node[1].attribute[0].f = 0.25
 
 
+def edit_reference(proto: onnx.ModelProto) -> None:
+    proto.functions[0].attribute[0] = "beta"
+    proto.functions[0].node[0].attribute[0].ref_attr_name = "beta"
+    proto.graph.node[1].attribute[0].name = "beta"
+
+
 def edit_branch(proto: onnx.ModelProto) -> None:
     proto.graph.node[-1].attribute[1].g.node[0].op_type = "Abs"
 
@@ -86,7 +92,10 @@ def edit_input(proto: onnx.ModelProto) -> None:
     proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
 
 
-@pytest.mark.parametrize("edit", [edit_function, edit_attribute, edit_branch, edit_input])
+EDITS = [edit_function, edit_attribute, edit_reference, edit_branch, edit_input]
+
+
+@pytest.mark.parametrize("edit", EDITS)
 def test_any_edit_of_the_graph_is_seen(edit: Callable[[onnx.ModelProto], None]) -> None:
     proto = model()
     edit(proto)

@@ -146,8 +146,9 @@ def test_all_zeros_run_sparse() -> None:
     name=st.sampled_from(["x86-64-v3", "x86-64-v4", "arm64-linux"]),
 )
 def test_blocks_never_straddle_groups(groups: int, rows: int, name: str) -> None:
-    weight = zeros(groups * rows, 64, "unstructured", 0.97)
-    choice = choice_of(conv(weight, groups=groups, side=56), targets.get(name))
+    weight = zeros(groups * rows, 512, "unstructured", 0.97)
+    slow = dataclasses.replace(targets.get(name), ghz=0.1)  # arithmetic is all that counts there
+    choice = choice_of(conv(weight, groups=groups, side=56), slow)
     assert choice.block is not None
     assert rows % choice.block[0] == 0
 

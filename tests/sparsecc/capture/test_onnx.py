@@ -318,3 +318,13 @@ class TestSparseInitializers:
         values.data_location = TensorProto.EXTERNAL
         with pytest.raises(ModelError, match="external data"):
             capture(proto)
+
+
+def test_the_other_spelling_of_the_default_domain_is_understood() -> None:
+    node = helper.make_node("Relu", ["x"], ["y"], domain="ai.onnx")
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy"]
+    graph = helper.make_graph([node], "g", info[:1], info[1:])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("ai.onnx", 17)])
+    model = capture(proto)
+    assert model.opset_imports == {"": 17}
+    assert model.graph.node(0).domain == ""

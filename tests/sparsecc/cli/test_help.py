@@ -15,9 +15,9 @@ from sparsecc.bench import BenchResult
 from sparsecc.cli import app
 from sparsecc.cli.command import INTERNAL_ERROR
 from sparsecc.cli.compile import Allocation, Score
+from sparsecc.report import LayerRow, Report
 from sparsecc.request import SCORES
 from sparsecc.search.allocation import ALLOCATIONS
-from sparsecc.report import LayerRow, Report
 from sparsecc.targets import TARGETS
 
 DOCS = Path(__file__).parents[3] / "docs" / "cli.md"
