@@ -119,7 +119,7 @@ static void unpack_rows(const sc_job *j, const float *from, i64 token, i64 count
         else for (i64 n = 0; n < rows - r; n++) j->y[at + n] = v[i][n] + (j->residual ? j->residual[at + n] : 0.f);
       }
     }
-  if (j->kernel->spec.activation)
+  if (j->residual && j->kernel->spec.activation)
     for (i64 t = 0; t < count; t++) SC(sc_activate)(j->y + (token + t) * outputs + row, rows, j->kernel->spec.activation);
 }
 
@@ -128,13 +128,16 @@ static void compute(const sc_job *j, i64 tile, const float *x, i64 first, i64 en
   const sc_kernel *k = j->kernel;
   sc_piece p = cut_piece(&j->cut, tile);
   float out[(ROWS + VL) * (SC_MAX_NR * VL + 16)];
+  clear_floats(out, ROWS * j->pitch);
   while (first < end) {
     i64 row = k->strips[first].row, stop = first;
     while (stop < end && k->strips[stop].row + k->strips[stop].mr <= row + ROWS) stop++;
     sc_tile t = {.x = x, .offsets = j->geometry->offsets, .row = row, .y = out, .pitch = j->pitch,
                  .last = (p.nr - 1) * (i64)VL, .activation = SC_NONE};
+    i64 rows = k->strips[stop - 1].row + k->strips[stop - 1].mr - row;
     SC(sc_tile_strips)(k, first, stop, &t, p.nr, 0);
-    unpack_rows(j, out, p.start, tile_tokens(j, &p), row, k->strips[stop - 1].row + k->strips[stop - 1].mr - row);
+    if (!j->residual) SC(sc_activate)(out, rows * j->pitch, k->spec.activation); /* all at once, the gaps too */
+    unpack_rows(j, out, p.start, tile_tokens(j, &p), row, rows);
     first = stop;
   }
 }
