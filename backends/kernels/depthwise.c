@@ -6,7 +6,6 @@ enum {
   MAX_SIDE = 16,                 /* of a kernel; larger ones take the general way */
   TILE = 6 * 1024,               /* packed floats of a tile: half of a first-level cache */
   MOST = 8,                      /* independent sums that hide the latency of the multiply-add */
-  ALIGNED = 16,                  /* floats of a cache line */
   TASKS = 16
 };
 
@@ -58,9 +57,9 @@ static void lay_out(sc_job *j)
   j->down = number_axis(s->kernel[0], s->stride[0], s->dilation[0]);
   j->across = number_axis(s->kernel[1], s->stride[1], s->dilation[1]);
   i64 planes = (i64)j->down.phases * j->across.phases;
-  j->pitch = ceil_div(j->image->out_width + j->across.reach, ALIGNED) * ALIGNED;
+  j->pitch = ceil_div(j->image->out_width + j->across.reach, LINE) * LINE;
   j->tile_rows = clip(TILE / (planes * j->pitch) - j->down.reach, 1, j->image->out_height);
-  j->plane = (j->tile_rows + j->down.reach) * j->pitch + 2 * ALIGNED;
+  j->plane = (j->tile_rows + j->down.reach) * j->pitch + 2 * LINE;
   j->packed = planes * j->plane;
   j->group = clip(TILE / j->packed, 1, MOST);
   j->narrow = j->image->out_width < VL;

@@ -73,13 +73,14 @@ static int build(sc_kernel *k, const sc_image *image, sc_geometry **out)
   sc_geometry laid = {.asked = *image, .image = *image};
   if (!lay_out(k, &laid)) return SC_TOO_LARGE;
   sc_geometry *g = k->host.alloc(k->host.self, sizeof *g);
-  laid.offsets = k->host.alloc(k->host.self, (u64)(k->tap_count + 1) * sizeof *laid.offsets);
+  laid.offsets = k->host.alloc(k->host.self, (u64)(k->tap_count + AHEAD + 1) * sizeof *laid.offsets);
   if (!g || !laid.offsets) {
     if (g) k->host.free(k->host.self, g);
     if (laid.offsets) k->host.free(k->host.self, laid.offsets);
     return SC_MEMORY;
   }
   place_taps(k, &laid);
+  for (i64 i = 0; i <= AHEAD; i++) laid.offsets[k->tap_count + i] = 0;
   *g = laid;
   *out = g;
   return SC_OK;

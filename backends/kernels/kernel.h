@@ -32,7 +32,12 @@ typedef struct {
   i32 *offsets;                  /* per tap: floats from the tile's first pixel */
 } sc_geometry;
 
-enum { GEOMETRIES = 8, MAX_FLOATS = 0x7fffffff /* tap offsets are 32-bit */ };
+enum {
+  GEOMETRIES = 8,
+  MAX_FLOATS = 0x7fffffff,       /* tap offsets are 32-bit */
+  LINE = 16,                     /* floats of a cache line */
+  AHEAD = 4                      /* offsets are padded by so many zeros */
+};
 
 struct sc_kernel {
   sc_host host;

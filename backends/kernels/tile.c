@@ -4,6 +4,13 @@
 
 typedef void (*sc_tile_fn)(const sc_kernel *, const sc_strip *, const sc_strip *end, const sc_tile *);
 
+/* Inputs of the tap AHEAD of this one: columns are too irregular for the processor to foresee. */
+#define PREFETCH(floats, from)                                                                                 \
+  {                                                                                                            \
+    const float *ahead = from;                                                                                 \
+    UNROLL for (int f = 0; f < (floats); f += LINE) __builtin_prefetch(ahead + f);                             \
+  }
+
 /* All strips of [s, end) have mr = MR. PX more pixels (0 or 1) follow the NR vectors: one lane per row. Few accumulators
    are doubled or quadrupled over the taps, so that eight independent chains hide the latency of the multiply-add. */
 INLINE void tile(const int MR, const int NR, const int PX, const sc_kernel *k, const sc_strip *s, const sc_strip *end,
@@ -25,6 +32,7 @@ INLINE void tile(const int MR, const int NR, const int PX, const sc_kernel *k, c
 #define TAP(u)                                                                                   \
   {                                                                                              \
     const float *x = t->x + *o++;                                                                \
+    PREFETCH(NR * VL, t->x + o[AHEAD])                                                           \
     vf xv[SC_MAX_NR];                                                                                   \
     UNROLL for (int n = 0; n < NR; n++) xv[n] = load(x + (n == NR - 1 ? last : n * VL));         \
     UNROLL for (int r = 0; r < MR; r++) {                                                        \
