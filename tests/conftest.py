@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
+import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.runtimes import OLD_RUNTIME, old_environment
 
 settings.register_profile(
     "sparsecc",
@@ -12,3 +18,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("sparsecc")
+
+
+@pytest.fixture(scope="session")
+def old_python() -> Path:
+    """A Python that has the old runtime; the environment is cached between runs."""
+    try:
+        return old_environment() / "bin" / "python"
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"onnxruntime {OLD_RUNTIME} cannot be installed: {error}")

@@ -18,9 +18,8 @@ SEEDS = range(5)
 SPARSITIES = ("unstructured:0.5", "unstructured:0.7")
 METHODS: dict[str, dict[str, Any]] = {
     "magnitude": {"score": "magnitude", "refit": False},
-    "Wanda mask only": {"score": "wanda", "refit": False},
-    "Wanda mask, refit": {"score": "wanda"},
-    "SparseGPT mask, refit": {"score": "sparsegpt"},
+    "ALPS mask only": {"score": "alps", "refit": False},
+    "ALPS mask, refit": {"score": "alps"},
 }
 TRAIN = 1297  # of the 1797 pictures; the other 500 are the test set
 EPOCHS, BATCH = 12, 64

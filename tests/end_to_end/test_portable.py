@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,8 +14,8 @@ import pytest
 import sparsecc
 from sparsecc.capture import capture
 from tests import small
+from tests.runtimes import OLD_RUNTIME
 
-OLD = "1.20.1"
 TOLERANCE = 1e-4
 SETTING = "4x1:0.8"
 
@@ -32,40 +28,6 @@ options.log_severity_level = 3
 session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 numpy.savez(outputs, *session.run(None, dict(numpy.load(inputs))))
 """
-
-
-def cached_environment() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    cache = Path(base) if base else Path.home() / ".cache"
-    return (
-        cache / "sparsecc-tests" / f"ort-{OLD}-py{sys.version_info.major}{sys.version_info.minor}"
-    )
-
-
-@pytest.fixture(scope="session")
-def old_python() -> Path:
-    """The interpreter of an environment that holds onnxruntime 1.20.1 and what it needs."""
-    home = cached_environment()
-    if not home.exists():
-        try:
-            make_environment(home)
-        except (OSError, subprocess.CalledProcessError) as error:
-            pytest.skip(f"onnxruntime {OLD} cannot be installed: {error}")
-    return home / "bin" / "python"
-
-
-def make_environment(home: Path) -> None:
-    """Made aside and renamed, since several test processes may want it at once."""
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home.parent) as scratch:
-        made = Path(scratch) / "made"
-        subprocess.run([sys.executable, "-m", "venv", made], check=True, capture_output=True)
-        pip = [made / "bin" / "python", "-m", "pip", "install", "--quiet"]
-        subprocess.run([*pip, f"onnxruntime=={OLD}"], check=True, capture_output=True)
-        with contextlib.suppress(OSError):  # another process was first
-            made.rename(home)
-    if not home.exists():
-        raise OSError(f"{home} could not be made")
 
 
 def conv_net() -> tuple[sparsecc.Compiled, dict[str, np.ndarray]]:
@@ -149,7 +111,7 @@ def test_the_runtime_of_today(case: Case) -> None:
 def test_onnxruntime_1_20(case: Case, old_python: Path, tmp_path: Path) -> None:
     folder, feeds, answers = case
     np.savez(tmp_path / "in.npz", **feeds)
-    command = [old_python, "-I", "-c", RUN.format(version=OLD), folder / "model.onnx"]
+    command = [old_python, "-I", "-c", RUN.format(version=OLD_RUNTIME), folder / "model.onnx"]
     subprocess.run([*command, tmp_path / "in.npz", tmp_path / "out.npz"], check=True)
     with np.load(tmp_path / "out.npz") as outputs:
         assert_same([outputs[f"arr_{i}"] for i in range(len(outputs.files))], answers)

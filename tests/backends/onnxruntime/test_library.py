@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -22,8 +21,6 @@ from sparsecc.backends.onnxruntime.library import build_library
 from sparsecc.formats.blocks import BlockWeight, pack_blocks
 
 Array = NDArray[Any]
-OLD_RUNTIME = "SPARSECC_TEST_PYTHON_ORT_1_20"
-"""A Python that has onnxruntime 1.20, for the test that one library serves both."""
 
 
 @pytest.fixture(scope="module")
@@ -266,16 +263,15 @@ np.save(sys.argv[4], session.run(None, {"X": np.load(sys.argv[3])})[0])
 """
 
 
-def test_the_same_library_serves_onnxruntime_1_20(library: Path, tmp_path: Path) -> None:
-    python = os.environ.get(OLD_RUNTIME)
-    if not python:
-        pytest.skip(f"onnxruntime 1.20: no Python that has it is named in {OLD_RUNTIME}")
+def test_the_same_library_serves_onnxruntime_1_20(
+    library: Path, old_python: Path, tmp_path: Path
+) -> None:
     x = floats(6, 1, 8, 14, 14)
     names = [tmp_path / name for name in ("model.onnx", "x.npy", "y.npy")]
     names[0].write_bytes(conv("SparseConv_relu").model())
     np.save(names[1], x)
     arguments = [str(names[0]), str(library), str(names[1]), str(names[2])]
-    subprocess.run([python, "-c", OLD_SCRIPT, *arguments], check=True, env={"PATH": ""})
+    subprocess.run([old_python, "-c", OLD_SCRIPT, *arguments], check=True, env={"PATH": ""})
     np.testing.assert_allclose(
         np.load(names[2]), conv("SparseConv_relu").evaluate(x), rtol=1e-5, atol=1e-4
     )
