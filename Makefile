@@ -14,7 +14,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report term:skip-covered
 
 bench: $(VENV)/.demo
-	$(BIN)/python -m benchmarks.run --into docs/performance.md
+	$(BIN)/python -m benchmarks.run --page docs/performance.md
 
 docs: $(VENV)/.demo
 	$(BIN)/python docs/api.py

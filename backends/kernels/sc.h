@@ -25,7 +25,7 @@ typedef struct {
   void *self;
 } sc_parallel;
 
-/* A packed weight W[rows, depth] (docs/contracts: BlockWeight) and how it is used. depth is ordered (kh, kw, channel); a
+/* A packed weight W[rows, depth] (docs/formats.md) and how it is used. depth is ordered (kh, kw, channel); a
    matmul is a 1x1 convolution with group 1. Nothing here is trusted before sc_check. */
 typedef struct {
   i64 rows, channels;            /* outputs; inputs per group */

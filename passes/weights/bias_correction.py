@@ -1,6 +1,6 @@
 """Moving a layer's bias, so that pruning does not shift the mean of its outputs.
 
-``b += (W − Ŵ) E[x]`` (spec: weights, "Corrections after pruning").
+``b += (W − Ŵ) E[x]``.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ ALPS_TOO_WIDE = f"SparseGPT's mask: ALPS takes too long beyond {ALPS_MOST_INPUTS
 RIDGES = (0.01, 0.1)
 """λ tried by the refit, relative to the mean of H's diagonal; held-out data decide."""
 FEW_ROWS_RIDGES = (0.1, 1.0)
-"""The same where there are fewer than ROWS_PER_INPUT rows per input (spec: weights)."""
+"""The same where there are fewer than ROWS_PER_INPUT rows per input."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Exact least squares on the weights that stay (spec: weights, "Exact refit").
+"""Exact least squares on the weights that stay.
 
 The ridge pulls towards the trained weight, not towards zero: with A = H + λI the refitted row is
 ``V_S = A_SS⁻¹ A_S,: w``, which tends to the plain mask as λ grows. All rows with one support

@@ -1,6 +1,6 @@
 """How much each weight matters: the smallest go first.
 
-``H = mean(x xᵀ)`` over the layer's calibration inputs, float64 (spec: weights).
+``H = mean(x xᵀ)`` over the layer's calibration inputs, float64.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float64]
 
 ROWS_PER_INPUT = 4
-"""Rows per column of H that make a refit trustworthy (spec: weights)."""
+"""Rows per column of H that make a refit trustworthy."""
 FLOP_BUDGET = 4e11
 """Multiply-adds one layer's H may cost before rows are sampled."""
 
