@@ -36,8 +36,8 @@ class Setting:
 
 METHODS = (
     Setting("magnitude", calibrated=False, refit=False),
-    Setting("SparseGPT mask only", calibrated=True, refit=False),
-    Setting("SparseGPT mask, refit", calibrated=True, refit=True),
+    Setting("ALPS mask only", calibrated=True, refit=False),
+    Setting("ALPS mask, refit", calibrated=True, refit=True),
 )
 SPARSITIES = ("4x1:0.3", "4x1:0.5", "unstructured:0.5")
 

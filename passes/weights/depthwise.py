@@ -16,6 +16,7 @@ from sparsecc import ops
 from sparsecc.formats.blocks import pack_blocks
 from sparsecc.passes import edit
 from sparsecc.passes.base import Context, Pass
+from sparsecc.passes.weights.pack_node import pack_node
 
 THROUGH = ("Relu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Mul", "Add")
 """Element-wise ops that keep whatever layout their input has."""
@@ -49,7 +50,8 @@ class Depthwise(Pass):
                 ctx.refuse(self.name, node, "no sparse convolution beside it")
             else:
                 self.replaced.append(node.name or "")
-                _replace(node, weight, bias)
+                packed = pack_blocks(weight.transpose(0, 2, 3, 1), (1, 1), keep_zeros=True)
+                pack_node(node, packed, bias)
         return bool(self.replaced)
 
 
@@ -90,28 +92,3 @@ def _bias(node: ir.Node, channels: int) -> np.ndarray | None:
     """The bias, zeros where there is none, or None if it depends on an input."""
     value = node.inputs[2] if len(node.inputs) > 2 else None
     return np.zeros(channels, np.float32) if value is None else edit.constant(value)
-
-
-def _replace(node: ir.Node, weight: np.ndarray, bias: np.ndarray) -> None:
-    packed = pack_blocks(weight.transpose(0, 2, 3, 1), (1, 1), keep_zeros=True)
-    arrays = {**ops.packed_arrays(packed), "bias": bias}
-    initializers = [
-        edit.new_initializer(node, f"{node.name}.{part}", array) for part, array in arrays.items()
-    ]
-    old = node.outputs[0]
-    fresh = ir.Node(
-        ops.DOMAIN,
-        ops.variant("SparseConv"),
-        [node.inputs[0], *initializers],
-        attributes=[
-            ir.AttrInt64s("strides", list(node.attributes.get_ints("strides", [1, 1]))),
-            ir.AttrInt64s("pads", list(node.attributes.get_ints("pads", [0] * 4))),
-            ir.AttrInt64s("dilations", list(node.attributes.get_ints("dilations", [1, 1]))),
-            ir.AttrInt64("group", len(weight)),
-        ],
-        outputs=[ir.Value(type=old.type, shape=old.shape)],
-        name=node.name,
-        version=ops.VERSION,
-        metadata_props=dict(node.metadata_props),
-    )
-    edit.replace([node], [fresh], at=node)

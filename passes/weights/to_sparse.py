@@ -8,10 +8,10 @@ import onnx_ir as ir
 
 from sparsecc import ops
 from sparsecc.formats.blocks import Block, pack_blocks
-from sparsecc.passes import edit
 from sparsecc.passes.base import Context, Pass
 from sparsecc.passes.weights.choose import Choice, choose, layer_bias
 from sparsecc.passes.weights.layers import Layer, find_layers, matrix
+from sparsecc.passes.weights.pack_node import pack_node
 from sparsecc.targets import Target
 
 
@@ -45,40 +45,9 @@ class ToSparse(Pass):
 
 def replace_layer(layer: Layer, block: Block) -> ir.Node:
     """Put a sparse op in the place of a layer's node; name, output and shape are kept."""
-    node = layer.node
-    base = "SparseConv" if layer.op == "Conv" else "SparseMatMul"
     weight = matrix(layer)
     if layer.op == "Conv":
         weight = weight.reshape(layer.rows, *layer.kernel, -1)
-    packed = pack_blocks(weight, block)
     bias = layer_bias(layer)
     assert bias is not None, f"{layer.name} was chosen although its bias is not constant"
-    arrays = {**ops.packed_arrays(packed), "bias": bias}
-    initializers = [
-        edit.new_initializer(node, f"{layer.name}.{part}", array) for part, array in arrays.items()
-    ]
-    old = node.outputs[0]
-    fresh = ir.Node(
-        ops.DOMAIN,
-        ops.variant(base),
-        [node.inputs[0], *initializers],
-        attributes=_attributes(layer),
-        outputs=[ir.Value(type=old.type, shape=old.shape)],
-        name=node.name,
-        version=ops.VERSION,
-        metadata_props=dict(node.metadata_props),
-    )
-    edit.replace([node], [fresh], at=node)
-    return fresh
-
-
-def _attributes(layer: Layer) -> list[ir.Attr]:
-    if layer.op != "Conv":
-        return []
-    read = layer.node.attributes
-    return [
-        ir.AttrInt64s("strides", list(read.get_ints("strides", [1, 1]))),
-        ir.AttrInt64s("pads", list(read.get_ints("pads", [0] * 4))),
-        ir.AttrInt64s("dilations", list(read.get_ints("dilations", [1, 1]))),
-        ir.AttrInt64("group", layer.groups),
-    ]
+    return pack_node(layer.node, pack_blocks(weight, block), bias, layer.name)
