@@ -45,6 +45,7 @@ def capture_onnx(source: str | os.PathLike[str] | onnx.ModelProto | ir.Model) ->
     else:
         model = _from_proto(source)
     _spell_default_domain(model)
+    _open_dimensions(model)
     external_data.check(model)
     weights.check_finite(model)
     common.RemoveInitializersFromInputsPass()(model)
@@ -52,6 +53,16 @@ def capture_onnx(source: str | os.PathLike[str] | onnx.ModelProto | ir.Model) ->
         model.ir_version = _FIRST_IR_WITHOUT_THEM
     names.name_nodes(model)
     return model
+
+
+def _open_dimensions(model: ir.Model) -> None:
+    """Make sizes below one unknown: some exporters write 0 or -1 for "any"."""
+    made = (output for node in model.graph.all_nodes() for output in node.outputs)
+    for value in (*model.graph.inputs, *made):
+        for axis, dim in enumerate(value.shape or ()):
+            if isinstance(dim, int) and dim < (1 if value.is_graph_input() else 0):
+                assert value.shape is not None
+                value.shape = ir.Shape([*value.shape[:axis], None, *value.shape[axis + 1 :]])
 
 
 def _spell_default_domain(model: ir.Model) -> None:

@@ -328,3 +328,12 @@ def test_the_other_spelling_of_the_default_domain_is_understood() -> None:
     model = capture(proto)
     assert model.opset_imports == {"": 17}
     assert model.graph.node(0).domain == ""
+
+
+def test_sizes_that_mean_any_are_unknown() -> None:
+    node = helper.make_node("Relu", ["x"], ["y"])
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [-1, 3, 0]) for name in "xy"]
+    graph = helper.make_graph([node], "g", info[:1], info[1:])
+    model = capture(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
+    shape = model.graph.inputs[0].shape
+    assert [dim if isinstance(dim, int) else None for dim in shape] == [None, 3, None]
