@@ -221,6 +221,7 @@ ZOO: dict[str, Builder] = {
     "vit": _benchmark("vit_tiny", 0.5, 64),
     "ocr_recognizer": _ocr("ch_PP-OCRv4_rec_infer.onnx", 160),
     "ocr_detector": _ocr("ch_PP-OCRv4_det_infer.onnx", 160, height=160),
+    "ocr_direction": _ocr("ch_ppocr_mobile_v2.0_cls_infer.onnx", 192),
     "minilm": _minilm,
     "recurrent": _recurrent,
     "control_flow": _control_flow,
