@@ -14,8 +14,10 @@ import onnx_ir as ir
 from sparsecc import targets
 from sparsecc.artifact import open_artifact
 from sparsecc.capture import capture
+from sparsecc.cost import roofline
 from sparsecc.passes import edit, pipeline
 from sparsecc.passes.base import Context, Refusal, run
+from sparsecc.passes.weights.choose import node_work
 from sparsecc.passes.weights.depthwise import Depthwise
 from sparsecc.passes.weights.layers import find_layers
 from sparsecc.passes.weights.to_sparse import ToSparse
@@ -46,7 +48,7 @@ def inspect(model: Any, target: str = "native") -> list[LayerRow]:
 def rewrite(graph: ir.Model, target: Target, ctx: Context) -> list[LayerRow]:
     """Put sparse ops where they pay, fuse into them, and say what was chosen for each layer."""
     order = {node.name: at for at, node in enumerate(graph.graph.all_nodes())}
-    refused = _refused_rows(graph, find_layers(graph).refusals)
+    refused = _refused_rows(graph, find_layers(graph).refusals, target)
     to_sparse, depthwise = ToSparse(target), Depthwise()
     run([to_sparse, depthwise, *pipeline.EXACT_AFTER], graph, ctx)
     rows = refused | {choice.row.name: choice.row for choice in to_sparse.choices}
@@ -55,40 +57,38 @@ def rewrite(graph: ir.Model, target: Target, ctx: Context) -> list[LayerRow]:
     return sorted(rows.values(), key=lambda row: order.get(row.name, len(order)))
 
 
-def _refused_rows(graph: ir.Model, refusals: Sequence[Refusal]) -> dict[str, LayerRow]:
+def _refused_rows(
+    graph: ir.Model, refusals: Sequence[Refusal], target: Target
+) -> dict[str, LayerRow]:
     reasons = {refusal.node: refusal.reason for refusal in refusals}
     return {
-        node.name: LayerRow(
-            name=node.name,
-            op=node.op_type,
-            shape=None,
-            macs=_macs(node),
-            density=_density(node),
-            pattern="dense",
-            eligible=False,
-            why=reasons[node.name],
-            kernel=DENSE_KERNEL,
-            est_ms=0.0,
-            dense_ms=0.0,
-        )
+        node.name: _refused_row(node, reasons[node.name], target)
         for node in graph.graph.all_nodes()
         if node.name in reasons
     }
 
 
-def _weight(node: ir.Node) -> np.ndarray | None:
-    return edit.constant(node.inputs[1]) if len(node.inputs) > 1 else None
-
-
-def _macs(node: ir.Node) -> int:
-    """Multiply-adds of a convolution at its static shape; 0 where they cannot be told."""
-    weight, shape = _weight(node), node.outputs[0].shape
-    if node.op_type != "Conv" or weight is None or shape is None:
-        return 0
-    positions = math.prod(dim if isinstance(dim, int) else 1 for dim in list(shape)[2:])
-    return int(weight.size) * positions
-
-
-def _density(node: ir.Node) -> float:
-    weight = _weight(node)
-    return 1.0 if weight is None or not weight.size else np.count_nonzero(weight) / weight.size
+def _refused_row(node: ir.Node, why: str, target: Target) -> LayerRow:
+    weight = edit.constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    macs, ms, density = 0, 0.0, 1.0
+    if weight is not None and weight.size:
+        density = np.count_nonzero(weight) / weight.size
+    if node.op_type == "Conv" and weight is not None:
+        rows, shape = len(weight), node.outputs[0].shape
+        positions = (dim if isinstance(dim, int) else 1 for dim in list(shape or ())[2:])
+        macs = weight.size * math.prod(positions)
+        groups = node.attributes.get_int("group", 1)
+        ms = roofline.dense_ms(node_work(node, rows, weight.size // rows, groups), target)
+    return LayerRow(
+        name=str(node.name),
+        op=node.op_type,
+        shape=None,
+        macs=macs,
+        density=density,
+        pattern="dense",
+        eligible=False,
+        why=why,
+        kernel=DENSE_KERNEL,
+        est_ms=round(ms, 6),
+        dense_ms=round(ms, 6),
+    )

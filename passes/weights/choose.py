@@ -80,23 +80,27 @@ def kernel_name(layer: Layer, block: Block) -> str:
 
 def work_of(layer: Layer) -> roofline.Work:
     """The layer's work, unknown dimensions replaced by typical ones."""
-    is_conv = layer.op == "Conv"
+    return node_work(layer.node, layer.rows, layer.cols, layer.groups)
+
+
+def node_work(node: ir.Node, rows: int, cols: int, groups: int) -> roofline.Work:
+    """The work of a Conv, Gemm or MatMul node with R outputs of K inputs each."""
+    is_conv = node.op_type == "Conv"
     fallback = UNKNOWN_SIDE if is_conv else UNKNOWN_TOKENS
-    out = _dims(layer.node.outputs[0], fallback)
-    into = _dims(layer.input, fallback)
-    points = math.prod(out) // layer.rows if out else fallback
+    out, into = _dims(node.outputs[0], fallback), _dims(node.inputs[0], fallback)
+    points = math.prod(out) // rows if out else fallback
     return roofline.Work(
-        rows=layer.rows,
-        cols=layer.cols,
+        rows=rows,
+        cols=cols,
         points=max(1, points),
-        groups=layer.groups,
-        input_elements=math.prod(into) if into else layer.cols * fallback,
+        groups=groups,
+        input_elements=math.prod(into) if into else cols * fallback,
         is_conv=is_conv,
     )
 
 
-def _dims(value: ir.Value, fallback: int) -> list[int]:
-    if value.shape is None:
+def _dims(value: ir.Value | None, fallback: int) -> list[int]:
+    if value is None or value.shape is None:
         return []
     dims = [dim if isinstance(dim, int) else fallback for dim in value.shape]
     if dims and not isinstance(value.shape[0], int):

@@ -51,5 +51,5 @@ class LayerRow:
 
     @property
     def is_sparse(self) -> bool:
-        """Whether a sparse kernel runs it."""
-        return self.kernel != DENSE_KERNEL
+        """Whether a kernel that skips zeros runs it."""
+        return self.kernel != DENSE_KERNEL and self.pattern != "dense"
