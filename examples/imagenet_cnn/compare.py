@@ -108,7 +108,7 @@ def main() -> None:
     for column in ("zeros", "method", "top-1 agreement", "logit cosine"):
         table.add_column(column, no_wrap=True)
     for sparsity in SPARSITIES:
-        for method, data in (("magnitude", None), ("SparseGPT mask, refit", calibration)):
+        for method, data in (("magnitude", None), ("ALPS mask, refit", calibration)):
             compiled = sparsecc.compile(
                 model,
                 sparsity=sparsity,
