@@ -1,7 +1,7 @@
 """ALPS: better masks than one sweep of SparseGPT finds, by ADMM on the layer's quadratic loss.
 
-Source: Meng et al. 2024 (ALPS). B minimises the loss, D is B's
-projection onto the pattern, and a growing penalty ρ pulls the two together until the mask rests.
+Source: Meng et al. 2024 (ALPS). B minimises the loss, D is B's projection onto the pattern, and a
+growing penalty ρ pulls the two together until the mask rests.
 """
 
 from __future__ import annotations

@@ -115,22 +115,22 @@ def _ineligible(layer: Layer, weight: NDArray[np.floating]) -> str:
         return f"weights are {str(value.dtype).lower()}: kernels are float32"
     if layer.op == "Gemm" and _scaled(layer.node):
         return "Gemm with alpha or beta other than 1"
-    if layer_bias(layer) is None:
+    if node_bias(layer.node, layer.rows) is None:
         return "bias is not one constant per output"
     if np.count_nonzero(weight) == weight.size:
         return "no zeros"
     return ""
 
 
-def layer_bias(layer: Layer) -> NDArray[np.float32] | None:
+def node_bias(node: ir.Node, rows: int) -> NDArray[np.float32] | None:
     """The bias as float32 ``[R]``, zeros when there is none; None when it is of another form."""
-    value = layer.node.inputs[2] if len(layer.node.inputs) > 2 else None
+    value = node.inputs[2] if len(node.inputs) > 2 else None
     if value is None:
-        return np.zeros(layer.rows, np.float32)
+        return np.zeros(rows, np.float32)
     array = edit.constant(value)
-    if array is None or not _one_per_output(array.shape, layer.rows):
+    if array is None or not _one_per_output(array.shape, rows):
         return None
-    return np.broadcast_to(array.astype(np.float32).reshape(-1), (layer.rows,)).copy()
+    return np.broadcast_to(array.astype(np.float32).reshape(-1), (rows,)).copy()
 
 
 def _one_per_output(shape: tuple[int, ...], rows: int) -> bool:

@@ -16,6 +16,7 @@ from sparsecc import ops
 from sparsecc.formats.blocks import pack_blocks
 from sparsecc.passes import edit
 from sparsecc.passes.base import Context, Pass
+from sparsecc.passes.weights.choose import node_bias
 from sparsecc.passes.weights.pack_node import pack_node
 
 THROUGH = ("Relu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Mul", "Add")
@@ -43,7 +44,7 @@ class Depthwise(Pass):
             weight = edit.constant(node.inputs[1])
             if weight is None or not _is_depthwise(node, weight):
                 continue
-            bias = _bias(node, len(weight))
+            bias = node_bias(node, len(weight))
             if bias is None:
                 ctx.refuse(self.name, node, "bias is not constant")
             elif not (_fed_by_sparse(node) or _feeds_sparse(node)):
@@ -86,9 +87,3 @@ def _feeds_sparse(node: ir.Node) -> bool:
     while len(readers) == 1 and edit.is_op(readers[0], *THROUGH):
         readers = [reader for reader, _ in readers[0].outputs[0].uses()]
     return any(_is_sparse_conv(reader) for reader in readers)
-
-
-def _bias(node: ir.Node, channels: int) -> np.ndarray | None:
-    """The bias, zeros where there is none, or None if it depends on an input."""
-    value = node.inputs[2] if len(node.inputs) > 2 else None
-    return np.zeros(channels, np.float32) if value is None else edit.constant(value)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from sparsecc import ops
 from sparsecc.formats.blocks import Block, pack_blocks
 from sparsecc.passes.base import Context, Pass
-from sparsecc.passes.weights.choose import Choice, choose, layer_bias
+from sparsecc.passes.weights.choose import Choice, choose, node_bias
 from sparsecc.passes.weights.layers import Layer, find_layers, matrix
 from sparsecc.passes.weights.pack_node import pack_node
 from sparsecc.targets import Target
@@ -48,6 +48,6 @@ def replace_layer(layer: Layer, block: Block) -> ir.Node:
     weight = matrix(layer)
     if layer.op == "Conv":
         weight = weight.reshape(layer.rows, *layer.kernel, -1)
-    bias = layer_bias(layer)
+    bias = node_bias(layer.node, layer.rows)
     assert bias is not None, f"{layer.name} was chosen although its bias is not constant"
     return pack_node(layer.node, pack_blocks(weight, block), bias, layer.name)

@@ -22,7 +22,7 @@ from sparsecc.passes.weights.choose import (
     Choice,
     choose,
     kernel_name,
-    layer_bias,
+    node_bias,
     work_of,
 )
 from sparsecc.passes.weights.layers import find_layers
@@ -180,7 +180,7 @@ def test_unknown_sizes_are_typical_ones() -> None:
 
 def test_the_bias_is_float32_and_one_per_output() -> None:
     (layer,) = find_layers(gemm(SPARSE, bias=np.array(2, np.float32), inputs="xwb")).layers
-    bias = layer_bias(layer)
+    bias = node_bias(layer.node, layer.rows)
     assert bias is not None
     assert (bias.dtype, bias.shape) == (np.float32, (SIZE,))
     assert (bias == 2).all()

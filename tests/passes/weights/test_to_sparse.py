@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from sparsecc import ops, targets
 from sparsecc.backends.onnxruntime.run import session_of_model
@@ -18,6 +18,7 @@ from sparsecc.passes.weights.layers import find_layers
 from sparsecc.passes.weights.to_dense import ToDense
 from sparsecc.passes.weights.to_sparse import ToSparse, replace_layer
 from sparsecc.report.rows import DENSE_KERNEL
+from tests import small
 
 TARGET = targets.get("x86-64-v4")
 BLOCKS = [(1, 1), (4, 1), (8, 1), (16, 1), (1, 4)]
@@ -27,18 +28,6 @@ def masked(rng: np.random.Generator, rows: int, cols: int, rows_per_block: int, 
     keep = rng.random((-(-rows // rows_per_block), cols)) < density
     weight = rng.standard_normal((rows, cols)) * np.repeat(keep, rows_per_block, axis=0)[:rows]
     return weight.astype(np.float32)
-
-
-def graph_model(nodes, inputs, outputs, weights, opset=17) -> ir.Model:
-    graph = helper.make_graph(
-        nodes,
-        "model",
-        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs.items()],
-        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in outputs.items()],
-        [numpy_helper.from_array(array, name) for name, array in weights.items()],
-    )
-    opsets = [helper.make_opsetid("", opset)]
-    return ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=8))
 
 
 def conv_model(rng, *, rows=32, depth=16, kernel=3, group=1, stride=1, side=12, density=0.2):
@@ -58,8 +47,10 @@ def conv_model(rng, *, rows=32, depth=16, kernel=3, group=1, stride=1, side=12, 
         kernel_shape=[kernel] * 2,
     )
     weights = {"w": oihw, "b": rng.standard_normal(rows).astype(np.float32)}
-    return graph_model(
-        [node], {"x": [2, depth * group, side, side]}, {"y": [2, rows, out, out]}, weights
+    return ir.from_proto(
+        small.model(
+            [node], {"x": [2, depth * group, side, side]}, {"y": [2, rows, out, out]}, weights
+        )
     )
 
 
@@ -71,7 +62,7 @@ def matmul_model(rng, *, rows=64, cols=48, trans=True, with_bias=True, density=0
         weights["b"] = rng.standard_normal(rows).astype(np.float32)
         names.append("b")
     node = helper.make_node("Gemm", names, ["y"], "fc", transB=int(trans))
-    return graph_model([node], {"x": [9, cols]}, {"y": [9, rows]}, weights)
+    return ir.from_proto(small.model([node], {"x": [9, cols]}, {"y": [9, rows]}, weights))
 
 
 def outputs_of(model: ir.Model, seed: int = 0) -> list[np.ndarray]:
