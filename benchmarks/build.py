@@ -1,9 +1,10 @@
 """Benchmark models: text → ONNX with seeded random weights and exact zeros in a given pattern.
 
-Weights are He-initialised; every convolution carries a folded batch normalisation whose statistics
-come from running the growing network on one random input, so activations keep their scale through
-any depth. Pruned are convolutions of one group with more than three input channels and linear
-layers with more than two outputs; stems and depthwise layers stay dense.
+Weights are He-initialised; every convolution but those with `norm=0` carries a folded batch
+normalisation whose statistics come from running the growing network on one random input, so
+activations keep their scale through any depth. Pruned are convolutions of one group with more than
+three input channels and linear layers with more than two outputs; stems and depthwise layers stay
+dense.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from sparsecc.formats.patterns import SparsitySpec, mask_from_scores
 
 Array = NDArray[np.float32]
 
+OPSET = 17
 IR_VERSION = 8  # what opset 17 shipped with, so that older runtimes read the files too
 NORM_EPS = 1e-12
 MASKED = -10000.0
@@ -36,7 +38,7 @@ class Graph:
     """A growing ONNX graph that evaluates each node as it is added.
 
     Attributes:
-        opset: Default-domain opset, 11–17 (`norm` needs 17, hardswish 14).
+        opset: Default-domain opset, 11–17; what it lacks is written in older operators.
         zeros: Zeros of prunable layers.
         rng: The only source of randomness.
         values: Value of every tensor for the calibration input.
@@ -128,10 +130,22 @@ def _gelu(graph: Graph, x: str) -> str:
     return graph.op("Mul", [product, "gelu.half"], f"{x}.gelu")
 
 
+def _hardswish(graph: Graph, x: str) -> str:
+    if graph.opset >= 14:
+        return graph.op("HardSwish", [x], f"{x}.hardswish")
+    return graph.op("Mul", [x, _hardsigmoid(graph, x)], f"{x}.hardswish")
+
+
+def _hardsigmoid(graph: Graph, x: str) -> str:
+    return graph.op("HardSigmoid", [x], f"{x}.hardsigmoid", alpha=1 / 6, beta=0.5)
+
+
 ACTIVATIONS: dict[str, Callable[[Graph, str], str]] = {
     "relu": lambda graph, x: graph.op("Relu", [x], f"{x}.relu"),
     "relu6": _relu6,
-    "hardswish": lambda graph, x: graph.op("HardSwish", [x], f"{x}.hardswish"),
+    "hardswish": _hardswish,
+    "hardsigmoid": _hardsigmoid,
+    "sigmoid": lambda graph, x: graph.op("Sigmoid", [x], f"{x}.sigmoid"),
     "silu": _silu,
     "gelu": _gelu,
 }
@@ -181,10 +195,13 @@ def _conv(graph: Graph, layer: Layer) -> str:
         "group": group,
     }
     names = [layer.inputs[0], f"{layer.name}.weight"]
-    graph.values[names[1]] = weight
-    raw = graph.evaluate(helper.make_node("Conv", names, ["raw"], **attributes))
-    scale = graph.rng.uniform(0.8, 1.2, out) / np.sqrt(_variances(raw))
-    bias = graph.rng.normal(0, 0.1, out) - raw.mean(axis=(0, 2, 3)) * scale
+    scale, mean = np.ones(out), np.zeros(out)
+    if layer.number("norm", 1):
+        graph.values[names[1]] = weight
+        raw = graph.evaluate(helper.make_node("Conv", names, ["raw"], **attributes))
+        scale = graph.rng.uniform(0.8, 1.2, out) / np.sqrt(_variances(raw))
+        mean = raw.mean(axis=(0, 2, 3)) * scale
+    bias = graph.rng.normal(0, 0.1, out) - mean
     graph.param(names[1], (weight * scale.reshape(-1, 1, 1, 1)).astype(np.float32))
     names.append(graph.param(f"{layer.name}.bias", bias.astype(np.float32)))
     return graph.op("Conv", names, layer.name, **attributes)
@@ -210,7 +227,23 @@ def _norm(graph: Graph, layer: Layer) -> str:
     scale = graph.param(f"{layer.name}.scale", 1 + graph.normal((width,), 0.1))
     shift = graph.param(f"{layer.name}.shift", graph.normal((width,), 0.1))
     names = [layer.inputs[0], scale, shift]
-    return graph.op("LayerNormalization", names, layer.name, axis=-1, epsilon=NORM_EPS)
+    if graph.opset >= 17:
+        return graph.op("LayerNormalization", names, layer.name, axis=-1, epsilon=NORM_EPS)
+    return _norm_in_parts(graph, names, layer.name)
+
+
+def _norm_in_parts(graph: Graph, inputs: list[str], name: str) -> str:
+    """The nine nodes that exporters write for a layer normalisation before opset 17."""
+    x, scale, shift = inputs
+    eps = graph.param(f"{name}.eps", np.array(NORM_EPS, np.float32))
+    two = graph.param(f"{name}.two", np.array(2, np.float32))
+    mean = graph.op("ReduceMean", [x], f"{name}.mean", axes=[-1])
+    centred = graph.op("Sub", [x, mean], f"{name}.centred")
+    square = graph.op("Pow", [centred, two], f"{name}.square")
+    variance = graph.op("ReduceMean", [square], f"{name}.variance", axes=[-1])
+    deviation = graph.op("Sqrt", [graph.op("Add", [variance, eps], f"{name}.plus")], f"{name}.sqrt")
+    unit = graph.op("Div", [centred, deviation], f"{name}.unit")
+    return graph.op("Add", [graph.op("Mul", [unit, scale], f"{name}.mul"), shift], name)
 
 
 def _embed(graph: Graph, layer: Layer) -> str:
@@ -290,6 +323,7 @@ OPS: dict[str, Callable[[Graph, Layer], str]] = {
     "conv": _conv,
     "linear": _linear,
     "add": lambda graph, layer: graph.op("Add", list(layer.inputs), layer.name),
+    "mul": lambda graph, layer: graph.op("Mul", list(layer.inputs), layer.name),
     "norm": _norm,
     "embed": _embed,
     "position": _position,
@@ -298,12 +332,13 @@ OPS: dict[str, Callable[[Graph, Layer], str]] = {
     "tokens": _tokens,
     "select": _select,
     "mean": _mean,
+    "pool": lambda graph, layer: graph.op("GlobalAveragePool", list(layer.inputs), layer.name),
     "maxpool": _maxpool,
 }
 
 
 def build(
-    layers: list[Layer], pattern: str = "dense", *, seed: int = 0, opset: int = 17
+    layers: list[Layer], pattern: str = "dense", *, seed: int = 0, opset: int = OPSET
 ) -> onnx.ModelProto:
     """Builds a model from its layers.
 
@@ -339,12 +374,30 @@ def build(
     return model
 
 
-def write(name: str, pattern: str, folder: Path, *, seed: int = 0) -> Path:
-    """Builds benchmark model `name` into `folder` unless it is there; returns its path."""
-    path = folder / f"{name}-{pattern.replace(':', '-')}-{seed}.onnx"
+def write(
+    name: str,
+    pattern: str,
+    folder: Path,
+    layers: list[Layer] | None = None,
+    *,
+    seed: int = 0,
+    opset: int = OPSET,
+) -> Path:
+    """Builds a model into `folder` unless it is there; returns its path.
+
+    Args:
+        name: A model of `benchmarks/models`, or what to call `layers`.
+        pattern: Its zeros.
+        folder: Folder of models.
+        layers: The layers of a model that has no file of its own.
+        seed: Seed of the weights.
+        opset: Default-domain opset.
+    """
+    older = "" if opset == OPSET else f"-opset{opset}"
+    path = folder / f"{name}-{pattern.replace(':', '-')}-{seed}{older}.onnx"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".part")
-        onnx.save(build(spec.load(name), pattern, seed=seed), temporary)
+        onnx.save(build(layers or spec.load(name), pattern, seed=seed, opset=opset), temporary)
         temporary.rename(path)
     return path

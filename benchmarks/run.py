@@ -1,197 +1,168 @@
-"""Measures compiled models beside ONNX Runtime dense: `python -m benchmarks.run --help`.
+"""Measures sparsecc beside other runtimes: `make bench`, or `python -m benchmarks.run --help`.
 
-Both run the same weights, in the same run, with the same number of threads, taking turns
-(`sparsecc.bench.compare`). A ratio is given with the quartiles of its paired samples; a row is only
-written when both sides computed the right answer.
+Every engine runs the same weights, in the same run, with the same number of threads, taking turns;
+a ratio is the median over paired rounds, against ONNX Runtime dense. The default is a choice that
+takes about a quarter of an hour; the whole grid takes a night:
+
+    python -m benchmarks.run --models all --patterns all --threads 1,2 \
+        --peers mnn,openvino,litert,torch,deepsparse --page docs/performance.md
+
+Rows are kept in the JSON file as they are measured, so a run that was interrupted goes on where it
+stopped; a change of the compiler's sources, of a version or of the machine starts afresh.
+DeepSparse is licensed for evaluation only: it is installed and run only when asked for by name.
 """
 
 from __future__ import annotations
 
-import json
-import platform
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 import onnxruntime as ort
 import typer
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
 import sparsecc
-from benchmarks import build, spec
-from sparsecc.bench import compare
-from sparsecc.manifest import tool_versions
+from benchmarks import measure, page, peers, plots, rows, spec
+from benchmarks.peers import Peer
+from benchmarks.rows import Report, Row
 
-TOLERANCE = 1e-3
-BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
-HEADER = (
-    "| model | zeros | threads | ONNX Runtime ms | sparsecc ms | ratio | quartiles | error |",
-    "|---|---|---|---|---|---|---|---|",
-)
+ALL = "all"
+MODELS = "mobilenet_v1,mobilenet_v2,resnet50,bert_base"
+PATTERNS = "4x1:0.8,4x1:0.9,unstructured:0.9"
+SHARES = (0.7, 0.8, 0.9, 0.95)
+KINDS = ("4x1", "16x1", "unstructured")
+GRID = ("dense", "4x1:0.3", *(f"{kind}:{share}" for kind in KINDS for share in SHARES))
+PEERS = "mnn,openvino,litert,torch"
 
 
 @dataclass(frozen=True)
-class Row:
-    """One measurement; times in milliseconds, ratio = baseline / ours.
+class Grid:
+    """What to measure.
 
     Attributes:
-        error: Largest difference between our output and the baseline's, over its largest value.
-        baseline_error: The same between the baseline and ONNX Runtime without graph optimisation.
+        models: Their names.
+        patterns: Zeros of each.
+        threads: Numbers of threads.
+        peers: Who runs beside sparsecc and ONNX Runtime.
+        seconds: Time of each engine in a race.
+        folder: Where models and artifacts go.
+        keep: Whether they stay there.
     """
 
-    model: str
-    pattern: str
-    threads: int
-    ours_ms: float
-    baseline_ms: float
-    ratio: float
-    ratio_low: float
-    ratio_high: float
-    error: float
-    baseline_error: float
-    compile_s: float
-    size_mb: float
+    models: Sequence[str]
+    patterns: Sequence[str]
+    threads: Sequence[int]
+    peers: Sequence[Peer]
+    seconds: float
+    folder: Path
+    keep: bool
 
-    def markdown(self) -> str:
-        """The row as a line of a Markdown table."""
-        cells = (
-            self.model,
-            self.pattern,
-            str(self.threads),
-            f"{self.baseline_ms:.2f}",
-            f"{self.ours_ms:.2f}",
-            f"**{self.ratio:.2f}**",
-            f"{self.ratio_low:.2f}–{self.ratio_high:.2f}",
-            f"{self.error:.0e}",
-        )
-        return f"| {' | '.join(cells)} |"
+    def missing(self, report: Report, model: str, pattern: str) -> list[int]:
+        """Numbers of threads at which an engine has no row yet."""
+        versions = {measure.BASELINE: ort.__version__, measure.OURS: sparsecc.__version__}
+        engines = (versions | {peer.name: peer.version for peer in self.peers}).items()
+        return [
+            count
+            for count in self.threads
+            if any((model, pattern, count, *engine) not in report.rows for engine in engines)
+        ]
 
 
-def relative_error(actual: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Largest absolute difference over the largest expected magnitude."""
-    return float(np.abs(actual - expected).max() / np.abs(expected).max())
-
-
-def _dense(path: Path, feeds: dict[str, NDArray[Any]], *, optimised: bool) -> NDArray[Any]:
-    options = ort.SessionOptions()
-    levels = ort.GraphOptimizationLevel
-    options.graph_optimization_level = (
-        levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
-    )
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, feeds)[0])
-
-
-def measure(
-    name: str, pattern: str, threads: int, folder: Path, stage: Callable[[str], None] = print
-) -> Row:
-    """Builds, compiles, verifies and times one model.
-
-    Args:
-        name: A model of `benchmarks/models`.
-        pattern: Its exact zeros, e.g. "4x1:0.8" or "dense".
-        threads: Threads of both sides.
-        folder: Where models and artifacts are kept between runs.
-        stage: Told what is being done.
+def chosen_peers(names: str) -> list[Peer]:
+    """Rows of the table by comma-separated names; "none" for none, "all" for all but optional ones.
 
     Raises:
-        RuntimeError: One of the sides computes something else than plain ONNX Runtime.
+        typer.BadParameter: There is no such peer.
     """
-    stage("building")
-    path = build.write(name, pattern, folder / "models")
-    stage("compiling")
-    start = time.perf_counter()
-    artifact = folder / "artifacts" / path.stem
-    compiled = sparsecc.compile(path, target="native", sparsity="existing")
-    compiled.save(artifact)
-    seconds = time.perf_counter() - start
-    stage("verifying")
-    feeds = build.inputs(spec.load(name))
-    plain = _dense(path, feeds, optimised=False)
-    error = relative_error(compiled.run(feeds)["output"], plain)
-    baseline_error = relative_error(_dense(path, feeds, optimised=True), plain)
-    if not max(error, baseline_error) < TOLERANCE:
-        raise RuntimeError(f"{name} {pattern}: errors {error:.1e} (ours), {baseline_error:.1e}")
-    stage("timing")
-    timed = compare(artifact, path, inputs=feeds, threads=threads)
-    return Row(
-        model=name,
-        pattern=pattern,
-        threads=threads,
-        ours_ms=timed.ours_ms,
-        baseline_ms=timed.baseline_ms,
-        ratio=timed.ratio,
-        ratio_low=timed.ratio_low,
-        ratio_high=timed.ratio_high,
-        error=error,
-        baseline_error=baseline_error,
-        compile_s=seconds,
-        size_mb=compiled.size_bytes / 1e6,
-    )
+    table = peers.load()
+    if names == ALL:
+        return [peer for peer in table.values() if not peer.optional]
+    wanted = [name for name in names.split(",") if name and name != "none"]
+    unknown = [name for name in wanted if name not in table]
+    if unknown:
+        raise typer.BadParameter(f"no peer {', '.join(unknown)}; one of {', '.join(table)}")
+    return [table[name] for name in wanted]
 
 
-def table(rows: list[Row]) -> str:
-    """Rows as a Markdown table."""
-    return "\n".join((*HEADER, *(row.markdown() for row in rows)))
-
-
-def splice(page: str, rows: list[Row]) -> str:
-    """Replaces what stands between the markers of a Markdown page by the table of `rows`.
-
-    Raises:
-        ValueError: The page lacks the markers.
-    """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"the page needs the markers {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{table(rows)}\n{END}{after}"
-
-
-def processor() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    found = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return found[0] if found else platform.processor()
+def fill(report: Report, grid: Grid, output: Path) -> None:
+    """Measures what the report lacks and writes it after every race."""
+    jobs = [(model, pattern) for model in grid.models for pattern in grid.patterns]
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=len(jobs) * len(grid.threads))
+        for model, pattern in jobs:
+            counts = grid.missing(report, model, pattern)
+            progress.advance(task, len(grid.threads) - len(counts))
+            if not counts:
+                continue
+            say = partial(_say, progress, task, f"{model} {pattern}")
+            prepared = measure.prepare(model, pattern, grid.folder, say)
+            for count in counts:
+                say = partial(_say, progress, task, f"{model} {pattern}, threads: {count}")
+                found = measure.race(prepared, count, grid.peers, seconds=grid.seconds, say=say)
+                report.add(found)
+                report.save(output)
+                line = f"{model} {pattern}, threads {count}: {verdict(found)}"
+                progress.console.print(line, highlight=False, soft_wrap=True)
+                progress.advance(task)
+            if not grid.keep:
+                shutil.rmtree(grid.folder)
 
 
 def _say(progress: Progress, task: TaskID, job: str, stage: str) -> None:
     progress.update(task, description=f"{job}: {stage}")
 
 
+def verdict(rows: Sequence[Row]) -> str:
+    """The rows of one race in a line."""
+    return ", ".join(
+        f"{row.engine} " + ("–" if row.unavailable else f"{row.ms:.2f} ms ({row.ratio:.2f}×)")
+        for row in rows
+    )
+
+
 def main(
-    models: Annotated[str, typer.Option(help="Comma-separated names.")] = ",".join(spec.names()),
-    patterns: Annotated[str, typer.Option(help="Comma-separated zeros.")] = "dense,4x1:0.8,4x1:0.9",
-    threads: Annotated[int, typer.Option(min=1)] = 1,
+    models: Annotated[str, typer.Option(help="Comma-separated names, or all.")] = MODELS,
+    patterns: Annotated[str, typer.Option(help="Comma-separated zeros, or all.")] = PATTERNS,
+    threads: Annotated[str, typer.Option(help="Comma-separated numbers.")] = "1,2",
+    peer_names: Annotated[
+        str, typer.Option("--peers", help="Comma-separated names, all (but optional ones) or none.")
+    ] = PEERS,
+    seconds: Annotated[float, typer.Option(min=0.05, help="Time of each engine in a race.")] = 2.0,
+    fresh: Annotated[bool, typer.Option(help="Measure again what the JSON file has.")] = False,
+    keep: Annotated[bool, typer.Option(help="Keep models, artifacts and conversions.")] = False,
     output: Annotated[Path, typer.Option("-o", help="JSON file.")] = Path("out/benchmarks.json"),
-    page: Annotated[Path | None, typer.Option(help="Markdown page with the markers.")] = None,
+    page_file: Annotated[
+        Path | None, typer.Option("--page", help="Markdown page with the markers.")
+    ] = None,
     folder: Annotated[Path, typer.Option(help="Models and artifacts.")] = Path("out/benchmarks"),
 ) -> None:
-    """Measures models × patterns, prints a table, writes JSON and, if asked, a Markdown page."""
-    console = Console(stderr=True)
-    jobs = [(name, pattern) for name in models.split(",") for pattern in patterns.split(",")]
-    rows: list[Row] = []
-    with Progress(console=console) as progress:
-        task = progress.add_task("", total=len(jobs))
-        for name, pattern in jobs:
-            say = partial(_say, progress, task, f"{name} {pattern}")
-            rows.append(measure(name, pattern, threads, folder, say))
-            progress.console.print(rows[-1].markdown(), highlight=False)
-            progress.advance(task)
-    print(table(rows))
-    machine = {"processor": processor(), "system": platform.platform(), **tool_versions()}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    report = {"machine": machine, "rows": [asdict(row) for row in rows]}
-    output.write_text(json.dumps(report, indent=2) + "\n")
-    if page is not None:
-        page.write_text(splice(page.read_text(), rows))
+    """Measures models × patterns × threads on all engines; writes JSON, a page and a plot."""
+    grid = Grid(
+        models=spec.names() if models == ALL else models.split(","),
+        patterns=GRID if patterns == ALL else patterns.split(","),
+        threads=[int(count) for count in threads.split(",")],
+        peers=chosen_peers(peer_names),
+        seconds=seconds,
+        folder=folder,
+        keep=keep,
+    )
+    machine = rows.machine()
+    report = Report(machine) if fresh else rows.resume(output, machine)
+    fill(report, grid, output)
+    titles = measure.TITLES | {name: peer.title for name, peer in peers.load().items()}
+    found = list(report.rows.values())
+    section = page.section(found, titles, machine)
+    print(section)
+    if page_file is not None:
+        page_file.write_text(page.splice(page_file.read_text(), page.NAME, section))
+        plots.models(found, titles, page_file.with_name(page.PICTURE))
+    if any(row.unavailable for row in found if row.engine in measure.TITLES):
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

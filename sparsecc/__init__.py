@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sparsecc.backends.onnxruntime.ep import execution_provider
     from sparsecc.compiled import Compiled, load
     from sparsecc.driver import compile
     from sparsecc.errors import (
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "compile": "sparsecc.driver",
+    "execution_provider": "sparsecc.backends.onnxruntime.ep",
     "load": "sparsecc.compiled",
     "Compiled": "sparsecc.compiled",
     "Plan": "sparsecc.search.plan",
@@ -57,6 +59,7 @@ __all__ = [
     "TargetError",
     "__version__",
     "compile",
+    "execution_provider",
     "load",
 ]
 

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +32,9 @@ COMPILE_FLAGS = (
 SHARED_FLAGS = ("-shared", "-z", "defs", "-z", "noexecstack", "--strip-all", "--build-id=none")
 """For ld.lld, called directly: through ``zig cc`` a link would first build runtime libraries that
 the freestanding objects do not need."""
+
+OBJECT_FLAGS = ("-r",)
+"""For one relocatable object, to be linked by :func:`link_library`."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,37 @@ def build_cached(build: Build) -> Path:
             fix="set XDG_CACHE_HOME to a writable folder",
         ) from error
     return done
+
+
+def link_library(
+    built: Path, output: Path, triple: str, sources: Mapping[str, bytes] | None = None
+) -> None:
+    """Link an object, and what assembler sources define, into a shared library.
+
+    Args:
+        built: A file made with :data:`OBJECT_FLAGS`.
+        output: The library, in a folder that exists; it appears there whole or not at all.
+        triple: zig's target triple.
+        sources: ``.s`` files to assemble, and files that these include, by name.
+
+    Raises:
+        BackendError: zig failed, or a file cannot be written.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".link-") as aside:
+            folder, objects = Path(aside), [str(built)]
+            for name, content in (sources or {}).items():
+                (folder / name).write_bytes(content)
+            for name in (name for name in sources or {} if name.endswith(".s")):
+                _run(["cc", "-target", triple, "-c", name, "-o", f"{name}.o"], folder)
+                objects.append(f"{name}.o")
+            _run(["ld.lld", *SHARED_FLAGS, *objects, "-o", output.name], folder)
+            os.replace(folder / output.name, output)
+    except OSError as error:
+        raise BackendError(
+            f"cannot write the library {output}: {error}",
+            fix="choose a folder that can be written and has room",
+        ) from error
 
 
 def copy_into(built: Path, folder: Path) -> Path:

@@ -18,9 +18,7 @@ typedef struct {
   i32 failed;
 } sc_job;
 
-typedef struct { i64 image, top, left, rows, columns, count; } sc_place;
-
-static sc_place place(const sc_geometry *g, i64 tile)
+sc_place SC(sc_place_of)(const sc_geometry *g, i64 tile)
 {
   i64 across = ceil_div(g->image.out_width, g->tile_width);
   i64 top = tile % g->tiles / across * g->tile_height, left = tile % g->tiles % across * g->tile_width;
@@ -28,14 +26,12 @@ static sc_place place(const sc_geometry *g, i64 tile)
   return (sc_place){tile / g->tiles, top, left, rows, columns, rows * columns};
 }
 
-static void pack_channels(const sc_job *j, i64 tile, float *to, i64 first, i64 end)
+void SC(sc_pack_channels)(const sc_kernel *k, const sc_geometry *g, const float *x, i64 tile, float *to, i64 first, i64 end)
 {
-  const sc_kernel *k = j->kernel;
   const sc_spec *s = &k->spec;
-  const sc_geometry *g = j->geometry;
-  sc_place at = place(g, tile);
+  sc_place at = SC(sc_place_of)(g, tile);
   i64 size = g->image.height * g->image.width, planes = k->phases * s->kernel[1];
-  const float *x = j->x + at.image * s->channels * s->group * size;
+  x += at.image * s->channels * s->group * size;
   if (g->plain) {
     for (i64 c = first; c < end; c++) copy_floats(to + c * g->plane, x + c * size + at.left, at.columns);
     return;
@@ -76,7 +72,7 @@ typedef struct { i64 first, end; } sc_range;
 
 static sc_cut cut_tile(const sc_job *j, i64 tile)
 {
-  i64 count = place(j->geometry, tile).count;
+  i64 count = SC(sc_place_of)(j->geometry, tile).count;
   return count < VL ? (sc_cut){1, 1, 0, count} : cut_pixels(count, j->kernel->strips[0].mr);
 }
 
@@ -85,7 +81,7 @@ static void compute_tile(const sc_job *j, i64 tile, const float *x, const sc_cut
 {
   const sc_kernel *k = j->kernel;
   const sc_geometry *g = j->geometry;
-  sc_place at = place(g, tile);
+  sc_place at = SC(sc_place_of)(g, tile);
   i64 pitch = g->image.out_height * g->image.out_width;
   i64 out = at.image * k->spec.rows * pitch + at.top * g->image.out_width + at.left;
   sc_tile t = {.x = x, .offsets = g->offsets, .y = j->y + out, .residual = j->residual ? j->residual + out : 0,
@@ -134,7 +130,7 @@ static void pack_group(const sc_job *j, i64 group, float *packed, i64 first, i64
 {
   sc_range tiles = group_tiles(j, group);
   for (i64 t = tiles.first; t < tiles.end; t++)
-    pack_channels(j, t, packed + (t - tiles.first) * j->geometry->floats, first, end);
+    SC(sc_pack_channels)(j->kernel, j->geometry, j->x, t, packed + (t - tiles.first) * j->geometry->floats, first, end);
 }
 
 static void task_own_group(void *data, u64 i)
@@ -217,6 +213,7 @@ int SC(sc_conv)(sc_kernel *k, const sc_image *image, const float *x, const float
 {
   const sc_spec *s = &k->spec;
   if (image->batch == 0) return SC_OK;
+  if (k->code) return SC(sc_code_conv)(k, image, x, residual, y, parallel, host_error);
   i64 pixels = image->height * image->width * image->out_height * image->out_width;
   if (pixels == 1 && s->group * s->kernel[0] * s->kernel[1] == 1 && !s->pad[0] && !s->pad[1])
     return SC(sc_matmul)(k, image->batch, x, residual, y, parallel, host_error);

@@ -45,6 +45,20 @@ const sc_isa *sc_pick_isa(void)
   return 0;
 }
 
+int sc_has_dot4(int vector_bytes)
+{
+#if defined(__x86_64__)
+  const u32 avx512_vnni = BIT(11);
+  return vector_bytes == 64 && level() >= 4 && has(cpuid(7).c, avx512_vnni);
+#elif defined(__aarch64__) && defined(__linux__)
+  u64 features; /* ID_AA64ISAR0_EL1, whose bits 44-47 say DotProd: Linux lets programs read it */
+  __asm__("mrs %0, S3_0_C0_C6_0" : "=r"(features));
+  return vector_bytes == 16 && (features >> 44 & 15);
+#else
+  return (void)vector_bytes, 0;
+#endif
+}
+
 const char *sc_cpu_needs(void)
 {
 #if defined(SC_HAS_V3)

@@ -12,7 +12,7 @@ static void place_taps(const sc_kernel *k, sc_geometry *g)
 {
   const sc_spec *s = &k->spec;
   i64 depth = s->channels * s->kernel[0] * s->kernel[1], planes = k->phases * s->kernel[1];
-  for (i64 i = 0; i < k->tap_count; i++) {
+  for (i64 i = 0; i < k->column_count; i++) {
     i64 group = k->columns[i] / depth, at = k->columns[i] % depth, c = group * s->channels + at % s->channels;
     i64 kh = at / s->channels / s->kernel[1], kw = at / s->channels % s->kernel[1];
     i64 plane = c * planes + k->phase[kh] * s->kernel[1] + kw;
@@ -47,7 +47,8 @@ static int lay_out(const sc_kernel *k, sc_geometry *g)
     g->image.width = g->image.out_width = g->image.width * g->image.height;
     g->image.height = g->image.out_height = 1;
   }
-  g->direct = g->plain && g->image.width >= VL && g->image.width % LINE_FLOATS == 0 && g->image.width % ALIAS_FLOATS;
+  /* Generated code reads panels, which are packed anyway. */
+  g->direct = g->plain && (k->code || (g->image.width >= VL && g->image.width % LINE_FLOATS == 0 && g->image.width % ALIAS_FLOATS));
   if (g->direct) {
     g->tile_height = g->tiles = g->group = 1;
     g->tile_width = g->plane = g->image.width;
@@ -73,14 +74,14 @@ static int build(sc_kernel *k, const sc_image *image, sc_geometry **out)
   sc_geometry laid = {.asked = *image, .image = *image};
   if (!lay_out(k, &laid)) return SC_TOO_LARGE;
   sc_geometry *g = k->host.alloc(k->host.self, sizeof *g);
-  laid.offsets = k->host.alloc(k->host.self, (u64)(k->tap_count + AHEAD + 1) * sizeof *laid.offsets);
+  laid.offsets = k->host.alloc(k->host.self, (u64)(k->column_count + AHEAD + 1) * sizeof *laid.offsets);
   if (!g || !laid.offsets) {
     if (g) k->host.free(k->host.self, g);
     if (laid.offsets) k->host.free(k->host.self, laid.offsets);
     return SC_MEMORY;
   }
   place_taps(k, &laid);
-  for (i64 i = 0; i <= AHEAD; i++) laid.offsets[k->tap_count + i] = 0;
+  for (i64 i = 0; i <= AHEAD; i++) laid.offsets[k->column_count + i] = 0;
   *g = laid;
   *out = g;
   return SC_OK;

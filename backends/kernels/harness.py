@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecc.backends.codegen.toolchain import Build, build_cached
+from sparsecc.backends.codegen.code_table import Pattern, code_table
+from sparsecc.backends.codegen.toolchain import Build, Unit, build_cached
 from sparsecc.backends.kernels.sources import HERE, read_sources, units
 from sparsecc.backends.kernels.table import ISAS
 from sparsecc.formats.blocks import BlockWeight
@@ -33,6 +35,8 @@ class Case:
         strides, pads, dilations, group: As in the op.
         backwards: Run the tasks of every parallel loop in descending order.
         repeat: Calls to make; the last one's result is kept.
+        generated: Generate code for the weight, whose blocks are 1x1.
+        code_for: Generate it for this weight instead.
     """
 
     op: str
@@ -47,6 +51,8 @@ class Case:
     group: int = 1
     backwards: bool = False
     repeat: int = 1
+    generated: bool = False
+    code_for: BlockWeight | None = None
 
     def to_bytes(self) -> bytes:
         """What the harness reads: int64 header, then the float32 and int32 arrays."""
@@ -54,16 +60,24 @@ class Case:
         shape, (rb, kb, r, c) = self.weight.shape, self.weight.grid
         kernel = shape[1:3] if conv else (1, 1)
         batch, height, width = (len(self.x), *self.x.shape[2:]) if conv else (0, 1, 1)
+        table = code_table([self._pattern()]) if self.generated else None
         header = [
             *(_OPS[self.op], shape[0], shape[-1], *kernel, r, c, rb, kb, len(self.weight.index)),
             *(*self.strides, *self.pads, *self.dilations, self.group, self.activation),
             *(batch, height, width, 0 if conv else len(self.x)),
             *(int(self.residual is not None), int(self.backwards), self.repeat),
+            *((len(table.text), len(table.strips)) if table else (0, 0)),
         ]
         arrays = [self.weight.values, self.weight.index, self.bias, self.x]
         if self.residual is not None:
             arrays.append(self.residual)
-        return np.array(header, np.int64).tobytes() + b"".join(a.tobytes() for a in arrays)
+        code = (table.codes, table.strips.tobytes(), table.text) if table else ()
+        parts = (np.array(header, np.int64).tobytes(), *(a.tobytes() for a in arrays), *code)
+        return b"".join(parts)
+
+    def _pattern(self) -> Pattern:
+        weight = self.code_for or self.weight
+        return Pattern(weight.index, weight.shape[0], math.prod(weight.shape[1:]))
 
 
 def harness_build(isa: str) -> Build:
@@ -98,12 +112,17 @@ def build_sanitized(isa: str, compiler: str, folder: Path) -> Path:
     Raises:
         subprocess.CalledProcessError: The compiler cannot do it.
     """
+    return sanitized(units([isa], "harness.c", dot=False), isa, compiler, folder)
+
+
+def sanitized(parts: Sequence[Unit], isa: str, compiler: str, folder: Path) -> Path:
+    """Units of one instruction set as an executable under sanitizers; see `build_sanitized`."""
     for name, text in read_sources(HERE / "driver").items():
         (folder / name).write_text(text)
     march = [f"-march={isa}"] if isa in ISAS and isa.startswith("x86") else []
     checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O0", "-g"]
     objects = []
-    for unit in units([isa], "harness.c"):
+    for unit in parts:
         output = folder / f"{Path(unit.source).stem}.o"
         machine = march if unit.cpu else []
         defines = [f"-D{define}" for define in unit.defines]

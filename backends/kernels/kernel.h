@@ -1,7 +1,7 @@
 /* A prepacked weight: strips of mr output rows that share their taps. Built per vector length; symbols end in SC_SUFFIX. */
 #ifndef SC_KERNEL_H
 #define SC_KERNEL_H
-#include "sc.h"
+#include "codes.h"
 #define SC_PASTE_(a, b) a##_##b
 #define SC_PASTE(a, b) SC_PASTE_(a, b)
 #define SC(name) SC_PASTE(name, SC_SUFFIX)
@@ -27,9 +27,9 @@ typedef struct {
   i64 group;                     /* tiles in memory at once */
   i64 plane;                     /* floats between packed planes */
   i64 floats;                    /* of one packed tile */
-  int direct;                    /* X is read where it lies */
+  int direct;                    /* X is read where it lies: a tile is an image */
   int plain;                     /* 1x1, stride one, no padding: a plane is a piece of its channel */
-  i32 *offsets;                  /* per tap: floats from the tile's first pixel */
+  i32 *offsets;                  /* per column: floats from the tile's first pixel */
 } sc_geometry;
 
 enum {
@@ -42,9 +42,10 @@ enum {
 struct sc_kernel {
   sc_host host;
   sc_spec spec;                  /* values and index are null: the packed copies below replace them */
-  i64 strip_count, tap_count;
+  const sc_code *code;           /* generated, or null: then weights are its stream, and columns are all there are */
+  i64 strip_count, tap_count, column_count;
   sc_strip *strips;
-  i32 *columns;                  /* per tap: position in the depth order (kh, kw, channel) plus group * depth */
+  i32 *columns;                  /* per tap (per row of a panel): position in the depth order (kh, kw, channel) plus group * depth */
   float *weights;                /* per tap: mr values */
   float *bias;                   /* padded by the largest mr */
   i32 *phase, *shift;            /* per kernel row: which row phase it reads, and how many of its rows below the first */
@@ -68,9 +69,22 @@ HIDDEN void SC(sc_same_depthwise)(const sc_kernel *kernel, const sc_image *image
 HIDDEN int SC(sc_matmul)(sc_kernel *kernel, i64 tokens, const float *x, const float *residual, float *y,
                          const sc_parallel *parallel, void **host_error);
 
+/* A layer with generated code: the same as sc_conv and sc_matmul. */
+HIDDEN int SC(sc_code_conv)(sc_kernel *kernel, const sc_image *image, const float *x, const float *residual, float *y,
+                            const sc_parallel *parallel, void **host_error);
+HIDDEN int SC(sc_code_matmul)(sc_kernel *kernel, i64 tokens, const float *x, const float *residual, float *y,
+                              const sc_parallel *parallel, void **host_error);
+
 /* The geometry of an image size: cached in the kernel while there is room, otherwise the caller's until sc_geometry_done. */
 HIDDEN int SC(sc_geometry_of)(sc_kernel *kernel, const sc_image *image, sc_geometry **out);
 HIDDEN void SC(sc_geometry_done)(sc_kernel *kernel, sc_geometry *geometry);
+
+/* The output pixels of a tile, tiles of all images being numbered. */
+typedef struct { i64 image, top, left, rows, columns, count; } sc_place;
+HIDDEN sc_place SC(sc_place_of)(const sc_geometry *geometry, i64 tile);
+/* Packs channels [first, end) of a tile. */
+HIDDEN void SC(sc_pack_channels)(const sc_kernel *kernel, const sc_geometry *geometry, const float *x, i64 tile, float *to,
+                                 i64 first, i64 end);
 
 static inline i64 ceil_div(i64 a, i64 b) { return a > 0 ? (a + b - 1) / b : -(-a / b); }
 static inline i64 clip(i64 v, i64 low, i64 high) { return v < low ? low : v > high ? high : v; }

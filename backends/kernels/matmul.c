@@ -1,6 +1,6 @@
 /* Sparse matmul of row-major tokens: Y[T, R] = X[T, K] W^T. A few tokens multiply the weights as they stream by. More are
    turned feature-major, tile by tile, which makes them the pixels of a 1x1 convolution; the result is turned back. */
-#include "pack.h"
+#include "tokens.h"
 
 enum {
   ROWS = 64,                     /* outputs turned back at once: they stay in the first-level cache */
@@ -80,53 +80,17 @@ static i64 tile_tokens(const sc_job *j, const sc_piece *p)
   return clip(j->tokens - p->start, 0, (i64)p->nr * VL);
 }
 
-/* Up to VL floats of a row, the rest zero. */
-INLINE vf load_some(const float *p, i64 n)
-{
-  float padded[VL] = {0};
-  if (n >= VL) return load(p);
-  for (i64 i = 0; i < n; i++) padded[i] = p[i];
-  return load(padded);
-}
-
-/* Features [first, end) of the tile's tokens, feature-major; tokens that do not exist are zero. first is a multiple of VL. */
-static void pack_tokens(const sc_job *j, i64 tile, float *to, i64 first, i64 end)
+static void pack_tile(const sc_job *j, i64 tile, float *to, i64 first, i64 end)
 {
   sc_piece p = cut_piece(&j->cut, tile);
-  i64 count = tile_tokens(j, &p);
-  for (i64 f = first; f < end; f += VL)
-    for (i64 t = 0; t < count; t += VL) {
-      vf v[VL];
-      const float *x = j->x + (p.start + t) * j->depth + f;
-      UNROLL for (int i = 0; i < VL; i++) v[i] = t + i < count ? load_some(x + i * j->depth, end - f) : splat(0.f);
-      transpose(v);
-      UNROLL for (int i = 0; i < VL; i++) if (f + i < end) store(to + (f + i) * j->pitch + t, v[i]);
-    }
-}
-
-/* rows x count results, feature-major at `from`, into Y at (token, row) with residual and activation. */
-static void unpack_rows(const sc_job *j, const float *from, i64 token, i64 count, i64 row, i64 rows)
-{
-  i64 outputs = j->kernel->spec.rows;
-  for (i64 t = 0; t < count; t += VL)
-    for (i64 r = 0; r < rows; r += VL) {
-      vf v[VL];
-      UNROLL for (int i = 0; i < VL; i++) v[i] = load(from + (r + i) * j->pitch + t);
-      transpose(v);
-      for (i64 i = 0; i < VL && t + i < count; i++) {
-        i64 at = (token + t + i) * outputs + row + r;
-        if (r + VL <= rows) store(j->y + at, j->residual ? v[i] + load(j->residual + at) : v[i]);
-        else for (i64 n = 0; n < rows - r; n++) j->y[at + n] = v[i][n] + (j->residual ? j->residual[at + n] : 0.f);
-      }
-    }
-  if (j->residual && j->kernel->spec.activation)
-    for (i64 t = 0; t < count; t++) SC(sc_activate)(j->y + (token + t) * outputs + row, rows, j->kernel->spec.activation);
+  pack_tokens(j->x + p.start * j->depth, j->depth, tile_tokens(j, &p), to, j->pitch, first, end);
 }
 
 static void compute(const sc_job *j, i64 tile, const float *x, i64 first, i64 end)
 {
   const sc_kernel *k = j->kernel;
   sc_piece p = cut_piece(&j->cut, tile);
+  const sc_rows to = {j->y, j->residual, k->spec.rows, k->spec.activation};
   float out[(ROWS + VL) * (SC_MAX_NR * VL + 16)];
   clear_floats(out, ROWS * j->pitch);
   while (first < end) {
@@ -137,7 +101,7 @@ static void compute(const sc_job *j, i64 tile, const float *x, i64 first, i64 en
     i64 rows = k->strips[stop - 1].row + k->strips[stop - 1].mr - row;
     SC(sc_tile_strips)(k, first, stop, &t, p.nr, 0);
     if (!j->residual) SC(sc_activate)(out, rows * j->pitch, k->spec.activation); /* all at once, the gaps too */
-    unpack_rows(j, out, p.start, tile_tokens(j, &p), row, rows);
+    unpack_rows(&to, out, j->pitch, p.start, tile_tokens(j, &p), row, rows);
     first = stop;
   }
 }
@@ -151,7 +115,7 @@ static void task_own_tile(void *data, u64 i)
     __atomic_store_n(&j->failed, 1, __ATOMIC_RELAXED);
     return;
   }
-  pack_tokens(j, (i64)i, packed, 0, j->depth);
+  pack_tile(j, (i64)i, packed, 0, j->depth);
   compute(j, (i64)i, packed, 0, j->kernel->strip_count);
   sc_scratch_put(&j->kernel->host, slot, packed);
 }
@@ -160,7 +124,7 @@ static void task_pack(void *data, u64 i)
 {
   const sc_job *j = data;
   i64 blocks = ceil_div(j->depth, VL), first = blocks * (i64)i / j->parts * VL, end = blocks * ((i64)i + 1) / j->parts * VL;
-  pack_tokens(j, j->tile, j->packed, first, end < j->depth ? end : j->depth);
+  pack_tile(j, j->tile, j->packed, first, end < j->depth ? end : j->depth);
 }
 
 static void task_compute(void *data, u64 i)
@@ -195,6 +159,7 @@ int SC(sc_matmul)(sc_kernel *k, i64 tokens, const float *x, const float *residua
                   void **host_error)
 {
   if (tokens == 0) return SC_OK;
+  if (k->code) return SC(sc_code_matmul)(k, tokens, x, residual, y, parallel, host_error);
   sc_job j = {.kernel = k, .tokens = tokens, .depth = k->spec.channels, .x = x, .residual = residual, .y = y,
               .chunks = clip(TASKS, 1, k->strip_count)};
   if (tokens <= SC_MATVEC_TOKENS) return run(parallel, task_few, j.chunks, &j, host_error);

@@ -73,9 +73,48 @@ static i64 walk(sc_kernel *k, const sc_spec *s, i64 *start)
       row += mr, taps += each, weights += each * mr;
     }
   }
-  k->strip_count = strips, k->tap_count = taps;
+  k->strip_count = strips, k->tap_count = k->column_count = taps;
   return weights;
 }
+
+/* Generated code is for AVX-512 only. */
+static const sc_code *find_code(const sc_spec *s)
+{
+#if VB == 64 && defined(__x86_64__)
+  return sc_find_code(s);
+#else
+  return (void)s, (const sc_code *)0;
+#endif
+}
+
+/* The stream of a strip: biases, then weights by column, then row. `start` has room for depth + 1 numbers. */
+static void fill_stream(const sc_kernel *k, const sc_spec *s, const sc_strip *strip, i64 *start)
+{
+  float *to = k->weights + strip->weight;
+  for (i32 r = 0; r < strip->mr; r++) *to++ = s->bias[strip->row + r];
+  for (i64 c = 0; c <= k->column_count; c++) start[c] = 0;
+  for (i64 i = strip->tap; i < strip->tap + strip->taps; i++) start[s->index[i] % k->column_count + 1]++;
+  for (i64 c = 0; c < k->column_count; c++) start[c + 1] += start[c];
+  for (i64 i = strip->tap; i < strip->tap + strip->taps; i++) to[start[s->index[i] % k->column_count]++] = s->values[i];
+}
+
+/* Like walk, for the strips of generated code. */
+static i64 walk_code(sc_kernel *k, const sc_spec *s, i64 *start)
+{
+  const sc_code_strip *strips = sc_code_strips(k->code);
+  k->strip_count = k->code->strips, k->tap_count = s->count, k->column_count = k->code->depth;
+  for (i64 n = 0; k->strips && n < k->strip_count; n++) {
+    i64 row = sc_code_row(k->code, n), end = sc_code_row(k->code, n + 1), stream = strips[n].stream;
+    i32 taps = (i32)(strips[n + 1].stream - stream - (end - row));
+    k->strips[n] = (sc_strip){(i32)row, (i32)(end - row), taps, stream - row, stream};
+    fill_stream(k, s, &k->strips[n], start);
+  }
+  for (i64 c = 0; k->columns && c < k->column_count; c++) k->columns[c] = (i32)c;
+  return strips[k->strip_count].stream;
+}
+
+/* Counts when there are no strips yet, fills them otherwise. */
+static i64 plan(sc_kernel *k, const sc_spec *s, i64 *start) { return k->code ? walk_code(k, s, start) : walk(k, s, start); }
 
 /* Kernel row i reads input rows of phase (i * dilation) mod stride: phases are numbered in the order of appearance. */
 static void number_phases(sc_kernel *k)
@@ -97,9 +136,10 @@ int SC(sc_create)(const sc_spec *spec, const sc_host *host, sc_kernel **out)
   if (!k) return SC_MEMORY;
   *k = (sc_kernel){.host = *host, .spec = *spec};
   sc_scratch_retain();
-  i64 *start = get(host, (u64)(spec->channels + 1) * sizeof *start);
-  i64 weights = walk(k, spec, start);
-  k->columns = get(host, (u64)k->tap_count * sizeof *k->columns);
+  k->code = find_code(spec);
+  i64 weights = plan(k, spec, 0), numbers = (k->code ? k->column_count : spec->channels) + 1;
+  i64 *start = get(host, (u64)numbers * sizeof *start);
+  k->columns = get(host, (u64)k->column_count * sizeof *k->columns);
   k->weights = get(host, (u64)weights * sizeof *k->weights);
   k->bias = get(host, (u64)(spec->rows + SC_MAX_MR) * sizeof *k->bias);
   k->phase = get(host, (u64)spec->kernel[0] * sizeof *k->phase);
@@ -108,7 +148,7 @@ int SC(sc_create)(const sc_spec *spec, const sc_host *host, sc_kernel **out)
   k->strips = get(host, (u64)k->strip_count * sizeof *k->strips);
   int ok = start && k->columns && k->weights && k->bias && k->phase && k->shift && k->opens && k->strips;
   if (ok) {
-    walk(k, spec, start);
+    plan(k, spec, start);
     for (i64 i = 0; i < spec->rows + SC_MAX_MR; i++) k->bias[i] = i < spec->rows ? spec->bias[i] : 0.f;
     number_phases(k);
     k->spec.values = 0, k->spec.index = 0, k->spec.bias = 0;
@@ -132,4 +172,6 @@ void SC(sc_destroy)(sc_kernel *k)
 }
 
 extern const sc_isa SC(sc_isa);
-HIDDEN const sc_isa SC(sc_isa) = {SC(sc_create), SC(sc_destroy), SC(sc_conv), SC(sc_matmul)};
+extern const struct sc_step_kind *const SC(sc_steps)[];
+HIDDEN const sc_isa SC(sc_isa) = {.create = SC(sc_create), .destroy = SC(sc_destroy), .conv = SC(sc_conv), .matmul = SC(sc_matmul),
+                                    .steps = SC(sc_steps)};

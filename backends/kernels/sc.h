@@ -46,19 +46,22 @@ typedef struct {
   i64 out_height, out_width;     /* of Y */
 } sc_image;
 
-/* Why a call failed; zero is success. SC_HOST means the host's own error object was stored. */
-enum { SC_OK, SC_MEMORY, SC_TOO_LARGE, SC_HOST_ERROR };
+/* Why a call failed; zero is success. SC_WRONG comes with a sentence, SC_HOST_ERROR means the host's own error object was stored. */
+enum { SC_OK, SC_MEMORY, SC_TOO_LARGE, SC_HOST_ERROR, SC_WRONG };
 
 typedef struct sc_kernel sc_kernel;
 
+struct sc_step_kind;
+
 /* One instruction set's kernels. */
-typedef struct {
+typedef struct sc_isa {
   int (*create)(const sc_spec *spec, const sc_host *host, sc_kernel **out);
   void (*destroy)(sc_kernel *kernel);
   int (*conv)(sc_kernel *kernel, const sc_image *image, const float *x, const float *residual, float *y,
               const sc_parallel *parallel, void **host_error);
   int (*matmul)(sc_kernel *kernel, i64 tokens, const float *x, const float *residual, float *y,
                 const sc_parallel *parallel, void **host_error);
+  const struct sc_step_kind *const *steps; /* by number in SC_STEPS */
 } sc_isa;
 
 /* What is wrong with a spec, or null. Every later call trusts what this accepted. */

@@ -9,13 +9,20 @@ from sparsecc.backends.codegen.toolchain import Unit
 from sparsecc.backends.kernels.table import ISAS, Isa, c_header
 
 HERE = Path(__file__).parent
-PER_ISA = (
-    *("plan.c", "geometry.c", "tile.c", "conv.c"),
+TOKENS = ("matmul16.c", "attention.c", "norm.c", "elementwise.c")
+"""Steps over row-major tokens, among those of :data:`PER_ISA`."""
+
+PER_ISA: tuple[str, ...] = (
+    *("plan.c", "geometry.c", "tile.c", "conv.c", "generated.c"),
+    *("steps.c", "image.c", *TOKENS),
     *("depthwise.c", "depthwise_same.c", "matmul.c"),
 )
 """Compiled once per instruction set."""
 
-BASE = ("check.c", "cpu.c")
+INT8 = ("int8_pack.c", "int8_conv.c", "int8_depthwise.c", "int8_steps.c", "int8_cores.c")
+"""The same; the last one a second time where there is an instruction for products of bytes."""
+
+BASE = ("check.c", "cpu.c", "codes.c", "weight.c", "region.c", "region_plan.c")
 """Compiled once, for a CPU that may have none of them."""
 
 CLANG_WIDE = ("-mprefer-vector-width=512",)
@@ -28,15 +35,31 @@ def read_sources(*folders: Path) -> dict[str, str]:
     return {file.name: file.read_text() for file in files} | {"sc_table.h": c_header()}
 
 
-def _per_isa(isa: Isa) -> tuple[Unit, ...]:
+def _per_isa(isa: Isa, *, dot: bool) -> tuple[Unit, ...]:
     defines = (f"VB={isa.vector_bytes}", f"SC_SUFFIX={isa.suffix}")
     flags = CLANG_WIDE if isa.vector_bytes == 64 else ()
-    return tuple(Unit(source, isa.cpu, defines, flags) for source in PER_ISA)
+    own = tuple(Unit(source, isa.cpu, defines, flags) for source in PER_ISA)
+    return own + int8_units(isa, dot=dot)
 
 
-def units(isas: Sequence[str], *more: str) -> tuple[Unit, ...]:
-    """Units of a library with the variants ``isas`` and the base sources ``more`` beside."""
+def int8_units(isa: Isa, *, dot: bool = True) -> tuple[Unit, ...]:
+    """Units of the int8 kernels; without ``dot`` only for CPUs that lack the instruction."""
+    flags = CLANG_WIDE if isa.vector_bytes == 64 else ()
+    size, fast = f"VB={isa.vector_bytes}", f"{isa.suffix}dot"
+    plain = (size, f"SC_SUFFIX={isa.suffix}")
+    if not (dot and isa.dot_cpu):
+        return tuple(Unit(source, isa.cpu, plain, flags) for source in INT8)
+    defines = (*plain, f"SC_DOT_SUFFIX={fast}")
+    cores = Unit(INT8[-1], isa.dot_cpu, (size, f"SC_SUFFIX={fast}", "SC_DOT"), flags)
+    return (*(Unit(source, isa.cpu, defines, flags) for source in INT8), cores)
+
+
+def units(isas: Sequence[str], *more: str, dot: bool = True) -> tuple[Unit, ...]:
+    """Units of a library with the variants ``isas`` and the base sources ``more`` beside.
+
+    Without ``dot`` none of them uses an instruction for products of bytes.
+    """
     chosen = [ISAS[name] for name in isas]
     has = tuple(f"SC_HAS_{isa.suffix.upper()}" for isa in chosen)
     base = tuple(Unit(source, defines=has) for source in (*BASE, *more))
-    return tuple(unit for isa in chosen for unit in _per_isa(isa)) + base
+    return tuple(unit for isa in chosen for unit in _per_isa(isa, dot=dot)) + base

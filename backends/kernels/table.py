@@ -8,8 +8,11 @@ the ones worth pruning to.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 
+from sparsecc.backends.codegen.outer_product import LANES, ROWS, WINDOW
+from sparsecc.cost.roofline import GENERATED_ISA
 from sparsecc.formats.blocks import Block
 from sparsecc.ops import ACTIVATIONS, VARIANTS
 
@@ -26,6 +29,8 @@ class Isa:
         suffix: Ends the C symbols of this variant and names its ``SC_HAS_*`` macro.
         cpu: zig's ``-mcpu`` value.
         vector_bytes: Bytes of a vector register.
+        dot_cpu: ``cpu`` with the instruction that sums products of four bytes; empty when there is
+            none. A library looks for it at run time.
         tiles: ``{mr: nr}``: the widest tile that keeps its accumulators, one row of inputs and
             one weight in registers (16 of them on AVX2, 32 elsewhere).
     """
@@ -34,6 +39,7 @@ class Isa:
     suffix: str
     cpu: str
     vector_bytes: int
+    dot_cpu: str
     tiles: dict[int, int]
 
     @property
@@ -45,11 +51,22 @@ class Isa:
 ISAS: dict[str, Isa] = {
     isa.name: isa
     for isa in (
-        Isa("x86-64-v3", "v3", "x86_64_v3", 32, {1: 8, 2: 4, 4: 2}),
-        Isa("x86-64-v4", "v4", "x86_64_v4", 64, {1: 8, 2: 6, 4: 6, 8: 3}),
-        Isa("arm64-neon", "neon", "generic", 16, {1: 8, 2: 8, 4: 5, 8: 2}),
+        Isa("x86-64-v3", "v3", "x86_64_v3", 32, "", {1: 8, 2: 4, 4: 2}),
+        Isa("x86-64-v4", "v4", "x86_64_v4", 64, "x86_64_v4+avx512vnni", {1: 8, 2: 6, 4: 6, 8: 3}),
+        Isa("arm64-neon", "neon", "generic", 16, "generic+dotprod", {1: 8, 2: 8, 4: 5, 8: 2}),
     )
 }
+
+STEPS: tuple[str, ...] = (
+    *("conv", "matmul", "pool", "flatten", "add", "activation"),
+    *("matmul16", "attention", "layer_norm", "softmax"),
+    *("int8_conv", "int8_depthwise", "int8_add", "int8_mean"),
+    *("int8_quantize", "int8_dequantize"),
+)
+"""Step kinds of regions: a program names them by their position here."""
+
+REGIONS = 16
+"""Most regions of a model: the library has an op for each."""
 
 OPS = ("conv", "matmul", "matvec")
 """Images; many tokens; a few tokens, whose time is that of reading the weights."""
@@ -73,6 +90,7 @@ class KernelRow:
         vector_bytes: Bytes of a vector register.
         mr: Output rows of a tile; the tallest used where a block is cut into several.
         nr: Most vectors of a tile; for ``matvec`` the most tokens.
+        generated: Machine code made for each weight (``backends/codegen/outer_product.py``).
     """
 
     op: str
@@ -82,12 +100,14 @@ class KernelRow:
     vector_bytes: int
     mr: int
     nr: int
+    generated: bool = False
 
     @property
     def name(self) -> str:
         """Such as ``f32-conv-4x1-v4-4x6``: dtype, op, block, instruction set, tile."""
         r, c = ("N" if side == ANY else str(side) for side in self.block)
-        return f"f32-{self.op}-{r}x{c}-{ISAS[self.isa].suffix}-{self.mr}x{self.nr}"
+        code = "-code" if self.generated else ""
+        return f"f32-{self.op}-{r}x{c}-{ISAS[self.isa].suffix}-{self.mr}x{self.nr}{code}"
 
 
 MATVEC_TOKENS = 4
@@ -100,10 +120,17 @@ def _row(op: str, block: Block, isa: Isa) -> KernelRow:
     return KernelRow(op, block, "float32", isa.name, isa.vector_bytes, mr, nr)
 
 
-KERNELS: tuple[KernelRow, ...] = tuple(
-    _row(op, block, isa) for isa in ISAS.values() for op in OPS for block in BLOCKS
+GENERATED: tuple[KernelRow, ...] = tuple(
+    KernelRow(op, (1, 1), "float32", GENERATED_ISA, 4 * LANES, ROWS, 1, generated=True)
+    for op in ("conv", "matmul")
 )
-_BY_KEY = {(row.op, row.block, row.isa): row for row in KERNELS}
+"""For weights without groups whose code is in the library; the other rows serve the rest."""
+
+KERNELS: tuple[KernelRow, ...] = (
+    *(_row(op, block, isa) for isa in ISAS.values() for op in OPS for block in BLOCKS),
+    *GENERATED,
+)
+_BY_KEY = {(row.op, row.block, row.isa): row for row in KERNELS if not row.generated}
 
 
 def select(op: str, block: Block, isa: str) -> KernelRow:
@@ -144,6 +171,11 @@ def _op_macro() -> str:
     return f"#define SC_OPS(X) {' '.join(ops)}"
 
 
+def steps_key() -> int:
+    """Changes with :data:`STEPS`: programs of another table are refused."""
+    return zlib.crc32(" ".join(STEPS).encode())
+
+
 def c_header() -> str:
     """``sc_table.h``: activations, op variants and tiles, as the C sources include them."""
     codes = ", ".join(f"SC_{activation.name.upper()}" for activation in ACTIVATIONS)
@@ -153,6 +185,12 @@ def c_header() -> str:
         "#define SC_TABLE_H",
         f"enum {{ {codes}, SC_ACTIVATIONS }};",
         f"enum {{ SC_MATVEC_TOKENS = {MATVEC_TOKENS} }};",
+        f"enum {{ SC_STRIP_ROWS = {ROWS}, SC_STRIP_LANES = {LANES} }};",
+        f"enum {{ SC_STRIP_AHEAD = {WINDOW // 2} }};",
+        f"enum {{ SC_STEP_KINDS = {len(STEPS)} }};",
+        f"#define SC_STEPS_KEY {steps_key()}LL",
+        f"#define SC_STEPS(X) {' '.join(f'X({kind})' for kind in STEPS)}",
+        "#define SC_REGION_NAMES(X) " + " ".join(f'X("Region{n}")' for n in range(REGIONS)),
         _op_macro(),
         *(line for isa in ISAS.values() for line in _tile_macros(isa)),
         "#endif",

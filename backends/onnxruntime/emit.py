@@ -7,6 +7,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 from sparsecc import ops
+from sparsecc.backends.codegen.code_table import code_table
+from sparsecc.backends.onnxruntime.generate import patterns
 from sparsecc.backends.onnxruntime.library import build_library
 from sparsecc.backends.onnxruntime.save import save_model
 from sparsecc.manifest import MODEL_NAME, RUN_NAME
@@ -42,7 +44,7 @@ def emit(model: ir.Model, target: Target, folder: Path) -> str | None:
     save_model(model, folder)
     library = None
     if any(ops.is_sparse(node) for node in model.graph.all_nodes()):
-        library = build_library(target, folder).name
+        library = build_library(target, folder, code_table(patterns(model, target))).name
     register = f'options.register_custom_ops_library(str(here / "{library}"))\n' if library else ""
     (folder / RUN_NAME).write_text(_RUN.format(register=register, model=MODEL_NAME))
     return library

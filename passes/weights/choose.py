@@ -10,6 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsecc.cost import roofline
+from sparsecc.cost.roofline import UNKNOWN_BATCH, UNKNOWN_SIDE, UNKNOWN_TOKENS, WORTHWHILE
 from sparsecc.formats.blocks import Block, count_blocks
 from sparsecc.formats.patterns import detect
 from sparsecc.passes import edit
@@ -19,11 +20,6 @@ from sparsecc.targets import Target
 
 BLOCKS: tuple[Block, ...] = ((1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (1, 4), (1, 8), (1, 16))
 """Packed formats that have kernels."""
-WORTHWHILE = 0.97
-"""A sparse kernel must be estimated at or below this share of the dense time."""
-UNKNOWN_BATCH = 1
-UNKNOWN_TOKENS = 64
-UNKNOWN_SIDE = 28
 
 
 @dataclass(frozen=True)
@@ -65,17 +61,19 @@ def choose(layer: Layer, target: Target) -> Choice:
         pattern=str(found.pattern),
         eligible=not refusal,
         why=why,
-        kernel=kernel_name(layer, block) if pays and block else DENSE_KERNEL,
+        kernel=kernel_name(layer, block, target) if pays and block else DENSE_KERNEL,
         est_ms=round(sparse if pays else dense, 6),
         dense_ms=round(dense, 6),
     )
     return Choice(layer, block if pays else None, row)
 
 
-def kernel_name(layer: Layer, block: Block) -> str:
-    """Name of a sparse kernel, such as ``conv-4x1``."""
-    kind = "conv" if layer.op == "Conv" else "matmul"
-    return f"{kind}-{block[0]}x{block[1]}"
+def kernel_name(layer: Layer, block: Block, target: Target) -> str:
+    """Name of a sparse kernel, such as ``conv-4x1``; ``conv-1x1-code`` is generated."""
+    work = work_of(layer)
+    kind, points = ("conv", None) if work.is_conv else ("matmul", work.points)
+    code = "-code" if roofline.generates(block, layer.groups, points, target) else ""
+    return f"{kind}-{block[0]}x{block[1]}{code}"
 
 
 def work_of(layer: Layer) -> roofline.Work:

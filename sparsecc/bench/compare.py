@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from sparsecc.artifact import open_artifact
 from sparsecc.backends.onnxruntime.run import check_runs_here
 from sparsecc.bench.process import Worker
 from sparsecc.bench.result import BenchResult, Round, summarise
+from sparsecc.bench.turns import take_turns
 from sparsecc.bench.worker import Job
 from sparsecc.errors import ModelError
 from sparsecc.manifest import MODEL_NAME
@@ -30,9 +30,6 @@ Inputs = Mapping[str, NDArray[Any]] | str | os.PathLike[str]
 """Arrays by input name, or the npz file that holds them."""
 
 PORTABLE = "portable"
-_ROUNDS = 20  # aimed at: enough for quartiles, each long enough to be warm
-_FEWEST_ROUNDS = 3
-_MOST_RUNS = 1000  # of one turn
 
 
 def compare(
@@ -94,7 +91,8 @@ def compare(
         with Worker(str(folder), jobs[0]) as left:
             progress("opening the baseline", 0.0)
             with Worker(str(baseline or f"{folder} without its library"), jobs[1]) as right:
-                rounds = list(_rounds(left, right, seconds, progress))
+                turns = take_turns((left, right), seconds, progress)
+                rounds = [Round(ours, theirs) for ours, theirs in turns]
                 memory = left.stop(), right.stop()
     return summarise(
         rounds,
@@ -134,29 +132,6 @@ def _feeds(inputs: Inputs | None, model: Path) -> Feed:
         return example_inputs(model)
     arrays = inputs if isinstance(inputs, Mapping) else read_npz(Path(inputs))
     return load_calibration([arrays], ir.load(model)).train[0]
-
-
-def _rounds(left: Worker, right: Worker, seconds: float, progress: Progress) -> Iterator[Round]:
-    """Rounds until the time is up; a first, uncounted one warms both sides up."""
-    turn_ms = seconds * 1e3 / (2 * _ROUNDS)
-    ours_runs, their_runs = (_runs(side, turn_ms) for side in (left, right))
-    start, done = time.monotonic(), 0
-    while done < _FEWEST_ROUNDS or time.monotonic() - start < seconds:
-        progress("measuring", min((time.monotonic() - start) / seconds, 1.0))
-        if done % 2:
-            theirs = right.time(their_runs)
-            yield Round(left.time(ours_runs), theirs)
-        else:
-            ours = left.time(ours_runs)
-            yield Round(ours, right.time(their_runs))
-        done += 1
-    progress("measuring", 1.0)
-
-
-def _runs(side: Worker, turn_ms: float) -> int:
-    """How many runs fill a turn of a warm model."""
-    side.time(2)
-    return max(1, min(_MOST_RUNS, round(turn_ms / min(side.time(3)))))
 
 
 def _difference(ours: dict[str, NDArray[Any]], theirs: dict[str, NDArray[Any]]) -> float | None:

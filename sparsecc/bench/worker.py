@@ -4,22 +4,35 @@ Started by path, so that its memory is that of the model and not that of sparsec
 JSON object per line, the job (see `Job`) first::
 
     the job       →  {"outputs": ["y"]}      names of the outputs written, once it has run
-    {"runs": 20}  →  {"ms": [1.93, …]}       20 timed runs
+    {"runs": 20}  →  {"ms": [1.93, …], "cores": 1.0}
+                                             20 timed runs, and how many cores were busy meanwhile
     {}            →  {"peak_rss_mb": 91.5}   and the process ends
 
 A mistake of the model or its library is answered by {"error": "…"}.
+
+With the path of a Python file as its argument another runtime takes the place of ONNX Runtime: the
+file defines `open_side`, like the one here.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import runpy
 import sys
 import time
-from typing import IO, Any, TypedDict
+from collections.abc import Callable
+from typing import IO, TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
-import onnxruntime as ort
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+Arrays = dict[str, Any]
+"""numpy arrays by name; a runtime may have other outputs too, which are passed over."""
+Side = tuple[Callable[[], Any], Callable[[Any], Arrays]]
+"""What is timed, and what makes the outputs of its result."""
 
 
 class Job(TypedDict):
@@ -32,6 +45,7 @@ class Job(TypedDict):
         names: Names of the inputs.
         inputs: npz file with the array of each name, as numpy numbers them (``arr_0``, …).
         outputs: npz file to write the outputs of one run to, numbered likewise.
+        settings: Whatever else another runtime needs.
     """
 
     model: str
@@ -40,10 +54,13 @@ class Job(TypedDict):
     names: list[str]
     inputs: str
     outputs: str
+    settings: NotRequired[dict[str, Any]]
 
 
 def open_session(job: Job) -> ort.InferenceSession:
     """The session of a job, on the processor, with its threads set."""
+    import onnxruntime as ort  # here, because a process of another runtime has none
+
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = job["threads"]
@@ -54,6 +71,13 @@ def open_session(job: Job) -> ort.InferenceSession:
     if job["library"] is not None:
         options.register_custom_ops_library(job["library"])
     return ort.InferenceSession(job["model"], options, providers=["CPUExecutionProvider"])
+
+
+def open_side(job: Job, feeds: Arrays) -> Side:
+    """A job in ONNX Runtime."""
+    session = open_session(job)
+    names = [output.name for output in session.get_outputs()]
+    return lambda: session.run(None, feeds), lambda result: dict(zip(names, result, strict=True))
 
 
 def peak_rss_mb() -> float:
@@ -69,7 +93,9 @@ def peak_rss_mb() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def serve(commands: IO[str], answers: IO[str]) -> None:
+def serve(
+    commands: IO[str], answers: IO[str], opened: Callable[[Job, Arrays], Side] = open_side
+) -> None:
     """Answer commands until the one to stop."""
 
     def answer(**message: Any) -> None:
@@ -79,20 +105,22 @@ def serve(commands: IO[str], answers: IO[str]) -> None:
     try:
         with np.load(job["inputs"], allow_pickle=False) as arrays:
             feeds = {name: arrays[f"arr_{i}"] for i, name in enumerate(job["names"])}
-        session = open_session(job)
-        outputs = session.run(None, feeds)
-    except Exception as error:  # whatever ONNX Runtime raises becomes the other side's message
-        answer(error=str(error).strip())
+        run, read = opened(job, feeds)
+        outputs = read(run())
+    except Exception as error:  # whatever the runtime raises becomes the other side's message
+        answer(error=str(error).strip() or type(error).__name__)
         return
-    names = [output.name for output in session.get_outputs()]
-    numbers = {n: v for n, v in zip(names, outputs, strict=True) if _is_numeric(v)}
+    numbers = {name: value for name, value in outputs.items() if _is_numeric(value)}
     np.savez(job["outputs"], *numbers.values())
     answer(outputs=list(numbers))
     for line in commands:
         runs = json.loads(line).get("runs")
         if runs is None:
             break
-        answer(ms=[_timed(session, feeds) for _ in range(runs)])
+        busy, start = time.process_time(), time.perf_counter()
+        times = [_timed(run) for _ in range(runs)]
+        cores = (time.process_time() - busy) / (time.perf_counter() - start)
+        answer(ms=times, cores=cores)
     answer(peak_rss_mb=peak_rss_mb())
 
 
@@ -100,9 +128,9 @@ def _is_numeric(value: object) -> bool:
     return isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
 
 
-def _timed(session: ort.InferenceSession, feeds: dict[str, Any]) -> float:
+def _timed(run: Callable[[], Any]) -> float:
     start = time.perf_counter()
-    session.run(None, feeds)
+    run()
     return (time.perf_counter() - start) * 1e3
 
 
@@ -110,4 +138,4 @@ if __name__ == "__main__":
     # What a library prints must not land between the answers.
     pipe = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    serve(sys.stdin, pipe)
+    serve(sys.stdin, pipe, *(runpy.run_path(path)["open_side"] for path in sys.argv[1:]))

@@ -63,6 +63,11 @@ class Efficiency:
 
 DENSE = Efficiency(0.86, 8.0)
 UNSTRUCTURED = Efficiency(0.36, 6.0)
+GENERATED = Efficiency(0.85, 0.8)
+"""Here the depth is the non-zeros that an input meets in a strip of :data:`GENERATED_ROWS`."""
+GENERATED_ROWS = 30
+GENERATED_ISA = "x86-64-v4"
+"""The instruction set that unstructured weights get machine code of their own for."""
 INPUT_GROUPS = Efficiency(0.36, 6.0)
 ROW_BLOCKS = {2: Efficiency(0.6, 8.0), 4: Efficiency(0.82, 8.0)}
 WIDE_ROW_BLOCKS = Efficiency(0.84, 8.0)
@@ -73,14 +78,33 @@ LAYOUT_GBS = 40.0
 """Rate at which activations change layout at the border of a sparse node, GB/s."""
 FEW_POINTS = 4
 """Up to this many tokens a linear layer is bound by reading its weights."""
+WORTHWHILE = 0.97
+"""A sparse kernel must be estimated at or below this share of the dense time."""
+UNKNOWN_BATCH = 1
+UNKNOWN_TOKENS = 64
+UNKNOWN_SIDE = 28
+"""What stands for sizes that a model leaves open: a batch, tokens, a side of an image."""
 
 
 def sparse_efficiency(block: Block) -> Efficiency:
-    """Efficiency of the kernel that serves an r×c block."""
+    """Efficiency of the kernel that serves an r×c block without generated code."""
     r, c = block
     if r == 1:
         return UNSTRUCTURED if c == 1 else INPUT_GROUPS
     return ROW_BLOCKS.get(r, WIDE_ROW_BLOCKS)
+
+
+def generates(block: Block, groups: int, points: int | None, target: Target) -> bool:
+    """Whether a layer gets machine code of its own.
+
+    Args:
+        block: Rows and columns of its blocks.
+        groups: Convolution groups.
+        points: Tokens of a matmul; None where any number may come, and for a convolution.
+        target: What it is compiled for.
+    """
+    few = points is not None and points <= FEW_POINTS
+    return block == (1, 1) and groups == 1 and not few and GENERATED_ISA in target.isas
 
 
 def _milliseconds(
@@ -109,14 +133,19 @@ def dense_ms(work: Work, target: Target) -> float:
 def sparse_ms(work: Work, block: Block, blocks: int, target: Target) -> float:
     """Time of the layer with ``blocks`` stored r×c blocks in our kernels, one thread, ms."""
     r, c = block
-    quality = sparse_efficiency(block)
+    generated = generates(block, work.groups, None if work.is_conv else work.points, target)
+    quality = GENERATED if generated else sparse_efficiency(block)
     depth = blocks / max(1, math.ceil(work.rows / r))
+    moved = work.activation_bytes
+    if generated:
+        depth *= GENERATED_ROWS / work.cols
+        moved += 4 * work.cols * work.points  # every tap of every point is packed into panels
     few = not work.is_conv and work.points <= FEW_POINTS
     lanes = 1.0 if few else _filled(work.points, target.lanes)
     efficiency = max(1e-3, quality.eta * depth / (depth + quality.half_depth) * lanes)
     stored = blocks * r * c
     weight_bytes = stored * BYTES_PER_WEIGHT + blocks * BYTES_PER_INDEX
-    layout = work.activation_bytes / LAYOUT_GBS * 1e-6
+    layout = moved / LAYOUT_GBS * 1e-6
     flops = 2.0 * stored * work.points
     return (
         NODE_MS

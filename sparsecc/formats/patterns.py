@@ -6,6 +6,7 @@ A pattern says which zeros belong together, a :class:`SparsitySpec` adds how man
 ``unstructured``    single weights
 ``4x1`` (N×1)       N consecutive output rows share a zero at one input
 ``1x4`` (1×G)       G consecutive inputs of one output row share a zero
+``4x4``             4 outputs share the zeros of 4 consecutive inputs (for int8 kernels)
 ``2:4`` (N:M)       N weights kept in every M consecutive inputs of a row
 ``dense``           no zeros
 ==================  =============================================================
@@ -27,12 +28,14 @@ Mask = NDArray[np.bool_]
 """``[R, K]``, True where the weight is kept."""
 
 BLOCK_SIDES = (2, 4, 8, 16, 32, 64)
+SQUARE = (4, 4)
+"""The block that int8 kernels meet in one lane: four outputs by four inputs."""
 LARGEST_GROUP = 64
 ACCEPTED = (
     "PATTERN:SPARSITY with PATTERN one of unstructured, Nx1 or 1xG (N and G one of "
-    f"{', '.join(map(str, BLOCK_SIDES))}) and SPARSITY a fraction such as 0.8 or a percentage such "
-    "as 80%; N:M such as 2:4 (2 kept of 4); a bare fraction such as 0.8 (unstructured); "
-    "'existing' (the zeros already in the model); 'dense'"
+    f"{', '.join(map(str, BLOCK_SIDES))}), or 4x4, and SPARSITY a fraction such as 0.8 "
+    "or a percentage such as 80%; N:M such as 2:4 (2 kept of 4); a bare fraction such as 0.8 "
+    "(unstructured); 'existing' (the zeros already in the model); 'dense'"
 )
 
 _DENSE_ABOVE = 0.95
@@ -72,7 +75,8 @@ class Pattern:
             return DENSE
         if match := re.fullmatch(r"(\d{1,3})[x×](\d{1,3})", word):
             rows, cols = int(match[1]), int(match[2])
-            if min(rows, cols) == 1 and max(rows, cols) in BLOCK_SIDES:
+            lean = min(rows, cols) == 1 and max(rows, cols) in BLOCK_SIDES
+            if lean or (rows, cols) == SQUARE:
                 return cls("block", (rows, cols))
         if match := re.fullmatch(r"(\d{1,3}):(\d{1,3})", word):
             keep, group = int(match[1]), int(match[2])

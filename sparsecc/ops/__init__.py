@@ -15,17 +15,19 @@ from sparsecc.ops.registry import (
     function,
     infer_shape,
     input_names,
+    is_region,
     is_sparse,
     schema,
     spec_of,
 )
 from sparsecc.ops.spec import Call, OpSpec
-from sparsecc.ops.variants import BASES, DOMAIN, VARIANTS, VERSION, Variant, parse, variant
+from sparsecc.ops.variants import BASES, DOMAIN, REGION, VARIANTS, VERSION, Variant, parse, variant
 
 __all__ = [
     "ACTIVATIONS",
     "BASES",
     "DOMAIN",
+    "REGION",
     "SPECS",
     "VARIANTS",
     "VERSION",
@@ -40,6 +42,7 @@ __all__ = [
     "infer_shape",
     "initializer",
     "input_names",
+    "is_region",
     "is_sparse",
     "packed_arrays",
     "parse",

@@ -25,13 +25,14 @@ def constants(**named: list[int]) -> list[onnx.NodeProto]:
     ]
 
 
-def decode_body(output: str) -> list[onnx.NodeProto]:
+def decode_body(output: str, dtype: type[np.generic] = np.float32) -> list[onnx.NodeProto]:
     """Standard ops (opset ≥ 11) that turn the packed inputs into the dense weight of ``shape``.
 
     All their inputs are initializers, so a runtime folds them away when it loads the model.
+    ``dtype`` is that of ``values``.
     """
     node = helper.make_node
-    zero = numpy_helper.from_array(np.zeros(1, np.float32))
+    zero = numpy_helper.from_array(np.zeros(1, dtype))
     return [
         *constants(at0=[0], at1=[1], at2=[2], at3=[3], end=[_ENDLESS]),
         *constants(rest=[-1], columns=[1], one_column=[-1, 1]),

@@ -14,7 +14,7 @@ from sparsecc.ops import activations, packed
 from sparsecc.ops.sparse_conv import SPARSE_CONV
 from sparsecc.ops.sparse_matmul import SPARSE_MATMUL
 from sparsecc.ops.spec import Array, Attributes, Call, Dim, OpSpec
-from sparsecc.ops.variants import DOMAIN, VARIANTS, VERSION, parse
+from sparsecc.ops.variants import DOMAIN, REGION, VARIANTS, VERSION, parse
 
 SPECS: dict[str, OpSpec] = {spec.base: spec for spec in (SPARSE_CONV, SPARSE_MATMUL)}
 
@@ -22,6 +22,11 @@ SPECS: dict[str, OpSpec] = {spec.base: spec for spec in (SPARSE_CONV, SPARSE_MAT
 def is_sparse(node: ir.Node) -> bool:
     """Whether a node is an op of the domain."""
     return node.domain == DOMAIN
+
+
+def is_region(node: ir.Node) -> bool:
+    """Whether a node calls a region: a function whose body is other nodes of the model."""
+    return is_sparse(node) and node.op_type.startswith(REGION)
 
 
 def spec_of(op_type: str) -> OpSpec:

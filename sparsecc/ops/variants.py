@@ -12,6 +12,9 @@ from sparsecc.ops.activations import ACTIVATIONS
 
 DOMAIN = "sparsecc"
 VERSION = 1
+REGION = "Region"
+"""Starts the op types of regions: ``Region0``, ``Region1``, ..."""
+
 BASES = ("SparseConv", "SparseMatMul")
 
 

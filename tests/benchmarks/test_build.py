@@ -8,6 +8,7 @@ from onnx import numpy_helper
 
 from benchmarks import build, spec
 from sparsecc.errors import PlanError
+from tests.benchmarks.shrunk import shrunk
 
 SMALL = spec.parse(
     """
@@ -62,12 +63,30 @@ def test_unstructured_zeros_share_nothing() -> None:
 @pytest.mark.parametrize("pattern", ["dense", "4x1:0.8", "unstructured:0.9"])
 @pytest.mark.parametrize("name", spec.names())
 def test_outputs_are_finite_of_order_one_and_depend_on_the_input(name: str, pattern: str) -> None:
-    layers = spec.shrink(spec.load(name), 0.125, 16 if name == "bert_base" else 64)
+    layers = shrunk(name)
     session = ort.InferenceSession(build.build(layers, pattern).SerializeToString())
     first, second = (session.run(None, build.inputs(layers, seed))[0] for seed in (1, 2))
     assert np.isfinite(first).all()
     assert 0.02 < first.std() < 20
     assert np.abs(first - second).mean() > 0.01 * first.std()
+
+
+@pytest.mark.parametrize("name", ["minilm_l6", "mobilenet_v3_large"])
+def test_an_older_opset_computes_the_same(name: str) -> None:
+    layers = shrunk(name)
+    feeds = build.inputs(layers)
+    new, old = (
+        ort.InferenceSession(build.build(layers, opset=opset).SerializeToString()).run(None, feeds)
+        for opset in (17, 13)
+    )
+    np.testing.assert_allclose(old[0], new[0], rtol=0, atol=1e-4 * np.abs(new[0]).max())
+
+
+def test_a_layer_without_normalisation_keeps_its_weights() -> None:
+    text = "input x 1x8x4x4\nconv a 64 k=3 norm=0 act=hardsigmoid\npool p\nmul c from=a,p"
+    found = weights(build.build(spec.parse(text)))
+    assert found["a.weight"].std() == pytest.approx((2 / 72) ** 0.5, rel=0.1)
+    assert found["a.bias"].std() == pytest.approx(0.1, rel=0.4)
 
 
 def test_opset_11_runs() -> None:

@@ -284,7 +284,7 @@ class TestCalibration:
 
 
 IMPOSSIBLE = """
-4x 4x1 4x1: 4x1:1 4x1:1.5 4x1:-0.5 5x1:0.5 4x4:0.5 3:2 0:4 80 lots dense:0.5 2:4:0.5
+4x 4x1 4x1: 4x1:1 4x1:1.5 4x1:-0.5 5x1:0.5 4x2:0.5 3:2 0:4 80 lots dense:0.5 2:4:0.5
 existing:0.5 nan 1e9 4x1:0,8
 """
 

@@ -25,6 +25,7 @@ PUBLIC = [
     "TargetError",
     "__version__",
     "compile",
+    "execution_provider",
     "load",
 ]
 HEAVY = ("torch", "tvm", "onnxruntime", "onnx", "onnx_ir", "onnxscript", "numpy", "scipy")

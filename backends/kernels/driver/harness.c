@@ -1,5 +1,6 @@
 /* Runs one kernel call: the case comes on standard input, in the layout of harness.py, the result leaves on standard output.
    Every array has its exact size and something that traps behind it: a sanitizer, or a page without access. */
+#include "codes.h"
 #include "cpu.h"
 #include "system.h"
 
@@ -7,6 +8,7 @@ enum { CONV, MATMUL };
 typedef struct {
   i64 op, rows, channels, kernel[2], block[2], grid[2], count, stride[2], pad[4], dilation[2], group, activation;
   i64 batch, height, width, tokens, residual, backwards, repeat;
+  i64 code_bytes, code_strips;   /* zero: no generated code */
 } test_case;
 
 /* Tasks may run in any order: both directions must give the same. */
@@ -42,6 +44,18 @@ static void *read_array(i64 count)
   return out;
 }
 
+/* Generated code comes with the case, not with the executable. */
+static void read_code(const test_case *c)
+{
+  static sc_code code;
+  read_all(&code, sizeof code);
+  sc_code_strip *strips = read_array(c->code_strips * (i64)(sizeof *strips / 4));
+  void *text = get_code_memory(c->code_bytes);
+  if (!text) sys_exit(2);
+  read_all(text, c->code_bytes);
+  sc_codes = (sc_code_table){1, &code, strips, text};
+}
+
 static void fail(int code, const char *message)
 {
   i64 length = 0;
@@ -63,11 +77,13 @@ int main(void)
   i32 *index = read_array(c.count);
   float *bias = read_array(c.rows), *x = read_array(in);
   float *residual = c.residual ? read_array(out) : 0, *y = get_memory(0, (u64)out * 4);
+  if (c.code_bytes) read_code(&c);
   sc_spec spec = {c.rows, c.channels, {c.kernel[0], c.kernel[1]}, c.block[0], c.block[1], c.grid[0], c.grid[1], c.count,
                   values, index, bias, {c.stride[0], c.stride[1]}, {c.pad[0], c.pad[1], c.pad[2], c.pad[3]},
                   {c.dilation[0], c.dilation[1]}, c.group, (i32)c.activation};
   const char *wrong = sc_check(&spec);
   if (wrong) fail(3, wrong);
+  if (c.code_bytes && !sc_find_code(&spec)) fail(7, "no code for this weight");
   const sc_isa *isa = sc_pick_isa();
   if (!isa) fail(4, sc_cpu_needs());
   sc_host host = {get_memory, free_memory, 0};

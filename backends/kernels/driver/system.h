@@ -6,12 +6,18 @@
 
 #if __STDC_HOSTED__
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <unistd.h>
 static void *get_memory(void *self, u64 bytes) { return (void)self, malloc(bytes); }
 static void free_memory(void *self, void *memory) { (void)self, free(memory); }
 static i64 sys_read(int file, void *to, i64 bytes) { return read(file, to, (size_t)bytes); }
 static i64 sys_write(int file, const void *from, i64 bytes) { return write(file, from, (size_t)bytes); }
 static void sys_exit(int code) { _exit(code); }
+static inline void *get_code_memory(i64 bytes)
+{
+  void *out = mmap(0, (size_t)bytes, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return out == MAP_FAILED ? 0 : out;
+}
 #else
 
 #if defined(__x86_64__)
@@ -42,7 +48,7 @@ static void sys_exit(int code) { system_call(SYS_EXIT, code, 0, 0, 0, 0, 0); }
 /* The block ends where a page without access begins, but for up to 15 bytes that keep it aligned; its mapping is noted
    before it. */
 typedef struct { i64 base, bytes; } mapping;
-enum { PAGE = 1 << 16, READ_WRITE = 3, PRIVATE_ANONYMOUS = 0x22 };
+enum { PAGE = 1 << 16, READ_WRITE = 3, READ_WRITE_RUN = 7, PRIVATE_ANONYMOUS = 0x22 };
 
 static void *get_memory(void *self, u64 bytes)
 {
@@ -54,6 +60,12 @@ static void *get_memory(void *self, u64 bytes)
   mapping *m = (mapping *)(base + total - PAGE - used) - 1;
   *m = (mapping){base, total};
   return m + 1;
+}
+
+static inline void *get_code_memory(i64 bytes)
+{
+  i64 base = system_call(SYS_MMAP, 0, bytes, READ_WRITE_RUN, PRIVATE_ANONYMOUS, -1, 0);
+  return base < 0 && base > -4096 ? 0 : (void *)base;
 }
 
 static void free_memory(void *self, void *memory)

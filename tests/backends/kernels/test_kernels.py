@@ -157,12 +157,13 @@ def _conv(draw: st.DrawFn, window: Window, weight: BlockWeight, group: int, side
 
 
 @st.composite
-def convs(draw: st.DrawFn, block: st.SearchStrategy[Block]) -> Drawn:
+def convs(draw: st.DrawFn, block: st.SearchStrategy[Block], groups: bool = True) -> Drawn:
     """Convolutions in groups and batches; a third are 1x1 and unpadded."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     plain = draw(st.integers(0, 2)) == 0
     window = Window((1, 1)) if plain else draw(windows())
-    group, inputs, outputs = draw(SMALL), draw(st.integers(1, 12)), draw(st.integers(1, 24))
+    group = draw(SMALL) if groups else 1
+    inputs, outputs = draw(st.integers(1, 12)), draw(st.integers(1, 24 if groups else 70))
     shape = draw(block)
     weight = _weight(rng, (outputs * group, *window.kernel, inputs), shape, draw(DENSITIES))
     return _conv(draw, window, pack_blocks(weight, shape), group, 30 if plain else 19)
@@ -211,7 +212,15 @@ def check(drawn: Drawn, command: list[str]) -> None:
     np.testing.assert_allclose(got, want, rtol=0, atol=TOLERANCE * magnitude)
 
 
+def with_code(drawn: Drawn) -> Drawn:
+    return replace(drawn, case=replace(drawn.case, generated=True))
+
+
 def strategy(row: KernelRow) -> st.SearchStrategy[Drawn]:
+    if row.generated and row.op == "conv":
+        return convs(blocks(row), groups=False).map(with_code)
+    if row.generated:
+        return matmuls(blocks(row), (1, 70)).map(with_code)
     if row.op == "conv":
         return convs(blocks(row))
     few = row.op == "matvec"
@@ -225,7 +234,7 @@ def strategy(row: KernelRow) -> st.SearchStrategy[Drawn]:
     indirect=["command"],
 )
 def test_kernel_is_its_numpy_meaning(row: KernelRow, command: list[str]) -> None:
-    @settings(max_examples=EXAMPLES)
+    @settings(max_examples=8 * EXAMPLES if row.generated else EXAMPLES)
     @given(strategy(row))
     def holds(drawn: Drawn) -> None:
         check(drawn, command)
@@ -265,6 +274,44 @@ def test_many_tokens_take_several_tiles(command: list[str]) -> None:
     weight = pack_blocks(_weight(rng, (75, 130), (4, 1), 0.2), (4, 1))
     x, bias = _floats(rng, (1000, 130)), _floats(rng, (75,))
     check(Drawn(Case("matmul", weight, bias, x), (1000, 75)), command)
+
+
+@pytest.mark.parametrize("command", ["x86-64-v4"], indirect=True)
+@pytest.mark.parametrize(
+    ("channels", "kernel", "side", "stride"),
+    [(300, 1, 14, 1), (40, 1, 100, 1), (64, 3, 40, 1), (70, 3, 33, 2), (512, 1, 7, 1)],
+)
+def test_generated_code_takes_several_strips_panels_and_groups(
+    command: list[str], channels: int, kernel: int, side: int, stride: int
+) -> None:
+    rng = np.random.default_rng(0)
+    weight = _weight(rng, (95, kernel, kernel, channels), (1, 1), 0.1)
+    pad = kernel // 2
+    out = (2, 95, *Window((kernel, kernel), (stride,) * 2, pads=(pad,) * 4).outputs((side, side)))
+    x, bias = _floats(rng, (2, channels, side, side)), _floats(rng, (95,))
+    case = Case(
+        "conv", pack_blocks(weight, (1, 1)), bias, x, strides=(stride,) * 2, pads=(pad,) * 4
+    )
+    check(with_code(Drawn(case, out)), command)
+
+
+@pytest.mark.parametrize("command", ["x86-64-v4"], indirect=True)
+@pytest.mark.parametrize(("tokens", "depth"), [(200, 700), (1000, 600)])
+def test_generated_code_takes_many_tokens(command: list[str], tokens: int, depth: int) -> None:
+    rng = np.random.default_rng(0)
+    weight = pack_blocks(_weight(rng, (95, depth), (1, 1), 0.1), (1, 1))
+    x, bias = _floats(rng, (tokens, depth)), _floats(rng, (95,))
+    check(with_code(Drawn(Case("matmul", weight, bias, x), (tokens, 95))), command)
+
+
+@pytest.mark.parametrize("command", ["x86-64-v4"], indirect=True)
+def test_code_of_another_weight_is_not_run(command: list[str]) -> None:
+    one, other = (pack_blocks(np.eye(4, k=k, dtype=np.float32), (1, 1)) for k in (0, 1))
+    x, bias = np.ones((8, 4), np.float32), np.zeros(4, np.float32)
+    made = Case("matmul", one, bias, x, generated=True)
+    for changed in (other, replace(one, index=one.index[:3], values=one.values[:3])):
+        with pytest.raises(RuntimeError, match="no code for this weight"):
+            run_case(replace(made, weight=changed, code_for=one), (8, 4), command)
 
 
 @pytest.mark.parametrize("command", list(ISAS), indirect=True)

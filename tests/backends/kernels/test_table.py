@@ -11,8 +11,9 @@ from sparsecc.backends.kernels.table import ANY, BLOCKS, ISAS, KERNELS, OPS, c_h
 
 
 def test_every_op_block_and_isa_has_one_row() -> None:
-    keys = {(row.op, row.block, row.isa) for row in KERNELS}
-    assert len(keys) == len(KERNELS) == len(OPS) * len(BLOCKS) * len(ISAS)
+    fixed = [row for row in KERNELS if not row.generated]
+    keys = {(row.op, row.block, row.isa) for row in fixed}
+    assert len(keys) == len(fixed) == len(OPS) * len(BLOCKS) * len(ISAS)
     assert len({row.name for row in KERNELS}) == len(KERNELS)
 
 

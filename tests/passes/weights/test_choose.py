@@ -12,13 +12,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from sparsecc import targets
+from sparsecc.cost.roofline import UNKNOWN_BATCH, UNKNOWN_SIDE, UNKNOWN_TOKENS, WORTHWHILE
 from sparsecc.formats.patterns import Pattern, mask_from_scores
 from sparsecc.passes.weights.choose import (
     BLOCKS,
-    UNKNOWN_BATCH,
-    UNKNOWN_SIDE,
-    UNKNOWN_TOKENS,
-    WORTHWHILE,
     Choice,
     choose,
     kernel_name,

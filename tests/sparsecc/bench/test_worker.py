@@ -11,6 +11,7 @@ import pytest
 
 from sparsecc.bench import worker
 from sparsecc.bench.process import Worker
+from sparsecc.bench.turns import take_turns
 from sparsecc.errors import BackendError
 
 
@@ -82,3 +83,38 @@ def test_a_process_that_dies_tells_its_last_words(job, monkeypatch, tmp_path):
     monkeypatch.setattr("sparsecc.bench.process._WORKER", dying)
     with pytest.raises(BackendError, match=r"(?s)model: .*code 1.*out of memory"):
         Worker("model", job)
+
+
+OTHER = """
+import time
+
+def open_side(job, feeds):
+    assert "onnxruntime" not in __import__("sys").modules
+    time.sleep(job["settings"]["delay"])
+    return lambda: 3 * feeds["x"], lambda result: {"tripled": result}
+"""
+
+
+def test_another_runtime_takes_the_place_of_onnx_runtime(job, tmp_path):
+    runtime = tmp_path / "other.py"
+    runtime.write_text(OTHER)
+    job["settings"] = {"delay": 0}
+    with Worker("other", job, runtime=runtime) as running:
+        assert (running.outputs["tripled"] == 3).all()
+        assert len(running.time(2)) == 2
+        assert len(running.cores) == 1
+
+
+def test_a_process_that_takes_too_long_to_open_is_ended(job, tmp_path):
+    runtime = tmp_path / "other.py"
+    runtime.write_text(OTHER)
+    job["settings"] = {"delay": 60}
+    with pytest.raises(BackendError, match=r"other: .*code -9"):
+        Worker("other", job, runtime=runtime, limit_s=1.0)
+
+
+def test_three_sides_take_turns(job):
+    with Worker("a", job) as a, Worker("b", job) as b, Worker("c", job) as c:
+        rounds = list(take_turns([a, b, c], 0.1))
+    assert len(rounds) >= 3
+    assert all(len(turns) == 3 and all(turns) for turns in rounds)

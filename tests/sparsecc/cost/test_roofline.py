@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsecc.cost.roofline import NODE_MS, Work, dense_ms, sparse_efficiency, sparse_ms
+from sparsecc.cost.roofline import (
+    NODE_MS,
+    Work,
+    dense_ms,
+    generates,
+    sparse_efficiency,
+    sparse_ms,
+)
 from sparsecc.passes.weights.choose import BLOCKS
 from sparsecc.targets import TARGETS
 
@@ -88,6 +95,24 @@ def test_it_breaks_even_where_measurements_do(work: Work, name: str) -> None:
 def test_blocks_beat_single_weights_at_the_same_density() -> None:
     four, one = (at_density(CONV, 0.2, block) for block in ((4, 1), (1, 1)))
     assert four < one
+
+
+@pytest.mark.parametrize("work", [CONV, LINEAR], ids=["conv", "linear"])
+def test_generated_code_is_about_twice_as_fast_as_reading_positions(work: Work) -> None:
+    grouped = dataclasses.replace(work, groups=2)
+    for density in (0.1, 0.2, 0.5):
+        code, data = (at_density(w, density, (1, 1)) for w in (work, grouped))
+        assert 1.3 < data / code < 3
+
+
+def test_generated_code_is_for_single_weights_of_many_points() -> None:
+    v4, v3 = TARGETS["x86-64-v4"], TARGETS["x86-64-v3"]
+    assert generates((1, 1), 1, None, v4)
+    assert generates((1, 1), 1, 5, TARGETS["x86-64"])
+    assert not generates((1, 1), 1, 4, v4)
+    assert not generates((1, 1), 2, None, v4)
+    assert not generates((4, 1), 1, None, v4)
+    assert not generates((1, 1), 1, None, v3)
 
 
 def test_one_token_is_bound_by_reading_weights() -> None:

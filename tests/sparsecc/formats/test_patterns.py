@@ -58,7 +58,7 @@ def test_spec_parses(text: str, pattern: Pattern | None, sparsity: float) -> Non
         "4x1",
         "4x1:",
         "3x1:0.5",
-        "4x4:0.5",
+        "4x2:0.5",
         "1x1:0.5",
         "80",
         "4x1:80",

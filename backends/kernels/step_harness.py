@@ -1,0 +1,205 @@
+"""An executable that runs one step of a region: for emulators, sanitizers and timing."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecc.backends.codegen.toolchain import Build, Unit, build_cached
+from sparsecc.backends.kernels.harness import sanitized
+from sparsecc.backends.kernels.sources import CLANG_WIDE, HERE, TOKENS, int8_units, read_sources
+from sparsecc.backends.kernels.table import ISAS
+
+Array = NDArray[np.generic]
+
+KINDS = ("conv", "depthwise", "quantize", "dequantize", "add", "mean")
+"""The int8 step kinds without their prefix, as the executable numbers them."""
+
+TOKEN_KINDS = ("matmul16", "attention", "layer_norm", "softmax", "activation", "add")
+"""The step kinds of transformers, which have an executable of their own."""
+
+TYPES = ("float32", "int32", "int64", "uint8", "int8")
+"""Element types, in the order of region.h."""
+
+PLAIN, C16, C4 = range(3)
+RANK = 6
+HEADER_BYTES = (3 + RANK) * 8
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor and how it lies.
+
+    Attributes:
+        data: Its elements as they lie; ``[N, ceil(C/4), H, W, 4]`` in layout C4.
+        dims: Its dimensions.
+        layout: ``PLAIN`` or ``C4``.
+    """
+
+    data: Array
+    dims: tuple[int, ...]
+    layout: int = PLAIN
+
+    def to_bytes(self) -> bytes:
+        """Type, layout, rank and dimensions as int64, then the elements."""
+        described = [TYPES.index(self.data.dtype.name), self.layout, len(self.dims), *self.dims]
+        described += [0] * (3 + RANK - len(described))
+        return np.array(described, np.int64).tobytes() + np.ascontiguousarray(self.data).tobytes()
+
+
+def to_c4(x: NDArray[np.uint8], bias: int, beyond: int = 0) -> Tensor:
+    """Bytes ``[N, C, H, W]`` in layout C4.
+
+    Args:
+        x: The bytes.
+        bias: What the instruction set takes off every byte.
+        beyond: What lies in the channels that fill up the last group.
+    """
+    n, c, h, w = x.shape
+    padded = np.full((n, -(-c // 4) * 4, h, w), beyond, np.uint8)
+    padded[:, :c] = x
+    lanes = padded.reshape(n, -1, 4, h, w).transpose(0, 1, 3, 4, 2)
+    return Tensor(lanes - np.uint8(bias), x.shape, C4)
+
+
+def from_c4(tensor: Tensor, bias: int) -> NDArray[np.uint8]:
+    """Inverse of :func:`to_c4`."""
+    n, c, h, w = tensor.dims
+    lanes = tensor.data.view(np.uint8).reshape(n, -1, h, w, 4) + np.uint8(bias)
+    return np.ascontiguousarray(lanes.transpose(0, 1, 4, 2, 3).reshape(n, -1, h, w)[:, :c])
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: its kind, attributes, constants and inputs, and how it runs."""
+
+    kind: str
+    attributes: Sequence[int]
+    constants: Sequence[Array]
+    inputs: Sequence[Tensor]
+    backwards: bool = False
+    repeat: int = 1
+    outputs: int = 1
+    kinds: Sequence[str] = KINDS
+
+    def to_bytes(self) -> bytes:
+        """What the executable reads."""
+        counts = (len(self.attributes), len(self.constants), len(self.inputs))
+        how = (self.outputs, int(self.backwards), self.repeat)
+        header = [self.kinds.index(self.kind), *counts, *how]
+        constants = [Tensor(array, array.shape) for array in self.constants]
+        parts = [tensor.to_bytes() for tensor in (*constants, *self.inputs)]
+        return np.array([*header, *self.attributes], np.int64).tobytes() + b"".join(parts)
+
+
+def _units(isa: str, *, dot: bool) -> tuple[Unit, ...]:
+    defines = (f"VB={ISAS[isa].vector_bytes}", f"SC_SUFFIX={ISAS[isa].suffix}")
+    base = (Unit("check.c"), Unit("cpu.c"), Unit("step.c", defines=defines))
+    return int8_units(ISAS[isa], dot=dot) + base
+
+
+def _token_units(isa: str) -> tuple[Unit, ...]:
+    how = ISAS[isa]
+    defines = (f"VB={how.vector_bytes}", f"SC_SUFFIX={how.suffix}")
+    flags = CLANG_WIDE if how.vector_bytes == 64 else ()
+    kinds = f"SC_TEST_KINDS(X)={' '.join(f'X({kind})' for kind in TOKEN_KINDS)}"
+    base = ("check.c", "cpu.c", "weight.c", "region_plan.c")
+    return (
+        *(Unit(source, how.cpu, defines, flags) for source in TOKENS),
+        *(Unit(source) for source in base),
+        Unit("step.c", defines=(*defines, kinds)),
+    )
+
+
+def build_steps(isa: str, *, dot: bool) -> Path:
+    """Build the executable of an instruction set, or find it in the cache.
+
+    Args:
+        isa: Name of the instruction set.
+        dot: Whether it may use the instruction for products of bytes.
+
+    Raises:
+        BackendError: zig failed.
+    """
+    return _built(f"steps-{isa}{'-dot' if dot else ''}", isa, _units(isa, dot=dot))
+
+
+def build_token_steps(isa: str) -> Path:
+    """The executable of :data:`TOKEN_KINDS`.
+
+    Raises:
+        BackendError: zig failed.
+    """
+    return _built(f"token-steps-{isa}", isa, _token_units(isa))
+
+
+def _built(name: str, isa: str, parts: tuple[Unit, ...]) -> Path:
+    machine = "aarch64" if isa.startswith("arm64") else "x86_64"
+    build = Build(
+        name=name,
+        triple=f"{machine}-linux-gnu",
+        sources=read_sources(HERE / "driver"),
+        units=parts,
+        link_flags=("-static", "--strip-all", "--build-id=none"),
+    )
+    return build_cached(build)
+
+
+def build_steps_sanitized(isa: str, compiler: str, folder: Path) -> Path:
+    """The executable under sanitizers, as ``harness.build_sanitized`` does it.
+
+    Raises:
+        subprocess.CalledProcessError: The compiler cannot do it.
+    """
+    return sanitized(_units(isa, dot=False), isa, compiler, folder)
+
+
+def build_token_steps_sanitized(isa: str, compiler: str, folder: Path) -> Path:
+    """The executable of :data:`TOKEN_KINDS` under sanitizers.
+
+    Raises:
+        subprocess.CalledProcessError: The compiler cannot do it.
+    """
+    return sanitized(_token_units(isa), isa, compiler, folder)
+
+
+def run_step(step: Step, command: Sequence[str]) -> Tensor:
+    """Run a step of one output.
+
+    Raises:
+        RuntimeError: It was refused or failed; with what was said.
+    """
+    return run_outputs(step, command)[0]
+
+
+def run_outputs(step: Step, command: Sequence[str]) -> list[Tensor]:
+    """Run a step.
+
+    Raises:
+        RuntimeError: It was refused or failed; with what was said.
+    """
+    done = subprocess.run(
+        command, input=step.to_bytes(), capture_output=True, check=False, timeout=120
+    )
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip()
+        raise RuntimeError(f"step: code {done.returncode}: {said}")
+    rest, outputs = done.stdout, []
+    for _ in range(step.outputs):
+        outputs.append(_read_tensor(rest))
+        rest = rest[HEADER_BYTES + outputs[-1].data.nbytes :]
+    return outputs
+
+
+def _read_tensor(said: bytes) -> Tensor:
+    kind, layout, rank, *dims = np.frombuffer(said[:HEADER_BYTES], np.int64).tolist()
+    lanes = {PLAIN: 1, C16: 16, C4: 4}[layout]
+    padded = [-(-d // lanes) * lanes if axis == 1 else d for axis, d in enumerate(dims[:rank])]
+    data = np.frombuffer(said, TYPES[kind], math.prod(padded), HEADER_BYTES)
+    return Tensor(data, tuple(dims[:rank]), layout)

@@ -1,0 +1,104 @@
+"""The Markdown tables of a report, between markers of a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from benchmarks.measure import BASELINE, OURS
+from benchmarks.rows import Row
+
+NAME = "benchmarks"
+PICTURE = "benchmarks.svg"
+TOO_BUSY = 0.3  # cores above the number of threads: a helper thread may wake now and then
+
+
+def splice(page: str, name: str, content: str) -> str:
+    """Replaces what stands between the markers `name` of a Markdown page.
+
+    Raises:
+        ValueError: The page lacks the markers.
+    """
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, found, rest = page.partition(begin)
+    _, also, after = rest.partition(end)
+    if not (found and also):
+        raise ValueError(f"the page needs the markers {begin} and {end}")
+    return f"{before}{begin}\n{content}\n{end}{after}"
+
+
+def section(rows: Sequence[Row], titles: Mapping[str, str], machine: Mapping[str, object]) -> str:
+    """Machine, one table per number of threads, and why figures are missing.
+
+    Args:
+        rows: All rows.
+        titles: Title of each engine by key, in the order of the columns.
+        machine: As in the report.
+    """
+    shown = {key: title for key, title in titles.items() if any(r.engine == key for r in rows)}
+    counts = sorted({row.threads for row in rows})
+    tables = [f"{_threads(count)}:\n\n{table(rows, count, shown)}" for count in counts]
+    versions = {r.engine: r.version for r in rows}
+    engines = ", ".join(f"{title} {versions[key]}" for key, title in shown.items())
+    where = f"{machine['processor']}, {machine['cores']} cores. {engines}."
+    parts = [where, f"![Speed-up over ONNX Runtime]({PICTURE})", *tables, missing(rows, shown)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def table(rows: Sequence[Row], threads: int, titles: Mapping[str, str]) -> str:
+    """One line per model and zeros: times of two, then everyone's speed-up over the baseline.
+
+    The fastest is bold; a dash stands where an engine gave no figures.
+    """
+    others = [key for key in titles if key not in {BASELINE, OURS}]
+    head = ["model", "zeros", f"{titles.get(BASELINE, BASELINE)} ms", f"{OURS} ms", OURS]
+    lines = [[*head, "quartiles", *(titles[key] for key in others)]]
+    lines.append(["---"] * len(lines[0]))
+    cells: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        if row.threads == threads:
+            cells.setdefault((row.model, row.pattern), {})[row.engine] = row
+    for (model, pattern), engines in cells.items():
+        ours, baseline = engines.get(OURS), engines.get(BASELINE)
+        best = max((row.ratio for row in engines.values()), default=0.0)
+        speed = [_ratio(engines.get(key), best) for key in (OURS, *others)]
+        spread = f"{ours.ratio_low:.2f}–{ours.ratio_high:.2f}" if _has(ours) and ours else "–"
+        lines.append([model, pattern, _ms(baseline), _ms(ours), speed[0], spread, *speed[1:]])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def missing(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
+    """Every reason for which figures are missing or must be doubted, and where."""
+    where: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        label = f"{row.model} {row.pattern} {_threads(row.threads)}"
+        if row.unavailable:
+            where.setdefault((row.engine, f"not available: {row.unavailable}"), []).append(label)
+        elif row.cores > row.threads + TOO_BUSY:
+            where.setdefault((row.engine, "kept more cores busy than it should"), []).append(label)
+    return "\n".join(
+        f"- {titles.get(engine, engine)} {what} ({_listed(labels)})"
+        for (engine, what), labels in where.items()
+    )
+
+
+def _listed(labels: list[str], most: int = 3) -> str:
+    more = f" and {len(labels) - most} more" if len(labels) > most else ""
+    return ", ".join(labels[:most]) + more
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' if count > 1 else ''}"
+
+
+def _has(row: Row | None) -> bool:
+    return row is not None and not row.unavailable
+
+
+def _ms(row: Row | None) -> str:
+    return f"{row.ms:.2f}" if row is not None and not row.unavailable else "–"
+
+
+def _ratio(row: Row | None, best: float) -> str:
+    if row is None or row.unavailable:
+        return "–"
+    return f"**{row.ratio:.2f}**" if row.ratio == best else f"{row.ratio:.2f}"

@@ -1,0 +1,120 @@
+"""Pictures of what was measured, as SVG files that are the same bytes for the same figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle, groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.measure import BASELINE, OURS
+from benchmarks.rows import Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLORS = ("C0", "C1", "C2", "C4", "C5", "C6", "C7", "C8", "C9")
+OURS_STYLE = {"color": "C3", "linewidth": 2.0, "zorder": 3}
+NO_METADATA = {"Date": None, "Creator": None}
+PANEL_INCHES = (3.4, 2.8)
+
+
+def _figure(rows: int, columns: int, panel: tuple[float, float]) -> tuple[Figure, Any]:
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "sparsecc"
+    matplotlib.rcParams["font.size"] = 8
+    from matplotlib import pyplot
+
+    size = (columns * panel[0], rows * panel[1])
+    return pyplot.subplots(rows, columns, figsize=size, squeeze=False)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    from matplotlib import pyplot
+
+    figure.tight_layout()
+    figure.savefig(path, format="svg", bbox_inches="tight", metadata=NO_METADATA)
+    pyplot.close(figure)
+    # Lines that end in blanks make every diff of the file larger than what changed.
+    lines = (line.rstrip() for line in path.read_text().splitlines())
+    path.write_text("\n".join(lines) + "\n")
+
+
+def models(rows: Sequence[Row], titles: Mapping[str, str], path: Path) -> None:
+    """Speed-up over the baseline: a panel per model and number of threads, a color per engine."""
+    names = list(dict.fromkeys(row.model for row in rows))
+    counts = sorted({row.threads for row in rows})
+    styles = engine_styles(titles)
+    figure, panels = _figure(len(counts), len(names), PANEL_INCHES)
+    shown: dict[str, Any] = {}
+    for threads, line in zip(counts, panels, strict=True):
+        for name, panel in zip(names, line, strict=True):
+            here = [row for row in rows if (row.model, row.threads) == (name, threads)]
+            shown |= _speed_ups(panel, here, styles)
+            panel.set_title(f"{name}, {threads} thread{'s' if threads > 1 else ''}")
+        line[0].set_ylabel(f"× {titles[BASELINE]}")
+    order = [key for key in styles if key in shown]
+    place = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0), "fontsize": 7}
+    panels[0][-1].legend([shown[key] for key in order], [titles[key] for key in order], **place)
+    _save(figure, path)
+
+
+def engine_styles(titles: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """How each engine but the baseline is drawn: the same in every panel, ours apart."""
+    peers = [key for key in titles if key not in {BASELINE, OURS}]
+    drawn = {key: {"color": color} for key, color in zip(peers, cycle(COLORS), strict=False)}
+    return {OURS: OURS_STYLE} | drawn
+
+
+def _speed_ups(
+    panel: Any, rows: Sequence[Row], styles: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Draws the engines of one panel, a line per kind of zeros; returns one line of each engine."""
+    patterns = list(dict.fromkeys(row.pattern for row in rows))
+    lines: dict[str, Any] = {}
+    panel.axhline(1, color="gray", linewidth=0.8)
+    for key, style in styles.items():
+        found = [row for row in rows if row.engine == key and not row.unavailable]
+        for _, kind in groupby(found, lambda row: row.pattern.partition(":")[0]):
+            each = list(kind)
+            places, ratios = [patterns.index(r.pattern) for r in each], [r.ratio for r in each]
+            (lines[key],) = panel.plot(places, ratios, marker="o", markersize=3, **style)
+    panel.set_xticks(range(len(patterns)), patterns, rotation=60, ha="right", fontsize=6)
+    panel.set_ylim(bottom=0)
+    panel.grid(axis="y", linewidth=0.3)
+    return lines
+
+
+def roofline(
+    points: Mapping[str, Sequence[tuple[float, float]]],
+    peak_gflops: float,
+    bandwidths: Mapping[str, float],
+    path: Path,
+) -> None:
+    """Points (FLOP per byte, GFLOP/s) of each pattern below the roofs of the machine.
+
+    Args:
+        points: By pattern.
+        peak_gflops: Measured multiply-add peak of one core.
+        bandwidths: Measured GB/s by level of memory.
+        path: SVG file.
+    """
+    figure, panels = _figure(1, 1, (6.4, 4.2))
+    panel = panels[0][0]
+    intensities = [x for each in points.values() for x, _ in each]
+    low, high = min(intensities) / 2, max(intensities) * 2
+    for (name, bandwidth), dash in zip(bandwidths.items(), ("--", ":", "-."), strict=False):
+        ridge = min(high, peak_gflops / bandwidth)
+        ends = [low, ridge] if ridge > low else [low, low]
+        roof = [min(peak_gflops, x * bandwidth) for x in ends]
+        panel.plot(ends, roof, dash, color="gray", label=f"{name}, {bandwidth:.0f} GB/s")
+    panel.axhline(peak_gflops, color="black", label=f"peak, {peak_gflops:.0f} GFLOP/s")
+    for pattern, each in points.items():
+        panel.plot(*zip(*each, strict=True), "o", markersize=4, label=pattern)
+    panel.set(xscale="log", yscale="log", xlim=(low, high))
+    panel.set(xlabel="FLOP on non-zeros per byte of input, output and weights", ylabel="GFLOP/s")
+    panel.grid(which="both", linewidth=0.3)
+    panel.legend(fontsize=7)
+    _save(figure, path)

@@ -1,0 +1,153 @@
+"""What a run measured: rows, the machine, and the JSON file that keeps both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sparsecc
+from sparsecc.manifest import tool_versions
+
+FORMAT = 2
+CODE = (".py", ".c", ".h")
+Key = tuple[str, str, int, str, str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One engine on one model; every engine of a model took turns with the others in one run.
+
+    Attributes:
+        model: Name of the model.
+        pattern: Its zeros, such as "4x1:0.8" or "dense".
+        threads: Threads of every engine.
+        engine: Key of the engine.
+        version: Its version.
+        setting: The fastest of its settings on this model.
+        ms: Median time of one run.
+        least_ms: Least time of one run.
+        ratio: Median over rounds of the baseline's time / this one's; ratio_low and ratio_high are
+            its quartiles.
+        error: Largest difference to ONNX Runtime without graph optimisation, over the largest
+            value of the latter.
+        cores: How many cores it kept busy, to see that it obeys `threads`.
+        rounds: Turns it took.
+        peak_rss_mb: Most memory its process had resident.
+        prepare_s: Time to compile or convert.
+        size_mb: Size of the file or folder it loads.
+        unavailable: Why there are no figures; empty when there are.
+    """
+
+    model: str
+    pattern: str
+    threads: int
+    engine: str
+    version: str
+    setting: str = ""
+    ms: float = 0.0
+    least_ms: float = 0.0
+    ratio: float = 0.0
+    ratio_low: float = 0.0
+    ratio_high: float = 0.0
+    error: float = 0.0
+    cores: float = 0.0
+    rounds: int = 0
+    peak_rss_mb: float = 0.0
+    prepare_s: float = 0.0
+    size_mb: float = 0.0
+    unavailable: str = ""
+
+    @property
+    def key(self) -> Key:
+        """What tells rows apart."""
+        return self.model, self.pattern, self.threads, self.engine, self.version
+
+
+@dataclass
+class Report:
+    """Rows of one state of the machine and of the code.
+
+    Attributes:
+        machine: What the rows depend on besides their own columns.
+        rows: By key.
+    """
+
+    machine: dict[str, Any]
+    rows: dict[Key, Row] = field(default_factory=dict)
+
+    def add(self, rows: list[Row]) -> None:
+        """Takes rows in, in place of older ones of the same key."""
+        self.rows |= {row.key: row for row in rows}
+
+    def save(self, path: Path) -> None:
+        """Writes the file, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {
+            "format": FORMAT,
+            "machine": self.machine,
+            "rows": [asdict(row) for row in self.rows.values()],
+        }
+        aside = path.with_suffix(".part")
+        aside.write_text(json.dumps(content, indent=2) + "\n")
+        aside.replace(path)
+
+
+def resume(path: Path, machine: dict[str, Any]) -> Report:
+    """The report of a file, or an empty one where it is of another machine, code or format."""
+    report = Report(machine)
+    if path.exists():
+        content = json.loads(path.read_text())
+        if (content.get("format"), content.get("machine")) == (FORMAT, machine):
+            report.add([Row(**row) for row in content["rows"]])
+    return report
+
+
+def machine() -> dict[str, Any]:
+    """The processor, the system, the versions, and a digest of the compiler's sources."""
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "extensions": extensions(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": tool_versions(),
+        "code": code_digest(Path(sparsecc.__file__).parent),
+    }
+
+
+def processor() -> str:
+    """The processor's name."""
+    return _cpuinfo("model name") or platform.processor()
+
+
+def extensions() -> list[str]:
+    """The vector extensions that matter for these figures."""
+    known = ("avx2", "fma", "avx512", "amx", "asimd", "sve", "i8mm")
+    flags = (_cpuinfo("flags") or _cpuinfo("Features")).split()
+    return sorted(flag for flag in flags if flag.startswith(known))
+
+
+def _cpuinfo(key: str) -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    found = (line.partition(":")[2].strip() for line in lines if line.startswith(key))
+    return next(found, "")
+
+
+def code_digest(root: Path) -> str:
+    """Hash of all sources below `root`, links followed."""
+    digest = hashlib.sha256()
+    for folder, below, files in os.walk(root, followlinks=True):
+        below.sort()
+        for name in sorted(files):
+            if name.endswith(CODE):
+                path = Path(folder, name)
+                digest.update(path.relative_to(root).as_posix().encode() + b"\0")
+                digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

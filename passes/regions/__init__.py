@@ -1,0 +1,1 @@
+"""Regions: subgraphs that the kernel library runs in one call."""

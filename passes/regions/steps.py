@@ -1,0 +1,136 @@
+"""Which nodes the kernel library has a step for, and that step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import onnx_ir as ir
+
+from sparsecc import ops
+from sparsecc.backends.codegen.program import Step
+from sparsecc.ops.activations import ACTIVATIONS
+from sparsecc.passes.edit import constant, is_op
+from sparsecc.passes.fuse.shapes import Shapes
+from sparsecc.passes.quantize.region_step import int8_step
+
+_CODES = {activation.name: code for code, activation in enumerate(ACTIVATIONS)}
+Rule = Callable[[ir.Node, Shapes], Step | str]
+"""The step of a node, or why there is none."""
+
+
+def step_of(node: ir.Node, shapes: Shapes) -> Step | str:
+    """The step that computes a node, or a clause that says why the library has none."""
+    if ops.is_sparse(node):
+        return _sparse(node)
+    eight_bit = int8_step(node)
+    if eight_bit is not None:
+        return eight_bit
+    rule = _RULES.get(node.op_type) if is_op(node, node.op_type) else None
+    if rule is None:
+        return f"the kernel library has no {node.op_type}"
+    x = node.inputs[0]
+    if x is None or x.dtype != ir.DataType.FLOAT:
+        return f"{node.op_type} of values that are not float32"
+    return rule(node, shapes)
+
+
+def _make(node: ir.Node, kind: str, inputs: Sequence[ir.Value | None], *attributes: int) -> Step:
+    names = tuple(str(value.name) for value in inputs if value is not None)
+    return Step(kind, str(node.name), names, (str(node.outputs[0].name),), (), attributes)
+
+
+def _sparse(node: ir.Node) -> Step:
+    variant = ops.parse(node.op_type)
+    named = dict(zip(ops.input_names(node.op_type), node.inputs, strict=True))
+    names = {name: str(value.name) for name, value in named.items() if value is not None}
+    data = [names[name] for name in ("X", "residual") if name in names]
+    constants = [name for key, name in names.items() if key not in ("X", "residual")]
+    attributes = ops.attributes_of(node)
+    window: list[int] = []
+    for key in ("strides", "pads", "dilations", "group"):
+        value = attributes.get(key, [])
+        window += [value] if isinstance(value, int) else value
+    return Step(
+        "conv" if variant.base == "SparseConv" else "matmul",
+        str(node.name),
+        tuple(data),
+        (str(node.outputs[0].name),),
+        tuple(constants),
+        (*window, _CODES[variant.activation]),
+    )
+
+
+def _pool(node: ir.Node, shapes: Shapes) -> Step | str:
+    read = node.attributes
+    kernel = list(read.get_ints("kernel_shape", []))
+    if len(kernel) != 2 or len(node.outputs) != 1:
+        return "pooling of other than images, or with indices"
+    if read.get_int("ceil_mode", 0) or list(read.get_ints("dilations", [1, 1])) != [1, 1]:
+        return "pooling with ceil_mode or dilations"
+    if read.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return "pooling with auto_pad"
+    pads = list(read.get_ints("pads", [0] * 4))
+    if any(pad >= kernel[at % 2] for at, pad in enumerate(pads)):
+        return "pooling windows that lie in the padding"
+    strides = read.get_ints("strides", [1, 1])
+    counts = read.get_int("count_include_pad", 0)
+    is_max = int(node.op_type == "MaxPool")
+    return _make(node, "pool", node.inputs[:1], is_max, *kernel, *strides, *pads, counts)
+
+
+def _global_pool(node: ir.Node, shapes: Shapes) -> Step | str:
+    x = node.inputs[0]
+    if x is None or x.shape is None or len(x.shape) != 4:
+        return "pooling of other than images"
+    return _make(node, "pool", [x], 0, 0, 0, 1, 1, 0, 0, 0, 0, 0)
+
+
+def _reduce_mean(node: ir.Node, shapes: Shapes) -> Step | str:
+    second = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    axes = list(node.attributes.get_ints("axes", [])) if second is None else second.tolist()
+    if sorted(axis % 4 for axis in axes) != [2, 3] or node.attributes.get_int("keepdims", 1) != 1:
+        return "means over other axes than those of an image"
+    return _global_pool(node, shapes)
+
+
+def _flatten(node: ir.Node, shapes: Shapes) -> Step | str:
+    """Flatten, and the Reshape that does the same."""
+    x, out = node.inputs[0], node.outputs[0]
+    if x is None or x.shape is None or out.shape is None or len(out.shape) != 2 or len(x.shape) < 2:
+        return "a reshape that is not a flattening"
+    rest = list(x.shape)[1:]
+    sizes = [dim for dim in rest if isinstance(dim, int)]
+    if len(sizes) != len(rest) or out.shape[1] != math.prod(sizes):
+        return "a reshape that is not a flattening"
+    return _make(node, "flatten", [x])
+
+
+def _add(node: ir.Node, shapes: Shapes) -> Step | str:
+    a, b = node.inputs[:2]
+    if a is None or b is None or constant(a) is not None or constant(b) is not None:
+        return "a sum with a constant"
+    if not shapes.equal(a, b):
+        return "a sum of values that are not known to have the same shape"
+    return _make(node, "add", [a, b], _CODES["none"])
+
+
+def _activation(name: str) -> Rule:
+    def rule(node: ir.Node, shapes: Shapes) -> Step | str:
+        return _make(node, "activation", node.inputs[:1], _CODES[name])
+
+    return rule
+
+
+_RULES: dict[str, Rule] = {
+    "MaxPool": _pool,
+    "AveragePool": _pool,
+    "GlobalAveragePool": _global_pool,
+    "ReduceMean": _reduce_mean,
+    "Flatten": _flatten,
+    "Reshape": _flatten,
+    "Add": _add,
+    "Relu": _activation("relu"),
+    "Sigmoid": _activation("sigmoid"),
+    "HardSwish": _activation("hardswish"),
+}
