@@ -113,11 +113,11 @@ def test_what_can_run_sparse_does(model: ir.Model) -> None:
     assert choice.row.eligible
     assert choice.row.est_ms <= WORTHWHILE * choice.row.dense_ms
     assert "faster at density 0.10" in choice.row.why
-    assert choice.row.kernel == kernel_name(choice.layer, choice.block)
+    assert choice.row.kernel == kernel_name(choice.layer, choice.block, TARGET)
 
 
 def test_what_would_not_pay_stays_dense_and_is_eligible() -> None:
-    choice = choice_of(gemm(zeros(SIZE, SIZE, "unstructured", 0.3)))
+    choice = choice_of(gemm(zeros(SIZE, SIZE, "unstructured", 0.05)))
     assert (choice.block, choice.row.kernel, choice.row.eligible) == (None, DENSE_KERNEL, True)
     assert "would not pay" in choice.row.why
 
@@ -185,5 +185,11 @@ def test_the_bias_is_float32_and_one_per_output() -> None:
 
 def test_every_block_has_a_name() -> None:
     (layer,) = find_layers(conv(SPARSE)).layers
-    assert len({kernel_name(layer, block) for block in BLOCKS}) == len(BLOCKS)
-    assert kernel_name(layer, (4, 1)) == "conv-4x1"
+    assert len({kernel_name(layer, block, TARGET) for block in BLOCKS}) == len(BLOCKS)
+    assert kernel_name(layer, (4, 1), TARGET) == "conv-4x1"
+
+
+def test_generated_code_is_named_where_there_is_some() -> None:
+    (layer,) = find_layers(conv(SPARSE)).layers
+    names = [kernel_name(layer, (1, 1), targets.get(name)) for name in ("x86-64-v4", "x86-64-v3")]
+    assert names == ["conv-1x1-code", "conv-1x1"]
