@@ -118,18 +118,37 @@ def _key(build: Build) -> str:
     return hashlib.sha256((content + how).encode()).hexdigest()[:32]
 
 
+def _object_key(build: Build, unit: Unit) -> str:
+    read = {
+        name: text
+        for name, text in build.sources.items()
+        if name == unit.source or name.endswith(".h")
+    }
+    content = repr((zig_version(), build.triple, build.compile_flags, unit, sorted(read.items())))
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
 def _compile(build: Build, unit: Unit, number: int, folder: Path) -> str:
+    """Object of a unit, in ``folder``; from the cache when neither it nor a header changed."""
     output = f"{number:02}-{Path(unit.source).stem}.o"
+    kept = cache_dir() / "objects" / f"{_object_key(build, unit)}.o"
+    if kept.exists():
+        shutil.copyfile(kept, folder / output)
+        return output
     cpu = [f"-mcpu={unit.cpu}"] if unit.cpu else []
     defines = [f"-D{define}" for define in unit.defines]
     flags = [*build.compile_flags, *unit.flags]
     target = ["-target", build.triple, *cpu]
     _run(["cc", *target, *flags, *defines, "-c", unit.source, "-o", output], folder)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as aside:
+        aside.write((folder / output).read_bytes())
+    os.replace(aside.name, kept)
     return output
 
 
 def compile_and_link(build: Build, folder: Path) -> Path:
-    """Build in ``folder``, without the cache.
+    """Build in ``folder``; only its objects may come from the cache.
 
     Raises:
         BackendError: zig failed.

@@ -66,9 +66,38 @@ def test_concurrent_builds_agree(build: Build) -> None:
     assert not list(path.parent.parent.glob("build-*")), "a scratch folder was left behind"
 
 
-def test_the_library_has_the_same_bytes_every_time(tmp_path: Path) -> None:
+def test_the_library_has_the_same_bytes_every_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wanted = library_build(targets.get("arm64-linux"))
-    assert compile_and_link(wanted, tmp_path).read_bytes() == build_cached(wanted).read_bytes()
+    built = build_cached(wanted).read_bytes()
+    monkeypatch.setattr(toolchain, "cache_dir", lambda: tmp_path / "no objects yet")
+    (tmp_path / "build").mkdir()
+    assert compile_and_link(wanted, tmp_path / "build").read_bytes() == built
+
+
+def test_only_what_changed_is_compiled_again(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = replace(
+        build,
+        sources={**build.sources, "two.h": "", "other.c": "int other(void) { return 1; }\n"},
+        units=(Unit("add.c"), Unit("other.c")),
+    )
+    build_cached(two)
+    compiled: list[str] = []
+    run = toolchain._run
+
+    def note(arguments: list[str], folder: Path) -> str:
+        compiled.extend(name for name in arguments if name.endswith(".c"))
+        return run(arguments, folder)
+
+    monkeypatch.setattr(toolchain, "_run", note)
+    build_cached(replace(two, sources={**two.sources, "add.c": ADD + "/* new */\n"}))
+    assert compiled == ["add.c"]
+    compiled.clear()
+    build_cached(replace(two, sources={**two.sources, "two.h": "/* new */\n"}))
+    assert sorted(compiled) == ["add.c", "other.c"]
 
 
 def test_a_compile_error_names_the_line(build: Build) -> None:
