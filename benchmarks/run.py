@@ -37,7 +37,7 @@ PATTERNS = "4x1:0.8,4x1:0.9,unstructured:0.9"
 SHARES = (0.7, 0.8, 0.9, 0.95)
 KINDS = ("4x1", "16x1", "unstructured")
 GRID = ("dense", "4x1:0.3", *(f"{kind}:{share}" for kind in KINDS for share in SHARES))
-PEERS = "mnn,openvino,litert,torch"
+PEERS = "mnn,openvino,litert"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from sparsecc.passes.canonicalize.shape_inference import ShapeInference
 from sparsecc.passes.fuse.activation import Activation
 from sparsecc.passes.fuse.residual_add import ResidualAdd
 from sparsecc.passes.fuse.sparse_bias import SparseBias
+from sparsecc.passes.quantize.to_int8 import ToInt8
 
 EXACT_BEFORE: tuple[Pass, ...] = (
     InlineFunctions(),  # first: the layers inside functions are seen by every later pass
@@ -42,6 +43,7 @@ EXACT_AFTER: tuple[Pass, ...] = (
     SparseBias(),  # before the residual: a bias can join a sparse op only while nothing follows
     ResidualAdd(),  # before the activation, which applies to the sum
     Activation(),  # after these two: a sparse op with an activation takes nothing more
+    ToInt8(),  # anywhere here: it takes layers that are quantized, the others those that are not
     DeadCode(),  # last: dense weights that became sparse ones are gone from here on
 )
 """Fusion into the sparse ops, once there are any."""

@@ -15,6 +15,8 @@ from sparsecc.targets import Target
 
 SCORES: tuple[Method, ...] = ("magnitude", "wanda", "sparsegpt", "alps")
 
+QUANTIZATIONS = ("int8",)
+
 Name = TypeVar("Name", bound=str)
 
 
@@ -28,6 +30,7 @@ class Request:
     score: Method
     refit: bool
     allocation: Allocation
+    quantize: str | None = None
 
 
 def read_request(
@@ -37,12 +40,13 @@ def read_request(
     score: str,
     refit: bool,
     allocation: str,
+    quantize: str | None = None,
 ) -> Request:
     """Read a request from what the user wrote.
 
     Raises:
         TargetError: The target is unknown, or this machine has no kernels.
-        PlanError: A sparsity, the score or the allocation cannot be read.
+        PlanError: A sparsity, the score, the allocation or the quantization cannot be read.
     """
     return Request(
         target=targets.get(target),
@@ -51,6 +55,7 @@ def read_request(
         score=_one_of(SCORES, score, "score"),
         refit=refit,
         allocation=_one_of(ALLOCATIONS, allocation, "allocation"),
+        quantize=None if quantize is None else _one_of(QUANTIZATIONS, quantize, "quantization"),
     )
 
 

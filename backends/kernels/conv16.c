@@ -1,25 +1,20 @@
 /* The step kind conv16: a convolution of 16 output channels at a time, into layout C16. */
-#include "grid16.h"
-#include "pad16.h"
-extern char *getenv(const char*);
+#include "conv16.h"
 
 enum {
   ATTRIBUTES = 11,
   SMALL = 1 << 14,               /* multiply-adds of vectors that are not worth a second thread */
   BAND = 1 << 16,                /* floats of a copied band */
   BANDS = 4,                     /* fewer do not occupy the threads */
+  WORTH_PANELS = 8,              /* blocks of outputs that make up for the packing */
   PITCH = 32,                    /* floats between rows of a panel */
   CHUNK = 1 << 24                /* floats of copies at once, but for one image */
 };
 
-typedef struct {
-  sc_weight16 weight;
-  sc_pad16 window;               /* without what depends on the input */
-  i32 activation, residual;
-} conv16;
+typedef struct { sc_conv16 conv; int residual; } conv16;
 
 typedef struct {
-  const conv16 *c;
+  const sc_conv16 *c;
   const sc_pad16 *window;
   const sc_host *host;
   const float *x, *residual;
@@ -46,27 +41,28 @@ static const char *create(const sc_step_spec *spec, const sc_host *host, void **
   if (a[9] < 0 || a[9] >= SC_ACTIVATIONS) return "unknown activation";
   conv16 *c = sc_get(host, sizeof *c);
   if (!c) return "there is no memory for it";
-  *c = (conv16){.activation = (i32)a[9], .residual = spec->inputs == 2};
+  *c = (conv16){.conv.activation = (i32)a[9], .residual = spec->inputs == 2};
   *state = c;
-  const char *wrong = SC(sc_weight16_create)(spec, 0, a[10] != 0, a[8], host, &c->weight);
-  return wrong ? wrong : SC(sc_window16)(a, c->weight.kernel, &c->window);
+  const char *wrong = SC(sc_weight16_create)(spec, 0, a[10] != 0, a[8], host, &c->conv.weight);
+  return wrong ? wrong : SC(sc_window16)(a, c->conv.weight.kernel, &c->conv.window);
 }
 
 static void destroy(void *state, const sc_host *host)
 {
   conv16 *c = state;
-  SC(sc_weight16_free)(&c->weight, host);
+  SC(sc_weight16_free)(&c->conv.weight, host);
   sc_drop(host, c);
 }
 
 static const char *infer(const void *state, const sc_tensor *const *in, sc_tensor *const *out)
 {
   const conv16 *c = state;
-  sc_pad16 w = c->window;
+  sc_pad16 w = c->conv.window;
   const char *wrong = SC(sc_size16)(&w, in[0]);
   if (wrong) return wrong;
-  if (in[0]->dims[1] != c->weight.channels) return "its input has another number of channels than the weight";
-  *out[0] = (sc_tensor){.type = SC_F32, .layout = SC_C16, .rank = 4, .dims = {in[0]->dims[0], c->weight.outputs, w.out[0], w.out[1]}};
+  if (in[0]->dims[1] != c->conv.weight.channels) return "its input has another number of channels than the weight";
+  *out[0] = (sc_tensor){.type = SC_F32, .layout = SC_C16, .rank = 4,
+                        .dims = {in[0]->dims[0], c->conv.weight.outputs, w.out[0], w.out[1]}};
   return c->residual && !sc_same_dims(in[1], out[0]) ? "the residual must have the shape and layout of the output" : 0;
 }
 
@@ -192,7 +188,7 @@ static int run_direct(job *j, i64 batch, const sc_call *call)
 {
   const sc_pad16 *w = j->window;
   j->plane = j->x_plane, j->images = batch;
-  j->cut = is_flat(w) ? SC(sc_cut16)(1, w->out[0] * w->out[1], 1, 0) : SC(sc_cut16)(w->out[0], w->out[1], 1, 0);
+  if (!is_flat(w)) j->cut = SC(sc_cut16)(w->out[0], w->out[1], MOST16, 1, 0);
   fill_offsets(j);
   return run_tiles(j, call);
 }
@@ -216,7 +212,7 @@ static int run_panels(job *j, i64 batch, const sc_call *call)
 
 static int run_bands(job *j, i64 batch, const sc_call *call)
 {
-  j->cut = SC(sc_cut16)(j->rows, j->window->out[1], 0, j->window->lanes == 1);
+  j->cut = SC(sc_cut16)(j->rows, j->window->out[1], MOST16, 0, j->window->lanes == 1);
   fill_offsets(j);
   int status = run_tasks(call, task_band, batch * j->bands, j);
   return status ? status : j->failed ? SC_MEMORY : SC_OK;
@@ -229,7 +225,7 @@ static int run_copied(job *j, i64 batch, const sc_call *call)
   int slot, status = SC_OK;
   j->copies = sc_scratch_get(call->host, most * j->image, &slot);
   if (!j->copies) return SC_MEMORY;
-  j->cut = SC(sc_cut16)(w->out[0], w->out[1], 0, w->lanes == 1);
+  j->cut = SC(sc_cut16)(w->out[0], w->out[1], MOST16, 0, w->lanes == 1);
   fill_offsets(j);
   for (j->first = 0; j->first < batch && !status; j->first += most) {
     j->images = batch - j->first < most ? batch - j->first : most;
@@ -244,35 +240,48 @@ static int run_copied(job *j, i64 batch, const sc_call *call)
 /* Rows of outputs of which a copy stays in the second-level cache, a multiple of the rows of a tile. */
 static i64 band_rows(const sc_pad16 *w)
 {
-  i64 rows = SC(sc_cut16)(w->out[0], w->out[1], 0, w->lanes == 1).rows, each = w->phases[0] * w->step * w->planes;
+  i64 rows = SC(sc_cut16)(w->out[0], w->out[1], MOST16, 0, w->lanes == 1).rows, each = w->phases[0] * w->step * w->planes;
   i64 most = clip(BAND / each - w->beyond[0], 1, w->out[0]);
   i64 bands = ceil_div(w->out[0], most);
   return clip(ceil_div(ceil_div(w->out[0], bands), rows) * rows, 1, w->out[0]);
 }
 
-static int run(void *state, const sc_tensor *const *in, sc_tensor *const *out, const sc_call *call)
+/* Of a thin weight whose tiles do not fit the first-level cache: panels, of which a tap reads two cache lines. */
+static void cut_flat(job *j)
 {
-  const conv16 *c = state;
+  const sc_weight16 *c = &j->c->weight;
+  const i64 depth = c->slots * WIDE;
+  j->cut = SC(sc_cut_flat16)(c, j->window->out[0] * j->window->out[1]);
+  if (!sc_is_thin16(c) || depth <= WIDEST_NEAR || j->cut.columns < VL || c->blocks < WORTH_PANELS) return;
+  j->panel = depth * PITCH, j->image = j->panel * j->cut.across;
+}
+
+int SC(sc_conv16_run)(const sc_conv16 *c, const sc_tensor *x, const float *residual, float *y, const sc_call *call)
+{
   sc_pad16 w = c->window;
-  if (SC(sc_size16)(&w, in[0])) return SC_TOO_LARGE;
-  i64 batch = in[0]->dims[0];
+  if (SC(sc_size16)(&w, x)) return SC_TOO_LARGE;
+  i64 batch = x->dims[0];
   if (batch < 1) return SC_OK;
-  job j = {.c = c, .window = &w, .host = call->host, .x = in[0]->data, .residual = c->residual ? in[1]->data : 0,
-           .y = out[0]->data, .x_plane = w.size[0] * w.size[1] * w.lanes, .y_plane = w.out[0] * w.out[1] * WIDE};
+  job j = {.c = c, .window = &w, .host = call->host, .x = x->data, .residual = residual, .y = y,
+           .x_plane = w.size[0] * w.size[1] * w.lanes, .y_plane = w.out[0] * w.out[1] * WIDE};
   j.x_image = j.x_plane * w.planes;
   j.rows = band_rows(&w), j.bands = ceil_div(w.out[0], j.rows);
   int direct = SC(sc_moves_freely16)(&w), banded = !direct && batch * j.bands >= BANDS && j.bands > 1, slot;
   if (!banded) j.rows = w.out[0];
   j.plane = SC(sc_plane16)(&w, j.rows), j.image = j.plane * w.planes + MOST16 * WIDE;
-  if (is_flat(&w) && getenv("PANEL")) {
-    j.cut = SC(sc_cut16)(1, w.out[0] * w.out[1], 1, 1);
-    if (j.cut.columns >= VL) j.panel = w.planes * WIDE * PITCH, j.image = j.panel * j.cut.across;
-  }
+  if (is_flat(&w)) cut_flat(&j);
   j.offsets = (i32 *)sc_scratch_get(call->host, offset_count(&j), &slot);
   if (!j.offsets) return SC_MEMORY;
-  int status = j.panel ? run_panels(&j, batch, call) : direct ? run_direct(&j, batch, call) : banded ? run_bands(&j, batch, call) : run_copied(&j, batch, call);
+  int status = j.panel ? run_panels(&j, batch, call) : direct ? run_direct(&j, batch, call)
+             : banded ? run_bands(&j, batch, call) : run_copied(&j, batch, call);
   sc_scratch_put(call->host, slot, (float *)j.offsets);
   return status;
+}
+
+static int run(void *state, const sc_tensor *const *in, sc_tensor *const *out, const sc_call *call)
+{
+  const conv16 *c = state;
+  return SC(sc_conv16_run)(&c->conv, in[0], c->residual ? in[1]->data : 0, out[0]->data, call);
 }
 
 extern const sc_step_kind SC(sc_step_conv16);

@@ -8,18 +8,25 @@ enum {
   EACH = 4                       /* what a tap costs beside its multiply-adds, in multiply-adds */
 };
 
-sc_cut16 SC(sc_cut16)(i64 height, i64 width, int exact, int planes)
+sc_cut16 SC(sc_cut16)(i64 height, i64 width, i64 most, int exact, int planes)
 {
   sc_cut16 best = {0};
   i64 least = 0;
   for (i64 rows = 1; rows <= (planes ? 1 : MOST16_ROWS) && rows <= height; rows++)
-    for (i64 across = ceil_div(width * rows, MOST16); across <= ceil_div(width * rows, MOST16) + 1; across++) {
+    for (i64 least_across = ceil_div(width * rows, most), across = least_across; across <= least_across + 1; across++) {
       i64 columns = SC(sc_tile16_columns)(rows, ceil_div(width, across)), down = ceil_div(height, rows);
-      if (!columns || rows * columns > MOST16 || (columns > width && (exact || across > 1))) continue;
+      if (!columns || rows * columns > most || (columns > width && (exact || across > 1))) continue;
       i64 cost = down * across * (rows * columns + EACH);
       if (!best.rows || cost < least) least = cost, best = (sc_cut16){height, width, rows, columns, down, across};
     }
   return best;
+}
+
+sc_cut16 SC(sc_cut_flat16)(const sc_weight16 *w, i64 pixels)
+{
+  const i64 depth = w->slots * WIDE;
+  int half = sc_is_thin16(w) && depth > WIDEST_NEAR / 2 && depth <= WIDEST_NEAR;
+  return SC(sc_cut16)(1, pixels, half ? MOST16 / 2 : MOST16, 1, 0);
 }
 
 /* A piece has one row less than the others where there is a tile for it, otherwise it overlaps. */

@@ -4,6 +4,11 @@
 #define SC_GRID16_H
 #include "weight16.h"
 
+enum { WIDEST_NEAR = 512 };      /* inputs of which half a tile fits the first-level cache */
+
+/* Whether so few taps read a slot that fetching its pixels takes longer than their multiply-adds. */
+static inline int sc_is_thin16(const sc_weight16 *w) { return VL == WIDE && w->taps * 2 < w->blocks * w->slots * 5; }
+
 /* How a grid is cut into tiles. Pieces overlap where they do not divide it. */
 typedef struct {
   i64 height, width;             /* of the grid */
@@ -23,8 +28,11 @@ typedef struct {
   i32 activation;
 } sc_grid16;
 
-/* The best cut. exact: no tile may be wider than the grid, because nothing lies behind it. */
-HIDDEN sc_cut16 SC(sc_cut16)(i64 height, i64 width, int exact, int planes);
+/* The best cut into tiles of at most `most` <= MOST16 pixels. exact: none may be wider than the grid, because nothing lies
+   behind it. */
+HIDDEN sc_cut16 SC(sc_cut16)(i64 height, i64 width, i64 most, int exact, int planes);
+/* The same for one long row of a 1x1 convolution. */
+HIDDEN sc_cut16 SC(sc_cut_flat16)(const sc_weight16 *w, i64 pixels);
 /* Where a tile begins. */
 typedef struct { i64 top, left, rows; } sc_place16;
 HIDDEN sc_place16 SC(sc_place16)(const sc_cut16 *cut, i64 tile);

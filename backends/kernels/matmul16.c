@@ -323,7 +323,6 @@ static int many(job *j, const sc_call *call)
     j->groups = ceil_div(j->count, near);
     j->shares = clip(ceil_div(STEP_TASKS, j->groups), 1, m->blocks);
     status = sc_run_tasks(call, task_pack, j->count * j->parts, j);
-    status = sc_run_tasks(call, task_pack, j->count * j->parts, j);
     if (!status) status = sc_run_tasks(call, task_blocks, j->groups * j->shares, j);
   }
   sc_scratch_put(call->host, slot, j->packed);

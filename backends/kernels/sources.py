@@ -12,9 +12,15 @@ HERE = Path(__file__).parent
 TOKENS = ("matmul16.c", "attention.c", "norm.c", "elementwise.c")
 """Steps over row-major tokens, among those of :data:`PER_ISA`."""
 
+CHANNELS = (
+    *("tile16.c", "grid16.c", "weight16.c", "pad16.c"),
+    *("conv16.c", "depthwise16.c", "separable16.c"),
+)
+"""Steps over images in layout C16, among those of :data:`PER_ISA`."""
+
 PER_ISA: tuple[str, ...] = (
     *("plan.c", "geometry.c", "tile.c", "conv.c", "generated.c"),
-    *("steps.c", "image.c", *TOKENS),
+    *("steps.c", "image.c", *TOKENS, *CHANNELS),
     *("depthwise.c", "depthwise_same.c", "matmul.c"),
 )
 """Compiled once per instruction set."""

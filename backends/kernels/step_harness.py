@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from sparsecc.backends.codegen.toolchain import Build, Unit, build_cached
 from sparsecc.backends.kernels.harness import sanitized
-from sparsecc.backends.kernels.sources import CLANG_WIDE, HERE, TOKENS, int8_units, read_sources
+from sparsecc.backends.kernels.sources import (
+    CHANNELS,
+    CLANG_WIDE,
+    HERE,
+    TOKENS,
+    int8_units,
+    read_sources,
+)
 from sparsecc.backends.kernels.table import ISAS
 
 Array = NDArray[np.generic]
@@ -23,6 +30,9 @@ KINDS = ("conv", "depthwise", "quantize", "dequantize", "add", "mean")
 
 TOKEN_KINDS = ("matmul16", "attention", "layer_norm", "softmax", "activation", "add")
 """The step kinds of transformers, which have an executable of their own."""
+
+CHANNEL_KINDS = ("conv16", "depthwise16", "separable16")
+"""The same for those of images in layout C16."""
 
 TYPES = ("float32", "int32", "int64", "uint8", "int8")
 """Element types, in the order of region.h."""
@@ -104,17 +114,25 @@ def _units(isa: str, *, dot: bool) -> tuple[Unit, ...]:
     return int8_units(ISAS[isa], dot=dot) + base
 
 
-def _token_units(isa: str) -> tuple[Unit, ...]:
+def _step_units(isa: str, names: Sequence[str], sources: Sequence[str]) -> tuple[Unit, ...]:
     how = ISAS[isa]
     defines = (f"VB={how.vector_bytes}", f"SC_SUFFIX={how.suffix}")
     flags = CLANG_WIDE if how.vector_bytes == 64 else ()
-    kinds = f"SC_TEST_KINDS(X)={' '.join(f'X({kind})' for kind in TOKEN_KINDS)}"
+    kinds = f"SC_TEST_KINDS(X)={' '.join(f'X({kind})' for kind in names)}"
     base = ("check.c", "cpu.c", "weight.c", "region_plan.c")
     return (
-        *(Unit(source, how.cpu, defines, flags) for source in TOKENS),
+        *(Unit(source, how.cpu, defines, flags) for source in sources),
         *(Unit(source) for source in base),
         Unit("step.c", defines=(*defines, kinds)),
     )
+
+
+def _token_units(isa: str) -> tuple[Unit, ...]:
+    return _step_units(isa, TOKEN_KINDS, TOKENS)
+
+
+def _channel_units(isa: str) -> tuple[Unit, ...]:
+    return _step_units(isa, CHANNEL_KINDS, (*CHANNELS, "tile.c"))
 
 
 def build_steps(isa: str, *, dot: bool) -> Path:
@@ -137,6 +155,15 @@ def build_token_steps(isa: str) -> Path:
         BackendError: zig failed.
     """
     return _built(f"token-steps-{isa}", isa, _token_units(isa))
+
+
+def build_channel_steps(isa: str) -> Path:
+    """The executable of :data:`CHANNEL_KINDS`.
+
+    Raises:
+        BackendError: zig failed.
+    """
+    return _built(f"channel-steps-{isa}", isa, _channel_units(isa))
 
 
 def _built(name: str, isa: str, parts: tuple[Unit, ...]) -> Path:
@@ -167,6 +194,15 @@ def build_token_steps_sanitized(isa: str, compiler: str, folder: Path) -> Path:
         subprocess.CalledProcessError: The compiler cannot do it.
     """
     return sanitized(_token_units(isa), isa, compiler, folder)
+
+
+def build_channel_steps_sanitized(isa: str, compiler: str, folder: Path) -> Path:
+    """The executable of :data:`CHANNEL_KINDS` under sanitizers.
+
+    Raises:
+        subprocess.CalledProcessError: The compiler cannot do it.
+    """
+    return sanitized(_channel_units(isa), isa, compiler, folder)
 
 
 def run_step(step: Step, command: Sequence[str]) -> Tensor:

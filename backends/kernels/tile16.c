@@ -30,17 +30,17 @@ INLINE void tile(const int R, const int Q, const int PITCH, const sc_tile16 *t)
   for (; end - at >= U; ) UNROLL for (int u = 0; u < U; u++) TAP(u)
   while (U > 1 && at < end) TAP(0)
 #undef TAP
-#define EACH_SUM UNROLL for (int r = 0; r < R; r++) UNROLL for (int q = 0; q < Q; q++) UNROLL for (int n = 0; n < WIDE_VECTORS; n++)
-  float *const y = t->y;
-  const float *const residual = t->residual;
-  const i64 pitch = t->pitch, columns = t->columns;
-  EACH_SUM UNROLL for (int u = 1; u < U; u++) acc[0][r * Q + q][n] += acc[u][r * Q + q][n];
-  if (residual) EACH_SUM if (q < columns) acc[0][r * Q + q][n] += load(residual + r * pitch + q * WIDE + n * VL);
   const vf low = splat(t->low), high = splat(t->high);
-  EACH_SUM acc[0][r * Q + q][n] = at_most(at_least(acc[0][r * Q + q][n], low), high);
-  if (columns >= Q) EACH_SUM store(y + r * pitch + q * WIDE + n * VL, acc[0][r * Q + q][n]);
-  else EACH_SUM if (q < columns) store(y + r * pitch + q * WIDE + n * VL, acc[0][r * Q + q][n]);
-#undef EACH_SUM
+  UNROLL for (int r = 0; r < R; r++) UNROLL for (int q = 0; q < Q; q++) {
+    if (q >= t->columns) break;
+    i64 to = r * t->pitch + q * WIDE;
+    UNROLL for (int n = 0; n < WIDE_VECTORS; n++) {
+      vf v = acc[0][r * Q + q][n];
+      UNROLL for (int u = 1; u < U; u++) v += acc[u][r * Q + q][n];
+      if (t->residual) v += load(t->residual + to + n * VL);
+      store(t->y + to + n * VL, at_most(at_least(v, low), high));
+    }
+  }
 }
 
 #define DEFINE_PIXELS(R, Q) static void pixels_##R##_##Q(const sc_tile16 *t) { tile(R, Q, WIDE, t); }

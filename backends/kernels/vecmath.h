@@ -3,6 +3,15 @@
 #define SC_VECMATH_H
 #include "vec.h"
 
+#if VL == 16
+/* table[index mod 16] in every lane. */
+#if defined(__clang__)
+INLINE vf pick(vf table, vi index) { return __builtin_shufflevector(table, index & 15); }
+#else
+INLINE vf pick(vf table, vi index) { return __builtin_shuffle(table, index); }
+#endif
+#endif
+
 /* 2^f for |f| <= 1/2: a minimax of 9e-8 relative, exact at 0. */
 INLINE vf exp2_fraction(vf f)
 {

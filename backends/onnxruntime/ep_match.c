@@ -28,7 +28,7 @@ static int given(ort_api api, const ep_node *n, u64 input)
 
 /* ---- convolutions ---- */
 
-/* Explicit pads for SAME: they depend on the image unless the stride is one. With a dilation the runtime refuses them. */
+/* Explicit pads for SAME: they depend on the image unless the stride is one. The runtime has none with a dilation. */
 static int same_pads(ort_api api, ep_layer *l, int lower)
 {
   tensor x;

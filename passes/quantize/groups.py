@@ -13,6 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsecc.formats.blocks import pack_blocks
+from sparsecc.ops import int8
 from sparsecc.passes import edit
 from sparsecc.passes.base import Context
 from sparsecc.passes.quantize.arithmetic import LARGEST, LEVELS, Scale
@@ -111,16 +112,19 @@ def _bytes_of(value: ir.Value | None, same: dict[ir.Value, ir.Value]) -> _Bytes 
 
 
 def _group(quantize: ir.Node, same: dict[ir.Value, ir.Value]) -> Group | str | None:
-    """The group that ends in a QuantizeLinear, nothing when it only renames bytes, or why not."""
+    """The group that ends in a QuantizeLinear, or why there is none.
+
+    Nothing when it only renames bytes, or ends one already.
+    """
     out, value = _scale(quantize), quantize.inputs[0]
     if out is None or value is None:
         return "it does not quantize a whole tensor to bytes"
-    other = [
-        use.node
-        for use in quantize.outputs[0].uses()
-        if not edit.is_op(use.node, "DequantizeLinear")
-    ]
-    if other or quantize.outputs[0].is_graph_output():
+    readers = [use.node for use in quantize.outputs[0].uses()]
+    if any(node.domain == int8.DOMAIN for node in readers):
+        return None
+    if quantize.outputs[0].is_graph_output() or not all(
+        edit.is_op(node, "DequantizeLinear") for node in readers
+    ):
         return "its bytes are read by other than DequantizeLinear"
     target = _Bytes(quantize.outputs[0], out)
     alias = _alias(value, out, same)

@@ -110,6 +110,15 @@ def command(
             "larger layers.",
         ),
     ] = Allocation.uniform,
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="int8 makes weights and activations eight-bit, best with 4x4:0.8; it needs "
+            "--calibration.",
+            show_default=False,
+        ),
+    ] = None,
     verify: Annotated[
         bool,
         typer.Option(
@@ -140,6 +149,7 @@ def command(
             score=score.value,
             refit=refit,
             allocation=allocation.value,
+            quantize=quantize,
             verify=verify,
             progress=progress,
         )

@@ -15,7 +15,7 @@ def test_peers_are_chosen_by_name():
 @pytest.mark.parametrize("names", ["all", run.PEERS])
 def test_optional_peers_are_never_chosen_for_you(names):
     chosen = run.chosen_peers(names)
-    assert {peer.name for peer in chosen} == {"mnn", "openvino", "litert", "torch"}
+    assert {"mnn", "openvino", "litert"} <= {peer.name for peer in chosen}
     assert not any(peer.optional for peer in chosen)
 
 

@@ -208,7 +208,8 @@ def attention(
         scores = scores + mask.astype(np.float64)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
-    return np.einsum("bhqk,bkhd->bqhd", weights, v).reshape(*q.shape[:2], heads * dim)
+    out: NDArray[np.float64] = np.einsum("bhqk,bkhd->bqhd", weights, v)
+    return out.reshape(*q.shape[:2], heads * dim)
 
 
 def check_attention(

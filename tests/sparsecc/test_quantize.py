@@ -1,0 +1,44 @@
+"""``compile(..., quantize="int8")`` from end to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import sparsecc
+from sparsecc.errors import CalibrationError, PlanError
+from sparsecc.ops import int8
+from tests import small
+
+
+def test_a_float_model_becomes_eight_bit_and_smaller() -> None:
+    proto = small.mobilenet("4x4:0.5")
+    images = np.concatenate([small.image(seed) for seed in range(8)])
+    made = sparsecc.compile(proto, calibration={"image": images}, quantize="int8", verify=True)
+    want = onnxruntime.InferenceSession(proto.SerializeToString()).run(
+        None, {"image": small.image(99)}
+    )[0]
+    got = made(image=small.image(99))
+    assert np.corrcoef(got.ravel(), want.ravel())[0, 1] > 0.9
+    assert len(np.unique(got)) <= 256 < got.size
+    model = Path(made.folder, "model.onnx")
+    assert model.stat().st_size < 0.4 * proto.ByteSize()
+    ops = {node.op_type for node in onnx.load(model).graph.node if node.domain == int8.DOMAIN}
+    regions = any(node.op_type.startswith("Region") for node in onnx.load(model).graph.node)
+    assert regions or ops == {"Conv", "Depthwise", "Mean"}
+
+
+def test_int8_without_data_is_told_the_way_out() -> None:
+    with pytest.raises(CalibrationError, match="calibration") as refused:
+        sparsecc.compile(small.mobilenet(), quantize="int8")
+    assert refused.value.fix
+
+
+def test_another_quantization_is_told_what_there_is() -> None:
+    with pytest.raises(PlanError, match="int4") as refused:
+        sparsecc.compile(small.mobilenet(), quantize="int4")
+    assert "int8" in (refused.value.fix or "")
