@@ -25,7 +25,7 @@ def test_a_float_model_becomes_eight_bit_and_smaller() -> None:
     got = made(image=small.image(99))
     assert np.corrcoef(got.ravel(), want.ravel())[0, 1] > 0.9
     assert len(np.unique(got)) <= 256 < got.size
-    model = Path(made.folder, "model.onnx")
+    model = Path(made.path, "model.onnx")
     assert model.stat().st_size < 0.4 * proto.ByteSize()
     ops = {node.op_type for node in onnx.load(model).graph.node if node.domain == int8.DOMAIN}
     regions = any(node.op_type.startswith("Region") for node in onnx.load(model).graph.node)
