@@ -18,6 +18,7 @@ from sparsecc import manifest as manifests
 from sparsecc import targets
 from sparsecc.artifact import scratch_folder
 from sparsecc.backends.onnxruntime.emit import emit
+from sparsecc.backends.onnxruntime.generate import patterns
 from sparsecc.backends.onnxruntime.lower import lower
 from sparsecc.backends.onnxruntime.run import open_session, session_of_model
 from sparsecc.capture import capture
@@ -32,6 +33,7 @@ from sparsecc.passes import pipeline
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.canonicalize.dead_code import DeadCode
 from sparsecc.passes.quantize.insert import InsertQuantization, quantized_values
+from sparsecc.passes.regions.form import FormRegions, Region
 from sparsecc.passes.weights.layers import find_layers
 from sparsecc.passes.weights.prune import LayerResult, detect_layers, prune_model
 from sparsecc.passes.weights.to_dense import twin_of
@@ -119,13 +121,15 @@ def compile(
 
     progress("choosing kernels and rewriting", 0.72)
     rows = with_reasons(rewrite(graph, request.target, ctx), decisions)
+    generated = list(patterns(graph, request.target))
+    regions = form_regions(graph, ctx)
 
     progress("lowering to ONNX Runtime", 0.78)
     lower(graph)
 
     with scratch_folder() as folder:
         progress("building the kernel library", 0.8)
-        library = emit(graph, request.target, folder)
+        library = emit(graph, request.target, folder, generated)
 
         progress("comparing with the twin and the dense model", 0.88)
         portable = not targets.runs_here(request.target)
@@ -143,6 +147,7 @@ def compile(
             files={path.name: manifests.file_entry(path) for path in sorted(folder.iterdir())},
             plan=json.loads(plan_of(request, identity, decisions, results, rows, ctx).to_json()),
             layers=[row.to_json() for row in rows],
+            regions=[dataclasses.asdict(region) for region in regions],
             refusals=[dataclasses.asdict(refusal) for refusal in ctx.refusals],
             numerics=numerics,
             quality=quality,
@@ -199,6 +204,13 @@ def quantize_model(graph: ir.Model, data: Calibration | None, ctx: Context) -> N
         )
     ranges = value_ranges(graph, quantized_values(graph), data)
     run([InsertQuantization(ranges), DeadCode()], graph, ctx)
+
+
+def form_regions(graph: ir.Model, ctx: Context) -> list[Region]:
+    """Make regions of what the library runs in one call."""
+    regions = FormRegions()
+    run([regions], graph, ctx)
+    return regions.formed
 
 
 def with_reasons(rows: Sequence[LayerRow], decisions: Mapping[str, Decision]) -> list[LayerRow]:

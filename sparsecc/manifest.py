@@ -46,6 +46,8 @@ class Manifest(_Strict):
         files: Every other file of the folder, by name.
         plan: The plan that made it, as plain data.
         layers: One row per layer, as in ``inspect``.
+        regions: Parts of the model that the library runs in one call: op type, number of steps and
+            names of nodes. What stayed outside is among the refusals, of the pass "form-regions".
         refusals: What passes left alone, and why.
         numerics: Measured agreement with the masked-dense twin.
         quality: Measured agreement with the user's dense model.
@@ -60,6 +62,7 @@ class Manifest(_Strict):
     files: dict[str, FileEntry]
     plan: dict[str, Any]
     layers: list[dict[str, Any]]
+    regions: list[dict[str, Any]] = Field(default_factory=list)
     refusals: list[dict[str, str]]
     numerics: dict[str, float]
     quality: dict[str, float]

@@ -14,6 +14,8 @@ from sparsecc.backends.onnxruntime.run import check_runs_here, open_session, ses
 from sparsecc.errors import ArtifactError
 from sparsecc.manifest import MODEL_NAME
 from sparsecc.measure import TOLERANCE, max_rel_error, run_once
+from sparsecc.passes.base import Context, run
+from sparsecc.passes.regions.inline import InlineRegions
 from sparsecc.passes.verifier import verify_model
 from sparsecc.passes.weights.to_dense import twin_of
 from sparsecc.quality.example_inputs import example_inputs
@@ -69,6 +71,7 @@ def _read(path: Path) -> ir.Model:
     try:
         model = ir.load(path)
         verify_model(model)
+        run([InlineRegions()], model.clone(), Context(verify=True))
     except Exception as error:  # protobuf and onnx_ir raise what they like on foreign bytes
         raise ArtifactError(
             f"{path} is not a sound model: {error}", fix="compile the model again"

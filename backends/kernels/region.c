@@ -125,5 +125,4 @@ void sc_region_destroy(sc_region *g)
 
 i64 sc_region_inputs(const sc_region *g) { return g->inputs; }
 i64 sc_region_outputs(const sc_region *g) { return g->outputs; }
-i64 sc_region_steps(const sc_region *g) { return g->step_count; }
 const char *sc_region_step_kind(const sc_region *g, i64 step) { return g->steps[step].kind->name; }

@@ -69,7 +69,6 @@ int sc_region_create(const struct sc_isa *isa, const i64 *program, i64 length, c
 void sc_region_destroy(sc_region *region);
 i64 sc_region_inputs(const sc_region *region);
 i64 sc_region_outputs(const sc_region *region);
-i64 sc_region_steps(const sc_region *region);
 const char *sc_region_step_kind(const sc_region *region, i64 step);
 
 /* Shapes and places for inputs of these dims: kept by the region while there is room, otherwise until sc_plan_done. */

@@ -69,6 +69,9 @@ STEPS: tuple[str, ...] = (
 REGIONS = 16
 """Most regions of a model: the library has an op for each."""
 
+REGION_VALUES = 64
+"""Most values a region reads, and most it makes for others."""
+
 OPS = ("conv", "matmul", "matvec")
 """Images; many tokens; a few tokens, whose time is that of reading the weights."""
 
@@ -191,6 +194,7 @@ def c_header() -> str:
         f"enum {{ SC_STEP_KINDS = {len(STEPS)} }};",
         f"#define SC_STEPS_KEY {steps_key()}LL",
         f"#define SC_STEPS(X) {' '.join(f'X({kind})' for kind in STEPS)}",
+        f"enum {{ SC_REGION_VALUES = {REGION_VALUES} }};",
         "#define SC_REGION_NAMES(X) " + " ".join(f'X("Region{n}")' for n in range(REGIONS)),
         _op_macro(),
         *(line for isa in ISAS.values() for line in _tile_macros(isa)),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import onnx_ir as ir
 
 from sparsecc import ops
-from sparsecc.backends.codegen.code_table import code_table
-from sparsecc.backends.onnxruntime.generate import patterns
+from sparsecc.backends.codegen.code_table import Pattern, code_table
 from sparsecc.backends.onnxruntime.library import build_library
 from sparsecc.backends.onnxruntime.save import save_model
 from sparsecc.manifest import MODEL_NAME, RUN_NAME
@@ -27,13 +27,16 @@ for meta, output in zip(session.get_outputs(), outputs):
 '''
 
 
-def emit(model: ir.Model, target: Target, folder: Path) -> str | None:
+def emit(
+    model: ir.Model, target: Target, folder: Path, generated: Iterable[Pattern] = ()
+) -> str | None:
     """Write model, library and ``run.py`` into a folder.
 
     Args:
         model: A lowered model.
         target: What the library is built for.
         folder: An empty folder.
+        generated: Patterns of zeros that the library gets machine code for.
 
     Returns:
         File name of the library, or None when no layer runs sparse.
@@ -44,7 +47,7 @@ def emit(model: ir.Model, target: Target, folder: Path) -> str | None:
     save_model(model, folder)
     library = None
     if any(ops.is_sparse(node) for node in model.graph.all_nodes()):
-        library = build_library(target, folder, code_table(patterns(model, target))).name
+        library = build_library(target, folder, code_table(generated)).name
     register = f'options.register_custom_ops_library(str(here / "{library}"))\n' if library else ""
     (folder / RUN_NAME).write_text(_RUN.format(register=register, model=MODEL_NAME))
     return library

@@ -52,7 +52,8 @@ typedef struct {
   ort_status (*KernelInfoGetAttributeArray_int64)(ort_ptr info, const char *name, i64 *out, u64 *count);
   ort_ptr unused164[66];
   ort_status (*KernelInfo_GetInputCount)(ort_ptr info, u64 *out);
-  ort_ptr unused231[13];
+  ort_status (*KernelInfo_GetOutputCount)(ort_ptr info, u64 *out);
+  ort_ptr unused232[12];
   ort_status (*KernelInfo_GetNodeName)(ort_ptr info, char *out, u64 *bytes);
   ort_ptr unused245[4];
   ort_status (*KernelInfoGetConstantInput_tensor)(ort_ptr info, u64 index, int *is_constant, ort_ptr *out);
@@ -119,6 +120,7 @@ ORT_AT(99, ReleaseTensorTypeAndShapeInfo)
 ORT_AT(101, ReleaseCustomOpDomain)
 ORT_AT(163, KernelInfoGetAttributeArray_int64)
 ORT_AT(230, KernelInfo_GetInputCount)
+ORT_AT(231, KernelInfo_GetOutputCount)
 ORT_AT(244, KernelInfo_GetNodeName)
 ORT_AT(249, KernelInfoGetConstantInput_tensor)
 ORT_AT(272, ReadOpAttr)

@@ -4,7 +4,8 @@
 #include "layer.h"
 #include "region.h"
 
-enum { PROGRAM, NAMES, FIRST, MAX_VALUES = 64, MAX_CONSTANTS = 1 << 16 };
+enum { PROGRAM, NAMES, FIRST, MAX_CONSTANTS = 1 << 16 };
+enum { INPUTS = 3, OUTPUTS, STEPS }; /* where the program says how many */
 
 /* One region of a session. */
 typedef struct {
@@ -20,7 +21,7 @@ static const char damaged[] = "compile the model again with sparsecc; the region
 static const char *step_name(const node *n, i64 step)
 {
   const char *p = n->names;
-  for (; p && step > 0; step--) {
+  for (; step > 0; step--) {
     while (*p) p++;
     p++;
   }
@@ -31,15 +32,15 @@ static ort_status refuse_step(const node *n, const sc_wrong *wrong, const char *
 {
   message m;
   begin(&n->at, &m);
-  if (wrong->step >= 0 && n->region) {
+  if (wrong->step >= 0) {
     say(&m, "layer '");
     say(&m, step_name(n, wrong->step));
-    say(&m, "' (");
-    say(&m, sc_region_step_kind(n->region, wrong->step));
-    say(&m, "): ");
-  } else if (wrong->step >= 0) {
-    say(&m, "step ");
-    say_number(&m, wrong->step);
+    say(&m, "'");
+    if (n->region) { /* otherwise it is being made, and its steps are not all known yet */
+      say(&m, " (");
+      say(&m, sc_region_step_kind(n->region, wrong->step));
+      say(&m, ")");
+    }
     say(&m, ": ");
   }
   say(&m, wrong->what);
@@ -82,13 +83,13 @@ static ort_status read_names(node *n, ort_ptr info, i64 steps)
 
 static ort_status read_region(node *n, ort_ptr info, const tensor *program, sc_constant *constants, u64 first, u64 count)
 {
+  TRY(read_names(n, info, ((const i64 *)program->data)[STEPS]));
   for (u64 i = 0; i < count; i++) TRY(read_one(n, info, first + i, &constants[i]));
   sc_wrong wrong = {-1, 0};
   const sc_isa *isa = sc_pick_isa();
   int status = sc_region_create(isa, program->data, elements(program), constants, (i64)count, &n->host, &n->region, &wrong);
   if (status == SC_WRONG) return refuse_step(n, &wrong, damaged);
-  if (status) return refuse(&n->at, "there is not enough memory to prepare the weights", "free memory");
-  return read_names(n, info, sc_region_steps(n->region));
+  return status ? refuse(&n->at, "there is not enough memory to prepare the weights", "free memory") : 0;
 }
 
 static ort_status prepare(node *n, ort_ptr info)
@@ -97,11 +98,13 @@ static ort_status prepare(node *n, ort_ptr info)
   n->at.name = n->name;
   tensor program;
   TRY(read_constant(&n->at, info, PROGRAM, "program", ORT_INT64, &program));
-  u64 all = 0;
+  u64 all = 0, outputs = 0;
   TRY(n->at.api->KernelInfo_GetInputCount(info, &all));
+  TRY(n->at.api->KernelInfo_GetOutputCount(info, &outputs));
   const i64 *head = program.data;
-  i64 inputs = program.rank == 1 && program.dims[0] > 3 ? head[3] : 0;
-  if (inputs < 1 || inputs > MAX_VALUES || (u64)inputs + FIRST > all || all > MAX_CONSTANTS)
+  i64 inputs = program.rank == 1 && program.dims[0] > STEPS ? head[INPUTS] : 0;
+  if (inputs < 1 || inputs > SC_REGION_VALUES || (u64)inputs + FIRST > all || all > MAX_CONSTANTS ||
+      head[OUTPUTS] != (i64)outputs || outputs > SC_REGION_VALUES)
     return refuse(&n->at, "the program does not fit the inputs of the region", damaged);
   u64 first = (u64)inputs + FIRST, count = all - first;
   sc_constant *constants = host_allocate((void *)n->at.api, (count + 1) * sizeof *constants);
@@ -149,7 +152,7 @@ static ort_status read_values(const node *n, ort_ptr context, sc_tensor *values,
 
 static ort_status run_plan(const node *n, ort_ptr context, sc_plan *plan, void *const *inputs)
 {
-  void *outputs[MAX_VALUES], *host_error = 0;
+  void *outputs[SC_REGION_VALUES], *host_error = 0;
   for (i64 i = 0; i < sc_region_outputs(n->region); i++) {
     const sc_tensor *t = sc_plan_output(n->region, plan, i);
     ort_ptr value;
@@ -166,8 +169,8 @@ static ort_status run_plan(const node *n, ort_ptr context, sc_plan *plan, void *
 static ort_status compute(void *kernel, ort_ptr context)
 {
   const node *n = kernel;
-  sc_tensor values[MAX_VALUES];
-  void *inputs[MAX_VALUES];
+  sc_tensor values[SC_REGION_VALUES];
+  void *inputs[SC_REGION_VALUES];
   TRY(read_values(n, context, values, inputs));
   sc_plan *plan;
   sc_wrong wrong = {-1, 0};

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from sparsecc import ops
-from sparsecc.backends.codegen.program import Program, Step
-from sparsecc.backends.kernels.table import REGIONS
+from sparsecc.backends.codegen.program import Program
+from sparsecc.backends.kernels.table import REGION_VALUES, REGIONS
 from sparsecc.ops import int8
 from sparsecc.passes import edit
 from sparsecc.passes.base import Context, Pass
-from sparsecc.passes.fuse.shapes import Shapes
-from sparsecc.passes.regions.steps import step_of
+from sparsecc.passes.regions.units import Unit, groups, units_of
 
 LEAST_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Region:
+    """A region that was formed.
+
+    Attributes:
+        op_type: Of its call, and the name of its function.
+        steps: How many steps the library runs.
+        nodes: Names of the nodes in it.
+    """
+
+    op_type: str
+    steps: int
+    nodes: tuple[str, ...]
 
 
 class FormRegions(Pass):
@@ -24,115 +39,103 @@ class FormRegions(Pass):
 
     The body of the function is the nodes themselves, so that a runtime without the library computes
     the same; the library runs the program that is the call's first input. Exact.
+
+    Attributes:
+        formed: After ``call``, the regions.
     """
 
     name = "form-regions"
 
+    def __init__(self) -> None:
+        self.formed: list[Region] = []
+
     def call(self, model: ir.Model, ctx: Context) -> bool:
         """Form every region worth a call; the largest where there are too many."""
-        steps, reasons = _steps(model)
-        groups = [group for group in _groups(model.graph, steps) if _pays(group)]
-        groups = sorted(groups, key=len, reverse=True)[:REGIONS]
-        for number, group in enumerate(groups):
-            _outline(model, group, steps, f"{ops.REGION}{number}")
-        if groups:
+        units, reasons = units_of(model)
+        found = groups(model.graph, units)
+        left = {id(group): _declined(group) for group in found}
+        chosen = [group for group in found if not left[id(group)]]
+        chosen = sorted(chosen, key=len, reverse=True)
+        for group in chosen[REGIONS:]:
+            left[id(group)] = f"the library runs at most {REGIONS} regions of a model"
+        self.formed = [
+            _outline(model, group, f"{ops.REGION}{number}")
+            for number, group in enumerate(chosen[:REGIONS])
+        ]
+        if self.formed:
             model.graph.sort()
+            for group in found:
+                if reason := left[id(group)]:
+                    reasons |= {node: reason for unit in group for node in unit.nodes}
             for node, reason in reasons.items():
                 ctx.refuse(self.name, node, reason)
-        return bool(groups)
+        return bool(self.formed)
 
 
-def _steps(model: ir.Model) -> tuple[dict[ir.Node, Step], dict[ir.Node, str]]:
-    shapes = Shapes(model)
-    steps, reasons = {}, {}
-    for node in model.graph:
-        step = step_of(node, shapes)
-        if isinstance(step, Step):
-            steps[node] = step
-        elif node.op_type != "Constant":
-            reasons[node] = step
-    return steps, reasons
-
-
-def _groups(graph: ir.Graph, steps: Mapping[ir.Node, Step]) -> list[list[ir.Node]]:
-    """Connected nodes with steps between which no path leaves the group and returns.
-
-    A node's level counts how often a path to it changes between nodes with and without a step. It
-    never falls along a path, so a path between two nodes of one level stays on that level.
-    """
-    levels: dict[ir.Node, int] = {}
-    group_of: dict[ir.Node, list[ir.Node]] = {}
-    for node in graph:
-        before = [value.producer() for value in node.inputs if value is not None]
-        known = [each for each in before if each in levels]
-        inside = node in steps
-        levels[node] = max((levels[p] + (inside != (p in steps)) for p in known), default=0)
-        if not inside:
-            continue
-        group_of[node] = group = [node]
-        for other in known:
-            joined = group_of.get(other)
-            if joined is None or joined is group or levels[other] != levels[node]:
-                continue
-            joined.extend(group)
-            group_of.update(dict.fromkeys(group, joined))
-            group = joined
-    order = {node: at for at, node in enumerate(graph)}
-    unique = {id(group): group for group in group_of.values()}
-    return [sorted(group, key=order.__getitem__) for group in unique.values()]
-
-
-def _pays(group: Sequence[ir.Node]) -> bool:
+def _declined(group: Sequence[Unit]) -> str:
+    """Why a group is better left to the runtime; empty when it is worth a region."""
     ours = (ops.DOMAIN, int8.DOMAIN)
-    return len(group) >= LEAST_STEPS and any(node.domain in ours for node in group)
+    if len(group) < LEAST_STEPS:
+        return "no other step of the library beside it"
+    if not any(node.domain in ours for unit in group for node in unit.nodes):
+        return "no layer that skips zeros, and none of eight bits, among the steps beside it"
+    inputs, outputs = _borders(group)
+    data = [value for value in inputs if edit.constant(value) is None]
+    if any(value.dtype != ir.DataType.FLOAT for value in (*data, *outputs)):
+        return "a region reads and makes float32 alone"
+    if max(len(data), len(outputs)) > REGION_VALUES:
+        return f"a region reads and makes at most {REGION_VALUES} values"
+    return ""
 
 
-def _outside(group: Sequence[ir.Node]) -> tuple[list[ir.Value], list[ir.Value]]:
+def _borders(group: Sequence[Unit]) -> tuple[list[ir.Value], list[ir.Value]]:
     """Values a group reads, constants included, and values that others read of it."""
-    members = set(group)
-    read = [value for node in group for value in node.inputs if value is not None]
+    members = {node for unit in group for node in unit.nodes}
+    inside = [(node, unit) for unit in group for node in unit.nodes]
+    read = [value for node, _ in inside for value in node.inputs if value is not None]
     inputs = [value for value in dict.fromkeys(read) if value.producer() not in members]
     outputs = [
         value
-        for node in group
+        for node, _ in inside
         for value in node.outputs
         if value.is_graph_output() or any(user not in members for user in value.consumers())
     ]
     return inputs, outputs
 
 
-def _outline(
-    model: ir.Model, group: Sequence[ir.Node], steps: Mapping[ir.Node, Step], op_type: str
-) -> None:
-    inputs, outputs = _outside(group)
+def _outline(model: ir.Model, group: Sequence[Unit], op_type: str) -> Region:
+    inputs, outputs = _borders(group)
     data = [value for value in inputs if edit.constant(value) is None]
     program = Program(
         tuple(str(value.name) for value in data),
         tuple(str(value.name) for value in outputs),
-        tuple(steps[node] for node in group),
+        tuple(unit.step for unit in group),
     )
     by_name = {str(value.name): value for value in inputs}
     fixed = [by_name[name] for name in program.constants]
     rest = [value for value in inputs if value not in data and value not in fixed]
     operands = [*data, *fixed, *rest]
+    place = {node: at for at, node in enumerate(model.graph)}
+    nodes = sorted((node for unit in group for node in unit.nodes), key=place.__getitem__)
     call = ir.Node(
         ops.DOMAIN,
         op_type,
-        [*_program_inputs(group[0], op_type, program), *operands],
+        [*_program_inputs(nodes[0], op_type, program), *operands],
         outputs=[ir.Value(type=value.type, shape=value.shape) for value in outputs],
         name=op_type.lower(),
         version=ops.VERSION,
     )
-    function = _body(model, group, operands, outputs, op_type)
+    function = _body(model, nodes, operands, outputs, op_type)
     model.functions[function.identifier()] = function
     model.opset_imports[ops.DOMAIN] = ops.VERSION
     graph = model.graph
-    graph.insert_after(group[-1], call)
+    graph.insert_after(nodes[-1], call)
     for old, new in zip(outputs, call.outputs, strict=True):
         name = old.name
         old.replace_all_uses_with(new, replace_graph_outputs=True)
         old.name, new.name = f"{name}.inside", name
-    graph.remove(list(group), safe=True)
+    graph.remove(nodes, safe=True)
+    return Region(op_type, len(group), tuple(str(node.name) for node in nodes))
 
 
 def _program_inputs(like: ir.Node, op_type: str, program: Program) -> list[ir.Value]:

@@ -17,6 +17,7 @@ from sparsecc.formats.blocks import unpack_blocks
 from sparsecc.ops.activations import BY_NAME
 from sparsecc.passes import edit
 from sparsecc.passes.base import Context, Pass, run
+from sparsecc.passes.regions.inline import InlineRegions
 
 
 class ToDense(Pass):
@@ -79,5 +80,5 @@ def _from_proto(proto: onnx.NodeProto, values: dict[str, ir.Value]) -> ir.Node:
 def twin_of(model: ir.Model) -> ir.Model:
     """The masked-dense twin: the same weights in standard ops; the model is left as it is."""
     twin = model.clone()
-    run([ToDense()], twin, Context())
+    run([InlineRegions(), ToDense()], twin, Context())
     return twin

@@ -17,6 +17,7 @@ from sparsecc.ops.registry import (
     input_names,
     is_region,
     is_sparse,
+    region_functions,
     schema,
     spec_of,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "packed_arrays",
     "parse",
     "read_packed",
+    "region_functions",
     "schema",
     "spec_of",
     "variant",

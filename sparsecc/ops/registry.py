@@ -77,12 +77,21 @@ def function(op_type: str, opset: int) -> onnx.FunctionProto:
     )
 
 
+def region_functions(model: ir.Model) -> dict[ir.OperatorIdentifier, ir.Function]:
+    """The bodies of the regions that the main graph calls."""
+    called = [node.op_identifier() for node in model.graph.all_nodes() if is_region(node)]
+    return {key: model.functions[key] for key in called if key in model.functions}
+
+
 def attach_functions(model: ir.Model) -> None:
     """Give the model the body of every op of the domain that it uses, and no other."""
-    used = {node.op_type for node in model.graph.all_nodes() if is_sparse(node)}
-    for key in [key for key in model.functions if key[0] == DOMAIN]:
+    regions = region_functions(model)
+    graphs = [model.graph, *(body.graph for body in regions.values())]
+    nodes = [node for graph in graphs for node in graph.all_nodes() if is_sparse(node)]
+    used = {node.op_type for node in nodes if not is_region(node)}
+    for key in [key for key in model.functions if key[0] == DOMAIN and key not in regions]:
         del model.functions[key]
-    if not used:
+    if not nodes:
         model.opset_imports.pop(DOMAIN, None)
         return
     model.opset_imports[DOMAIN] = VERSION

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ class Report:
         rows: One per layer, in the order of the model.
         target: Name of the target that times are estimated for.
         title: What the report is about, such as the path of a model.
+        regions: Names of the nodes of each region.
         refusals: What passes left alone.
         size_bytes: Bytes of the artifact; None when nothing was written.
         numerics: Measured agreement of the artifact with its masked-dense twin.
@@ -35,6 +36,7 @@ class Report:
     rows: Sequence[LayerRow]
     target: str
     title: str = ""
+    regions: Sequence[Sequence[str]] = ()
     refusals: Sequence[Refusal] = ()
     size_bytes: int | None = None
     numerics: Mapping[str, float] = field(default_factory=dict)
@@ -49,6 +51,7 @@ class Report:
             rows=[LayerRow.from_json(row) for row in manifest.layers],
             target=manifest.target,
             title=title,
+            regions=[region["nodes"] for region in manifest.regions],
             refusals=[Refusal(**refusal) for refusal in manifest.refusals],
             size_bytes=sum(entry.bytes for entry in manifest.files.values()),
             numerics=manifest.numerics,
@@ -73,16 +76,27 @@ class Report:
     def refusals_by_reason(self) -> dict[str, int]:
         """Reason → how many nodes it kept a pass from, most frequent first.
 
-        Reasons of one kind count together, under the first of them; those that the rows give
-        are left out.
+        Reasons of one kind count together, under the first of them; those that the rows give, and
+        those of :meth:`outside_by_reason`, are left out.
         """
         told = {kind_of(row.why) for row in self.rows}
-        kinds: dict[str, list[str]] = {}
+        _, others = self._refusals_of_regions()
+        return _by_kind(reason for reason in others if kind_of(reason) not in told)
+
+    def outside_by_reason(self) -> dict[str, int]:
+        """Reason → how many nodes it kept out of the regions, most frequent first."""
+        return _by_kind(self._refusals_of_regions()[0])
+
+    def _refusals_of_regions(self) -> tuple[list[str], list[str]]:
+        """Reasons of nodes outside the regions, and all other reasons."""
+        if not self.refusals:
+            return [], []
+        from sparsecc.passes.regions.form import FormRegions  # refusals come with the IR
+
+        ours: tuple[list[str], list[str]] = ([], [])
         for refusal in self.refusals:
-            if kind_of(refusal.reason) not in told:
-                kinds.setdefault(kind_of(refusal.reason), []).append(refusal.reason)
-        alike = sorted(kinds.values(), key=len, reverse=True)
-        return {reasons[0]: len(reasons) for reasons in alike}
+            ours[refusal.pass_name != FormRegions.name].append(refusal.reason)
+        return ours
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; the keys are stable."""
@@ -95,6 +109,8 @@ class Report:
             "size_bytes": self.size_bytes,
             "numerics": dict(self.numerics),
             "quality": dict(self.quality),
+            "regions": [list(nodes) for nodes in self.regions],
+            "outside_regions": self.outside_by_reason(),
             "refusals": self.refusals_by_reason(),
         }
 
@@ -110,6 +126,15 @@ class Report:
         with console.capture() as capture:
             console.print(self)
         return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def _by_kind(reasons: Iterable[str]) -> dict[str, int]:
+    """Reason → how often one of its kind is among them, most frequent first."""
+    kinds: dict[str, list[str]] = {}
+    for reason in reasons:
+        kinds.setdefault(kind_of(reason), []).append(reason)
+    alike = sorted(kinds.values(), key=len, reverse=True)
+    return {same[0]: len(same) for same in alike}
 
 
 __all__ = ["Report"]

@@ -165,6 +165,8 @@ def _totals(report: Report) -> Table:
     table.add_row()
     if report.rows:
         table.add_row("estimate", _estimate(report))
+    if report.regions:
+        table.add_row("regions", _text(_regions(report)))
     if report.size_bytes is not None:
         table.add_row("size", size(report.size_bytes))
     for title, measured in (("numerics", report.numerics), ("quality", report.quality)):
@@ -180,6 +182,15 @@ def _estimate(report: Report) -> Text:
     if report.speedup == 1:
         return Text(f"{ms(report.est_ms)} ms on one thread, nothing runs sparse")
     return Text.assemble(f"{times}, ", (f"{report.speedup:.2f}× faster", _GOOD))
+
+
+def _regions(report: Report) -> str:
+    inside, outside = sum(map(len, report.regions)), report.outside_by_reason()
+    several = "s" if len(report.regions) > 1 else ""
+    total = inside + sum(outside.values())
+    text = f"{inside} of {total} nodes in {len(report.regions)} region{several}"
+    reasons = ", ".join(f"{nodes}× {reason}" for reason, nodes in outside.items())
+    return f"{text}; outside: {reasons}" if reasons else text
 
 
 def _measured(values: Mapping[str, float]) -> str:

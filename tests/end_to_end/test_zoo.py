@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 import sparsecc
 from benchmarks import build, spec
+from sparsecc import ops
+from sparsecc.ops import int8
 from sparsecc.verify import verify
 from tests.end_to_end import zoo
 
@@ -30,8 +32,12 @@ def stock(model: Path, feeds: zoo.Feeds) -> dict[str, NDArray[Any]]:
 
 
 def sparse_nodes(artifact: Path) -> list[str]:
-    graph = onnx.load(artifact / "model.onnx", load_external_data=False).graph
-    return [node.name for node in graph.node if node.domain == "sparsecc"]
+    """Names of the layers that the library runs, those in regions too."""
+    model = onnx.load(artifact / "model.onnx", load_external_data=False)
+    regions = [each for each in model.functions if each.name.startswith(ops.REGION)]
+    nodes = [node for holder in (model.graph, *regions) for node in holder.node]
+    ours = [node for node in nodes if node.domain in (ops.DOMAIN, int8.DOMAIN)]
+    return [node.name for node in ours if not node.op_type.startswith(ops.REGION)]
 
 
 def assert_same(ours: dict[str, NDArray[Any]], theirs: dict[str, NDArray[Any]]) -> None:

@@ -166,7 +166,7 @@ def _quantised(folder: Path) -> Case:
 
     path = folder / "qdq.onnx"
     quantize_static(source.model, path, Reader(), QuantFormat.QDQ, per_channel=True)
-    return Case(path, source.feeds, sparse=False)
+    return Case(path, source.feeds)
 
 
 def _opset_17_cnn(folder: Path) -> Case:

@@ -1,0 +1,138 @@
+"""What a region is made of: units, each some nodes that one step of the library computes."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from sparsecc.backends.codegen.program import Step
+from sparsecc.passes.fuse.shapes import Shapes
+from sparsecc.passes.regions.steps import step_of
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """Nodes and the step that computes them.
+
+    Attributes:
+        nodes: In the order of the graph.
+        step: Its inputs, outputs and constants are names of values of the graph.
+    """
+
+    nodes: tuple[ir.Node, ...]
+    step: Step
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether only its own nodes read the values that its step does not make."""
+        return all(
+            value.name in self.step.outputs
+            or not (value.is_graph_output() or set(value.consumers()) - set(self.nodes))
+            for node in self.nodes
+            for value in node.outputs
+        )
+
+
+Match = Callable[[ir.Node, Shapes], Unit | None]
+"""The unit that ends in a node, or None where there is none of its kind."""
+
+MATCHES: tuple[Match, ...] = ()
+"""Units of several nodes; the first that matches takes the nodes."""
+
+
+def units_of(model: ir.Model) -> tuple[list[Unit], dict[ir.Node, str]]:
+    """Units that cover as many nodes of the main graph as possible, and why others have none.
+
+    Returns:
+        Units, no two of which share a node, and the reason for every node that is in none.
+    """
+    shapes = Shapes(model)
+    units = _wide_units(model.graph, shapes)
+    taken = {node for unit in units for node in unit.nodes}
+    reasons = {}
+    for node in model.graph:
+        if node in taken or node.op_type == "Constant":
+            continue
+        step = step_of(node, shapes)
+        if isinstance(step, Step):
+            units.append(Unit((node,), step))
+        else:
+            reasons[node] = step
+    return units, reasons
+
+
+def _wide_units(graph: ir.Graph, shapes: Shapes) -> list[Unit]:
+    units: list[Unit] = []
+    taken: set[ir.Node] = set()
+    for node in graph:
+        found = (match(node, shapes) for match in MATCHES)
+        for unit in found:
+            if unit is not None and unit.is_closed and taken.isdisjoint(unit.nodes):
+                units.append(unit)
+                taken.update(unit.nodes)
+                break
+    return units
+
+
+def groups(graph: ir.Graph, units: list[Unit]) -> list[list[Unit]]:
+    """Connected units between which no path leaves the group and returns, in an order to run them.
+
+    A level counts how often a path to a node changes between nodes with and without a unit. It
+    never falls along a path, so a path between two units of one level stays on that level.
+    """
+    unit_of = {node: unit for unit in units for node in unit.nodes}
+    levels: dict[ir.Node | Unit, int] = {}
+    group_of: dict[Unit, list[Unit]] = {}
+    for each in _order(graph, unit_of):
+        inside = isinstance(each, Unit)
+        known = _before(each, unit_of)
+        levels[each] = max((levels[p] + (inside != isinstance(p, Unit)) for p in known), default=0)
+        if not isinstance(each, Unit):
+            continue
+        group_of[each] = group = [each]
+        for other in known:
+            joined = group_of.get(other) if isinstance(other, Unit) else None
+            if joined is None or joined is group or levels[other] != levels[each]:
+                continue
+            joined.extend(group)
+            group_of.update(dict.fromkeys(group, joined))
+            group = joined
+    place = {unit: at for at, unit in enumerate(group_of)}
+    unique = {id(group): group for group in group_of.values()}
+    return [sorted(group, key=place.__getitem__) for group in unique.values()]
+
+
+def _before(each: ir.Node | Unit, unit_of: Mapping[ir.Node, Unit]) -> list[ir.Node | Unit]:
+    """What makes the values that a unit, or a node outside of all units, reads."""
+    nodes = each.nodes if isinstance(each, Unit) else (each,)
+    makers = [value.producer() for node in nodes for value in node.inputs if value is not None]
+    found = [unit_of.get(maker, maker) for maker in makers if maker is not None]
+    return [maker for maker in dict.fromkeys(found) if maker is not each and not _constant(maker)]
+
+
+def _constant(each: ir.Node | Unit) -> bool:
+    return isinstance(each, ir.Node) and each.op_type == "Constant"
+
+
+def _order(graph: ir.Graph, unit_of: Mapping[ir.Node, Unit]) -> Iterator[ir.Node | Unit]:
+    """Units and nodes outside of them, each after what it reads, else as in the graph."""
+    place = {unit_of.get(node, node): at for at, node in enumerate(graph)}
+    at_place = {at: each for each, at in place.items()}
+    before = {each: _before(each, unit_of) for each in place}
+    readers: dict[ir.Node | Unit, list[ir.Node | Unit]] = {each: [] for each in place}
+    for each, makers in before.items():
+        for maker in makers:
+            readers[maker].append(each)
+    waits = {each: len(makers) for each, makers in before.items()}
+    ready = [place[each] for each, count in waits.items() if not count]
+    heapq.heapify(ready)
+    while ready:
+        each = at_place[heapq.heappop(ready)]
+        yield each
+        for reader in readers[each]:
+            waits[reader] -= 1
+            if not waits[reader]:
+                heapq.heappush(ready, place[reader])
