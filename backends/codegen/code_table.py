@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sparsecc.backends.codegen.outer_product import outer_product
 
 _ALIGN = 64
+_RECORD = 7 * 8
 _ASSEMBLY = """\
 # Generated from sparsecc/backends/codegen/code_table.py.
     .section .data.rel.ro, "aw", @progbits
@@ -18,13 +19,13 @@ _ASSEMBLY = """\
     .globl sc_codes
     .balign 8
 sc_codes:
-    .quad {count}, .Lcodes, .Lstrips, .Ltext
+    .quad {count}, .Lcodes, .Lcells, .Ltext
     .section .rodata
     .balign 8
 .Lcodes:
     .incbin "{codes}"
-.Lstrips:
-    .incbin "{strips}"
+.Lcells:
+    .incbin "{cells}"
     .text
     .balign 64
 .Ltext:
@@ -71,25 +72,25 @@ class CodeTable:
     """Code of several patterns.
 
     Attributes:
-        codes: One record per pattern: key, rows, depth, non-zeros, first strip, strips.
-        strips: int64 ``[n, 2]``: entry and stream of every strip; one more ends each pattern.
+        codes: One record per pattern: key, rows, depth, non-zeros, first cell, strips, chunks.
+        cells: int64 ``[n, 2]``: entry and stream of every cell; one more ends each pattern.
         text: Machine code.
     """
 
     codes: bytes
-    strips: NDArray[np.int64]
+    cells: NDArray[np.int64]
     text: bytes
 
     @property
     def count(self) -> int:
         """Number of patterns."""
-        return len(self.codes) // 48
+        return len(self.codes) // _RECORD
 
     def files(self, name: str) -> dict[str, bytes]:
         """An assembler source ``<name>.s`` that defines ``sc_codes``, and what it includes."""
         parts = {
             "codes": self.codes,
-            "strips": self.strips.astype("<i8").tobytes(),
+            "cells": self.cells.astype("<i8").tobytes(),
             "text": self.text,
         }
         names = {part: f"{name}-{part}.bin" for part in parts}
@@ -100,15 +101,16 @@ class CodeTable:
 
 def code_table(patterns: Iterable[Pattern]) -> CodeTable:
     """Generate the code of patterns; equal ones share it."""
-    codes, strips, texts = [], [], []
+    codes, cells, texts = [], [], []
     first = begin = 0
     for key, pattern in {pattern.key: pattern for pattern in patterns}.items():
         made = outer_product(pattern.index, pattern.rows, pattern.depth)
         entries = begin + np.append(made.entries, len(made.code))
-        sizes = (pattern.rows, pattern.depth, len(pattern.index), first, len(made.entries))
+        grid = (len(made.entries) // made.chunks, made.chunks)
+        sizes = (pattern.rows, pattern.depth, len(pattern.index), first, *grid)
         codes.append(key.to_bytes(8, "little") + np.array(sizes, "<i8").tobytes())
-        strips.append(np.stack([entries, made.streams], axis=1))
+        cells.append(np.stack([entries, made.streams], axis=1))
         texts.append(made.code.tobytes() + bytes(-len(made.code) % _ALIGN))
         first, begin = first + len(entries), begin + len(texts[-1])
     none = np.zeros((0, 2), np.int64)
-    return CodeTable(b"".join(codes), np.concatenate([none, *strips]), b"".join(texts))
+    return CodeTable(b"".join(codes), np.concatenate([none, *cells]), b"".join(texts))

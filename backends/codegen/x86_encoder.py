@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 RDX, RSI, RDI = 2, 6, 7
-RCX, R8 = 1, 8
+RCX, R8, R9 = 1, 8, 9
 LONGEST = 10
 """Bytes of the longest instruction made here."""
 

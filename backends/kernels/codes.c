@@ -21,17 +21,31 @@ u64 sc_pattern_key(const sc_spec *s)
   return key;
 }
 
-/* Whether the streams have the lengths that the code will read, whatever the key said. */
+/* Whether the streams of a strip's cells have the lengths that its code will read. *used: non-zeros of the strips before. */
+static int strip_fits(const sc_code *code, const sc_spec *s, i64 strip, i64 *used)
+{
+  i64 first = sc_code_row(code, strip), rows = sc_code_row(code, strip + 1) - first, next[SC_STRIP_ROWS];
+  if (rows > SC_STRIP_ROWS) return 0;
+  for (i64 r = 0; r < rows; r++) {
+    next[r] = *used;
+    while (*used < s->count && s->index[*used] / code->depth == first + r) ++*used;
+  }
+  for (i64 c = 0; c < code->chunks; c++) {
+    const sc_code_cell *cell = &sc_code_cells(code)[c * code->strips + strip];
+    i64 end = sc_code_column(code, c + 1), length = c ? 0 : rows;
+    for (i64 r = 0; r < rows; r++) /* the next row's positions are beyond every chunk's end */
+      for (; next[r] < *used && s->index[next[r]] - (first + r) * code->depth < end; next[r]++) length++;
+    if (cell[1].stream - cell->stream != length) return 0;
+  }
+  return 1;
+}
+
 static int fits(const sc_code *code, const sc_spec *s)
 {
-  const sc_code_strip *strips = sc_code_strips(code);
   i64 used = 0;
-  for (i64 n = 0, row = 0; n < code->strips; n++) {
-    if (strips[n].stream != used + row) return 0;
-    row = sc_code_row(code, n + 1);
-    while (used < s->count && s->index[used] / code->depth < row) used++;
-  }
-  return strips[code->strips].stream == s->count + s->rows;
+  if (sc_code_cells(code)->stream) return 0;
+  for (i64 n = 0; n < code->strips; n++) if (!strip_fits(code, s, n, &used)) return 0;
+  return 1;
 }
 
 const sc_code *sc_find_code(const sc_spec *s)

@@ -5,8 +5,12 @@
 enum {
   LANES = SC_STRIP_LANES,
   GROUP_FLOATS = 512 * 1024 / 4, /* panels of a task of its own: half of a 1 MB second-level cache */
-  SHARED_FLOATS = 1024 * 1024 / 4, /* panels that all tasks share: few groups, so that code is read seldom */
+  SHARED_FLOATS = 2048 * 1024 / 4, /* panels that all tasks share: few groups, so that code is read seldom */
+  SUM_FLOATS = 384 * 1024 / 4,   /* sums between chunks that a task keeps */
+  SUMS = SC_STRIP_ROWS * LANES,  /* of a strip and a panel */
+  BLOCK_BYTES = 24 * 1024,       /* of code that runs for all panels before the next: the processor keeps it decoded */
   MANY_GROUPS = 8, TASKS = 16,
+  SHARE_STRIPS = 4, PART_PANELS = 8, /* least of a task: fewer would read inputs and code more often */
   RUN = 8                        /* panels packed side by side */
 };
 
@@ -22,9 +26,10 @@ struct sc_job {
   i64 tile, each;                /* the first tile, and the panels of each */
   i64 panels, floats;            /* in all; floats of one */
   i64 group, first;              /* panels of a group; the first of the shared one */
-  i64 chunks, parts;             /* shares of strips and of panels */
+  i64 span;                      /* strips whose sums are kept at a time */
+  i64 shares, parts;             /* of strips and of panels */
   void (*pack)(const sc_job *, i64 panel, i64 end, float *to, i64 first, i64 last);
-  void (*strip)(const sc_job *, i64 strip, i64 panel, const float *x);
+  void (*finish)(const sc_job *, i64 strip, i64 panel, const float *x, float *sums); /* the last cell of a strip */
   i32 failed;
 };
 
@@ -34,18 +39,26 @@ static const float bounds[][2] = {[SC_NONE] = {-__builtin_inff(), __builtin_inff
                                   [SC_RELU] = {0.f, __builtin_inff()},
                                   [SC_RELU6] = {0.f, 6.f}};
 
-static void call_strip(const sc_kernel *k, i64 strip, const float *x, float *y, i64 pitch, i32 activation)
+/* x: the panel, from its first row on. */
+static void call_cell(const sc_kernel *k, i64 chunk, i64 strip, const float *x, float *y, i64 pitch, i32 activation, float *sums)
 {
-  sc_code_entry(k->code, strip)(x + SC_STRIP_AHEAD * LANES, k->weights + k->strips[strip].weight + SC_STRIP_AHEAD, y,
-                                pitch * (i64)sizeof *y, bounds[activation]);
+  i64 cell = chunk * k->code->strips + strip;
+  sc_cell_fn code = (sc_cell_fn)(u64)sc_code_text(k->code, cell);
+  code(x + (sc_code_column(k->code, chunk) + SC_STRIP_AHEAD) * LANES, k->weights + sc_code_cells(k->code)[cell].stream + SC_STRIP_AHEAD,
+       y, pitch * (i64)sizeof *y, bounds[activation], sums);
+}
+
+static void last_cell(const sc_kernel *k, i64 strip, const float *x, float *y, i64 pitch, i32 activation, float *sums)
+{
+  call_cell(k, k->code->chunks - 1, strip, x, y, pitch, activation, sums);
 }
 
 /* All of a strip's results at `out`, finished but for the residual and what comes after it. */
-static void strip_results(const sc_job *j, i64 strip, const float *x, float *out)
+static void strip_results(const sc_job *j, i64 strip, const float *x, float *out, float *sums)
 {
   const sc_kernel *k = j->kernel;
   i32 activation = j->residual ? SC_NONE : k->spec.activation, bounded = activation <= SC_RELU6;
-  call_strip(k, strip, x, out, LANES, bounded ? activation : SC_NONE);
+  last_cell(k, strip, x, out, LANES, bounded ? activation : SC_NONE, sums);
   if (!bounded) SC(sc_activate)(out, k->strips[strip].mr * LANES, activation);
 }
 
@@ -89,7 +102,7 @@ static void pack_pixels(const sc_job *j, i64 panel, i64 end, float *to, i64 firs
   }
 }
 
-static void strip_pixels(const sc_job *j, i64 strip, i64 panel, const float *x)
+static void finish_pixels(const sc_job *j, i64 strip, i64 panel, const float *x, float *sums)
 {
   const sc_kernel *k = j->kernel;
   const sc_geometry *g = j->geometry;
@@ -99,11 +112,11 @@ static void strip_pixels(const sc_job *j, i64 strip, i64 panel, const float *x)
   i64 pitch = g->image.out_height * g->image.out_width;
   i64 to = (place.image * k->spec.rows + s->row) * pitch + place.top * g->image.out_width + place.left + at.first;
   if (at.count == LANES && !j->residual && k->spec.activation <= SC_RELU6) {
-    call_strip(k, strip, x, j->y + to, pitch, k->spec.activation);
+    last_cell(k, strip, x, j->y + to, pitch, k->spec.activation, sums);
     return;
   }
   float out[SC_STRIP_ROWS * LANES];
-  strip_results(j, strip, x, out);
+  strip_results(j, strip, x, out, sums);
   for (i64 r = 0; j->residual && r < s->mr; r++)
     for (i64 i = 0; i < at.count; i++) out[r * LANES + i] += j->residual[to + r * pitch + i];
   if (j->residual) SC(sc_activate)(out, s->mr * LANES, k->spec.activation);
@@ -121,23 +134,88 @@ static void pack_panels(const sc_job *j, i64 panel, i64 end, float *to, i64 firs
   }
 }
 
-static void strip_tokens(const sc_job *j, i64 strip, i64 panel, const float *x)
+static void finish_tokens(const sc_job *j, i64 strip, i64 panel, const float *x, float *sums)
 {
   const sc_kernel *k = j->kernel;
   const sc_rows to = {j->y, j->residual, k->spec.rows, k->spec.activation};
   float out[(SC_STRIP_ROWS + LANES) * LANES];
-  strip_results(j, strip, x, out);
+  strip_results(j, strip, x, out, sums);
   i64 token = panel * LANES;
   unpack_rows(&to, out, LANES, token, clip(j->points - token, 0, LANES), k->strips[strip].row, k->strips[strip].mr);
 }
 
-/* ---- groups of panels ---- */
-/* Strips outside, panels inside: the code of a strip stays in cache. x holds the panels from `panel` on. */
-static void compute(const sc_job *j, i64 strip, i64 last, i64 panel, i64 end, const float *x)
+/* ---- blocks of cells ---- */
+/* Strips [first, end) of a chunk: they run for every panel before the next block. */
+typedef struct { i64 chunk, first, end; } sc_block;
+
+/* Panels [panel, end), packed at x, and room for their sums. */
+typedef struct { i64 panel, end; const float *x; float *sums; } sc_panels;
+
+/* As many strips before `last` as stay decoded, at least one if there is one. */
+static sc_block block_at(const sc_kernel *k, i64 chunk, i64 first, i64 last)
 {
-  for (; strip < last; strip++)
-    for (i64 p = panel; p < end; p++) j->strip(j, strip, p, x + (p - panel) * j->floats);
+  const sc_code_cell *cells = sc_code_cells(k->code) + chunk * k->code->strips;
+  i64 end = first < last ? first + 1 : last;
+  while (end < last && cells[end + 1].entry - cells[first].entry <= BLOCK_BYTES) end++;
+  return (sc_block){chunk, first, end};
 }
+
+/* The block after b in a span of strips; after its last one that of the strips that follow. */
+static sc_block block_after(const sc_kernel *k, sc_block b, i64 first, i64 last)
+{
+  if (b.end < last) return block_at(k, b.chunk, b.end, last);
+  return b.chunk + 1 < k->code->chunks ? block_at(k, b.chunk + 1, first, last) : block_at(k, 0, last, k->code->strips);
+}
+
+/* Memory that is brought into the second-level cache, a step at a time. */
+typedef struct { const char *at, *end; i64 step; } sc_ahead;
+
+static sc_ahead ahead(const void *from, const void *end, i64 steps)
+{
+  i64 lines = ceil_div((const char *)end - (const char *)from, 4 * LINE);
+  return (sc_ahead){from, end, ceil_div(lines, steps) * 4 * LINE};
+}
+
+INLINE void fetch(sc_ahead *a)
+{
+  const char *stop = a->end - a->at < a->step ? a->end : a->at + a->step;
+  for (; a->at < stop; a->at += 4 * LINE) __builtin_prefetch(a->at, 0, 2);
+}
+
+/* A block for all panels. Meanwhile the code and the weights of the next one are fetched as data: the processor foresees
+   data, but not code. */
+static void run_block(const sc_job *j, sc_block b, sc_block next, i64 span, const sc_panels *at)
+{
+  const sc_kernel *k = j->kernel;
+  const sc_code_cell *cells = sc_code_cells(k->code) + next.chunk * k->code->strips;
+  i64 calls = (at->end - at->panel) * (b.end - b.first);
+  sc_ahead code = ahead(sc_codes.text + cells[next.first].entry, sc_codes.text + cells[next.end].entry, calls);
+  sc_ahead weights = ahead(k->weights + cells[next.first].stream, k->weights + cells[next.end].stream, calls);
+  for (i64 p = at->panel; p < at->end; p++)
+    for (i64 s = b.first; s < b.end; s++) {
+      const float *x = at->x + (p - at->panel) * j->floats;
+      float *sums = at->sums + ((s - span) * (at->end - at->panel) + p - at->panel) * SUMS;
+      fetch(&code), fetch(&weights);
+      if (b.chunk + 1 < k->code->chunks) call_cell(k, b.chunk, s, x, 0, 0, SC_NONE, sums);
+      else j->finish(j, s, p, x, sums);
+    }
+}
+
+/* Strips [strip, last), a span at a time: chunk after chunk, so that inputs stay in cache. */
+static void compute(const sc_job *j, i64 strip, i64 last, const sc_panels *at)
+{
+  for (i64 end; strip < last; strip = end) {
+    end = strip + j->span < last ? strip + j->span : last;
+    for (sc_block b = block_at(j->kernel, 0, strip, end), next; b.first < end; b = next) {
+      next = block_after(j->kernel, b, strip, end);
+      run_block(j, b, next, strip, at);
+    }
+  }
+}
+
+/* ---- groups of panels ---- */
+/* Floats for the sums of `panels` panels: none where nothing goes from chunk to chunk. */
+static i64 sum_floats(const sc_job *j, i64 panels) { return j->kernel->code->chunks > 1 ? j->span * panels * SUMS : 0; }
 
 static i64 group_end(const sc_job *j, i64 first) { return first + j->group < j->panels ? first + j->group : j->panels; }
 
@@ -146,13 +224,13 @@ static void task_own_group(void *data, u64 i)
   sc_job *j = data;
   i64 first = (i64)i * j->group, end = group_end(j, first);
   int slot;
-  float *packed = sc_scratch_get(&j->kernel->host, j->group * j->floats, &slot);
+  float *packed = sc_scratch_get(&j->kernel->host, j->group * j->floats + sum_floats(j, j->group), &slot);
   if (!packed) {
     __atomic_store_n(&j->failed, 1, __ATOMIC_RELAXED);
     return;
   }
   j->pack(j, first, end, packed, 0, j->kernel->code->depth);
-  compute(j, 0, j->kernel->strip_count, first, end, packed);
+  compute(j, 0, j->kernel->strip_count, &(sc_panels){first, end, packed, packed + j->group * j->floats});
   sc_scratch_put(&j->kernel->host, slot, packed);
 }
 
@@ -165,11 +243,18 @@ static void task_pack(void *data, u64 i)
 
 static void task_compute(void *data, u64 i)
 {
-  const sc_job *j = data;
-  i64 chunk = (i64)i / j->parts, part = (i64)i % j->parts, panels = group_end(j, j->first) - j->first;
-  i64 from = panels * part / j->parts, to = panels * (part + 1) / j->parts;
-  compute(j, sc_share(j->kernel, chunk, j->chunks), sc_share(j->kernel, chunk + 1, j->chunks), j->first + from, j->first + to,
-          j->packed + from * j->floats);
+  sc_job *j = data;
+  i64 share = (i64)i / j->parts, part = (i64)i % j->parts, panels = group_end(j, j->first) - j->first;
+  i64 from = panels * part / j->parts, to = panels * (part + 1) / j->parts, floats = sum_floats(j, to - from);
+  int slot = 0;
+  float *sums = floats ? sc_scratch_get(&j->kernel->host, floats, &slot) : j->packed;
+  if (!sums) {
+    __atomic_store_n(&j->failed, 1, __ATOMIC_RELAXED);
+    return;
+  }
+  compute(j, sc_share(j->kernel, share, j->shares), sc_share(j->kernel, share + 1, j->shares),
+          &(sc_panels){j->first + from, j->first + to, j->packed + from * j->floats, sums});
+  if (floats) sc_scratch_put(&j->kernel->host, slot, sums);
 }
 
 static int run(const sc_parallel *p, void (*task)(void *, u64), i64 count, sc_job *j, void **host_error)
@@ -184,11 +269,13 @@ static int run_shared(sc_job *j, const sc_parallel *parallel, void **host_error)
   int slot, status = SC_OK;
   j->packed = sc_scratch_get(&j->kernel->host, j->group * j->floats, &slot);
   if (!j->packed) return SC_MEMORY;
-  j->chunks = clip(j->kernel->strip_count, 1, TASKS);
+  j->shares = clip(j->kernel->strip_count / SHARE_STRIPS, clip(j->kernel->strip_count, 1, SHARE_STRIPS), TASKS);
   for (j->first = 0; j->first < j->panels && !status; j->first += j->group) {
-    j->parts = clip(ceil_div(TASKS, j->chunks), 1, group_end(j, j->first) - j->first);
+    i64 panels = group_end(j, j->first) - j->first;
+    j->parts = clip(ceil_div(TASKS, j->shares), 1, clip(panels / PART_PANELS, 1, panels));
+    j->span = clip(SUM_FLOATS / (ceil_div(panels, j->parts) * SUMS), 1, j->kernel->strip_count);
     status = run(parallel, task_pack, TASKS, j, host_error);
-    if (!status) status = run(parallel, task_compute, j->chunks * j->parts, j, host_error);
+    if (!status) status = run(parallel, task_compute, j->shares * j->parts, j, host_error);
   }
   sc_scratch_put(&j->kernel->host, slot, j->packed);
   return status;
@@ -198,9 +285,10 @@ static int run_panels(sc_job *j, const sc_parallel *parallel, void **host_error)
 {
   j->floats = (j->kernel->code->depth | 1) * LANES; /* an odd number of cache lines: neighbours fall into different sets */
   j->group = clip(GROUP_FLOATS / j->floats, 1, j->panels);
+  j->span = clip(SUM_FLOATS / (j->group * SUMS), 1, j->kernel->strip_count);
   i64 groups = ceil_div(j->panels, j->group);
   if (groups >= MANY_GROUPS) return run(parallel, task_own_group, groups, j, host_error);
-  j->group = clip(SHARED_FLOATS / j->floats, 1, j->panels);
+  j->group = ceil_div(j->panels, ceil_div(j->panels, clip(SHARED_FLOATS / j->floats, 1, j->panels)));
   return run_shared(j, parallel, host_error);
 }
 
@@ -235,7 +323,7 @@ int SC(sc_code_conv)(sc_kernel *k, const sc_image *image, const float *x, const 
   sc_geometry *g;
   int status = SC(sc_geometry_of)(k, image, &g);
   if (status) return status;
-  sc_job j = {.kernel = k, .geometry = g, .x = x, .residual = residual, .y = y, .pack = pack_pixels, .strip = strip_pixels};
+  sc_job j = {.kernel = k, .geometry = g, .x = x, .residual = residual, .y = y, .pack = pack_pixels, .finish = finish_pixels};
   if (g->direct) {
     j.from = x, j.limit = x + image->batch * k->spec.channels * g->plane, j.reach = (k->spec.channels - 1) * g->plane;
     j.points = g->image.out_width, j.each = ceil_div(j.points, LANES), j.panels = j.each * image->batch;
@@ -249,6 +337,6 @@ int SC(sc_code_matmul)(sc_kernel *k, i64 tokens, const float *x, const float *re
                        void **host_error)
 {
   sc_job j = {.kernel = k, .x = x, .residual = residual, .y = y, .points = tokens, .panels = ceil_div(tokens, LANES),
-              .pack = pack_panels, .strip = strip_tokens};
+              .pack = pack_panels, .finish = finish_tokens};
   return run_panels(&j, parallel, host_error);
 }

@@ -66,12 +66,12 @@ class Case:
             *(*self.strides, *self.pads, *self.dilations, self.group, self.activation),
             *(batch, height, width, 0 if conv else len(self.x)),
             *(int(self.residual is not None), int(self.backwards), self.repeat),
-            *((len(table.text), len(table.strips)) if table else (0, 0)),
+            *((len(table.text), len(table.cells)) if table else (0, 0)),
         ]
         arrays = [self.weight.values, self.weight.index, self.bias, self.x]
         if self.residual is not None:
             arrays.append(self.residual)
-        code = (table.codes, table.strips.tobytes(), table.text) if table else ()
+        code = (table.codes, table.cells.tobytes(), table.text) if table else ()
         parts = (np.array(header, np.int64).tobytes(), *(a.tobytes() for a in arrays), *code)
         return b"".join(parts)
 

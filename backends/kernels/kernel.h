@@ -42,7 +42,7 @@ enum {
 struct sc_kernel {
   sc_host host;
   sc_spec spec;                  /* values and index are null: the packed copies below replace them */
-  const sc_code *code;           /* generated, or null: then weights are its stream, and columns are all there are */
+  const sc_code *code;           /* generated, or null: then weights are its streams, and columns are all there are */
   i64 strip_count, tap_count, column_count;
   sc_strip *strips;
   i32 *columns;                  /* per tap (per row of a panel): position in the depth order (kh, kw, channel) plus group * depth */

@@ -87,30 +87,35 @@ static const sc_code *find_code(const sc_spec *s)
 #endif
 }
 
-/* The stream of a strip: biases, then weights by column, then row. `start` has room for depth + 1 numbers. */
-static void fill_stream(const sc_kernel *k, const sc_spec *s, const sc_strip *strip, i64 *start)
+/* The streams of a strip's cells: biases before the first, then weights by column, then row. `start` has room for depth + 1
+   numbers. */
+static void fill_streams(const sc_kernel *k, const sc_spec *s, i64 number, i64 *start)
 {
-  float *to = k->weights + strip->weight;
-  for (i32 r = 0; r < strip->mr; r++) *to++ = s->bias[strip->row + r];
-  for (i64 c = 0; c <= k->column_count; c++) start[c] = 0;
-  for (i64 i = strip->tap; i < strip->tap + strip->taps; i++) start[s->index[i] % k->column_count + 1]++;
-  for (i64 c = 0; c < k->column_count; c++) start[c + 1] += start[c];
-  for (i64 i = strip->tap; i < strip->tap + strip->taps; i++) to[start[s->index[i] % k->column_count]++] = s->values[i];
+  const sc_code *code = k->code;
+  const sc_strip *strip = &k->strips[number];
+  for (i64 c = 0; c <= code->depth; c++) start[c] = 0;
+  for (i64 i = strip->tap; i < strip->tap + strip->taps; i++) start[s->index[i] % code->depth + 1]++;
+  for (i64 chunk = 0; chunk < code->chunks; chunk++) {
+    i64 c = sc_code_column(code, chunk), to = sc_code_cells(code)[chunk * code->strips + number].stream;
+    for (i64 r = 0; !chunk && r < strip->mr; r++) k->weights[to++] = s->bias[strip->row + r];
+    for (start[c] = to; c + 1 < sc_code_column(code, chunk + 1); c++) start[c + 1] += start[c];
+  }
+  for (i64 i = strip->tap; i < strip->tap + strip->taps; i++) k->weights[start[s->index[i] % code->depth]++] = s->values[i];
 }
 
 /* Like walk, for the strips of generated code. */
 static i64 walk_code(sc_kernel *k, const sc_spec *s, i64 *start)
 {
-  const sc_code_strip *strips = sc_code_strips(k->code);
   k->strip_count = k->code->strips, k->tap_count = s->count, k->column_count = k->code->depth;
-  for (i64 n = 0; k->strips && n < k->strip_count; n++) {
-    i64 row = sc_code_row(k->code, n), end = sc_code_row(k->code, n + 1), stream = strips[n].stream;
-    i32 taps = (i32)(strips[n + 1].stream - stream - (end - row));
-    k->strips[n] = (sc_strip){(i32)row, (i32)(end - row), taps, stream - row, stream};
-    fill_stream(k, s, &k->strips[n], start);
+  for (i64 n = 0, from = 0; k->strips && n < k->strip_count; n++) {
+    i64 row = sc_code_row(k->code, n), end = sc_code_row(k->code, n + 1), to = from;
+    while (to < s->count && s->index[to] / k->code->depth < end) to++;
+    k->strips[n] = (sc_strip){.row = (i32)row, .mr = (i32)(end - row), .taps = (i32)(to - from), .tap = from};
+    fill_streams(k, s, n, start);
+    from = to;
   }
   for (i64 c = 0; k->columns && c < k->column_count; c++) k->columns[c] = (i32)c;
-  return strips[k->strip_count].stream;
+  return s->count + s->rows;
 }
 
 /* Counts when there are no strips yet, fills them otherwise. */

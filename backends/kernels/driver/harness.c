@@ -8,7 +8,7 @@ enum { CONV, MATMUL };
 typedef struct {
   i64 op, rows, channels, kernel[2], block[2], grid[2], count, stride[2], pad[4], dilation[2], group, activation;
   i64 batch, height, width, tokens, residual, backwards, repeat;
-  i64 code_bytes, code_strips;   /* zero: no generated code */
+  i64 code_bytes, code_cells;    /* zero: no generated code */
 } test_case;
 
 /* Tasks may run in any order: both directions must give the same. */
@@ -49,11 +49,11 @@ static void read_code(const test_case *c)
 {
   static sc_code code;
   read_all(&code, sizeof code);
-  sc_code_strip *strips = read_array(c->code_strips * (i64)(sizeof *strips / 4));
+  sc_code_cell *cells = read_array(c->code_cells * (i64)(sizeof *cells / 4));
   void *text = get_code_memory(c->code_bytes);
   if (!text) sys_exit(2);
   read_all(text, c->code_bytes);
-  sc_codes = (sc_code_table){1, &code, strips, text};
+  sc_codes = (sc_code_table){1, &code, cells, text};
 }
 
 static void fail(int code, const char *message)

@@ -18,6 +18,7 @@ from sparsecc.backends.codegen.outer_product import (
     ROWS,
     WINDOW,
     OuterProduct,
+    chunk_bounds,
     outer_product,
     strip_bounds,
 )
@@ -26,17 +27,18 @@ Floats = NDArray[np.float64]
 
 
 class Machine:
-    """What the instructions of a strip can do; memory of each pointer is an array of floats."""
+    """What the instructions of a cell can do; memory of each pointer is an array of floats."""
 
-    def __init__(self, panel: Floats, stream: Floats, rows: int, bounds: tuple[float, float]):
-        self.results = np.full((rows, LANES), np.nan)
+    def __init__(self, panel: Floats, stream: Floats, sums: Floats, bounds: tuple[float, float]):
+        self.results = np.full(sums.shape, np.nan)
         self._memory = {
             "rdi": panel.reshape(-1),
             "rsi": stream,
             "rdx": self.results.reshape(-1),
             "r8": np.array(bounds),
+            "r9": sums.reshape(-1),
         }
-        self._pointer = {"rdi": WINDOW // 2 * LANES, "rsi": WINDOW // 2, "rdx": 0, "r8": 0}
+        self._pointer = {"rdi": WINDOW // 2 * LANES, "rsi": WINDOW // 2, "rdx": 0, "r8": 0, "r9": 0}
         self._zmm = np.full((32, LANES), np.nan)
 
     def run(self, code: bytes) -> None:
@@ -96,30 +98,35 @@ NAMES = {
     names.X86_REG_RSI: "rsi",
     names.X86_REG_RDX: "rdx",
     names.X86_REG_R8: "r8",
+    names.X86_REG_R9: "r9",
 }
 
 
-def run_strips(
+def run_cells(
     made: OuterProduct, weight: Floats, bias: Floats, panel: Floats, bounds: tuple[float, float]
 ) -> Floats:
-    """All rows of the weight, a strip at a time."""
+    """All rows of the weight, a cell at a time."""
     ends = [*made.entries[1:], len(made.code)]
-    rows, results = strip_bounds(len(weight)), []
-    for s, (begin, end) in enumerate(zip(made.entries, ends, strict=True)):
-        first, last = rows[s], rows[s + 1]
-        part = weight[first:last].T
-        stream = np.concatenate([bias[first:last], part[part != 0]])
-        assert len(stream) == made.streams[s + 1] - made.streams[s]
-        machine = Machine(panel, stream, int(last - first), bounds)
+    rows, columns = strip_bounds(len(weight)), chunk_bounds(np.count_nonzero(weight), *weight.shape)
+    sums = [np.full((height, LANES), np.nan) for height in np.diff(rows)]
+    assert len(ends) == len(sums) * made.chunks
+    results = []
+    for cell, (begin, end) in enumerate(zip(made.entries, ends, strict=True)):
+        c, s = divmod(cell, len(sums))
+        part = weight[rows[s] : rows[s + 1], columns[c] : columns[c + 1]].T
+        biases = bias[rows[s] : rows[s + 1]] if c == 0 else []
+        stream = np.concatenate([biases, part[part != 0]])
+        assert len(stream) == made.streams[cell + 1] - made.streams[cell]
+        machine = Machine(panel[columns[c] : columns[c + 1]], stream, sums[s], bounds)
         machine.run(made.code[begin:end].tobytes())
         results.append(machine.results)
-    return np.concatenate(results)
+    return np.concatenate(results[-len(sums) :])
 
 
 @settings(max_examples=25)
 @given(
     st.integers(1, 70),
-    st.integers(1, 600),
+    st.integers(1, 900),
     st.sampled_from([0.0, 0.02, 0.3, 1.0]),
     st.integers(0, 2**32 - 1),
 )
@@ -129,14 +136,14 @@ def test_code_is_a_product(rows: int, depth: int, density: float, seed: int) -> 
     weight = rng.standard_normal((rows, depth)) * (rng.random((rows, depth)) < density)
     bias, panel = rng.standard_normal(rows), rng.standard_normal((depth, LANES))
     made = outer_product(np.flatnonzero(weight).astype(np.int32), rows, depth)
-    got = run_strips(made, weight, bias, panel, (-1.0, 2.5))
+    got = run_cells(made, weight, bias, panel, (-1.0, 2.5))
     np.testing.assert_allclose(got, np.clip(weight @ panel + bias[:, None], -1, 2.5), atol=1e-9)
 
 
 def test_a_nan_passes_the_bounds() -> None:
     weight, bias, panel = np.ones((1, 1)), np.zeros(1), np.full((1, LANES), np.nan)
     made = outer_product(np.zeros(1, np.int32), 1, 1)
-    assert np.isnan(run_strips(made, weight, bias, panel, (0.0, 6.0))).all()
+    assert np.isnan(run_cells(made, weight, bias, panel, (0.0, 6.0))).all()
 
 
 @pytest.mark.parametrize("rows", [1, ROWS, ROWS + 1, 512])
@@ -145,6 +152,15 @@ def test_strips_are_equally_tall(rows: int) -> None:
     assert heights.sum() == rows
     assert heights.max() <= ROWS
     assert heights.max() - heights.min() <= 1
+
+
+@pytest.mark.parametrize(
+    ("density", "depth", "chunks"), [(0.1, 768, 3), (0.1, 300, 1), (0.9, 768, 6), (0.0, 1024, 2)]
+)
+def test_chunks_are_equally_long(density: float, depth: int, chunks: int) -> None:
+    lengths = np.diff(chunk_bounds(round(density * 64 * depth), 64, depth))
+    assert (len(lengths), lengths.sum()) == (chunks, depth)
+    assert lengths.max() - lengths.min() <= 1
 
 
 def test_a_large_layer_is_quick_and_takes_eight_bytes_a_weight() -> None:
