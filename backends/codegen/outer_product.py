@@ -16,7 +16,7 @@ convention::
               float *y,             // last chunk: 16 results of the strip's first row
               i64 pitch,            // last chunk: bytes to those of the next row
               const float *bounds,  // last chunk: least and greatest result
-              float *sums);         // [rows][16] of the strip, from the chunk before to the one after
+              float *sums);         // [rows][16] of the strip, from chunk to chunk
 
 Chunks exist because code is slow the first time: the processor decodes it, from the second-level
 cache at best. A cell is small enough that it runs from the decoded cache for all panels but the

@@ -76,9 +76,7 @@ def test_the_library_has_the_same_bytes_every_time(
     assert compile_and_link(wanted, tmp_path / "build").read_bytes() == built
 
 
-def test_only_what_changed_is_compiled_again(
-    build: Build, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_what_changed_is_compiled_again(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     two = replace(
         build,
         sources={**build.sources, "two.h": "", "other.c": "int other(void) { return 1; }\n"},
