@@ -46,14 +46,13 @@ INLINE vi dot4(vi sum, vi x, vi w)
 INLINE i32x4 dot4_one(i32x4 sum, i32x4 x, i32x4 w) { return dot4(sum, x, w); }
 
 #elif defined(__aarch64__)
-/* Two products fit 16 bits because no weight is -128. */
 INLINE vi dot4(vi sum, vi x, vi w)
 {
-  vs low, high;
-  __asm__("smull %1.8h, %3.8b, %4.8b\n smull2 %2.8h, %3.16b, %4.16b\n"
-          "addp %1.8h, %1.8h, %2.8h\n sadalp %0.4s, %1.8h"
-          : "+w"(sum), "=&w"(low), "=&w"(high) : "w"(x), "w"(w));
-  return sum;
+  vi low, high;
+  __asm__("smull %0.8h, %2.8b, %3.8b\n smull2 %1.8h, %2.16b, %3.16b\n saddlp %0.4s, %0.8h\n saddlp %1.4s, %1.8h\n"
+          "addp %0.4s, %0.4s, %1.4s"
+          : "=&w"(low), "=&w"(high) : "w"(x), "w"(w));
+  return sum + low;
 }
 INLINE i32x4 dot4_one(i32x4 sum, i32x4 x, i32x4 w) { return dot4(sum, x, w); }
 
@@ -80,10 +79,6 @@ INLINE i32x4 splat_one(i32 s) { return s - (i32x4){0}; }
 #define LANE_ZIP(i, h, e) ((i) / (e) * (e) + (i) % (e) / 2 + (h) * (e) / 2 + (i) % 2 * (VB * (e) / 16))
 #define BYTE_ZIP(i, h) LANE_ZIP(i, h, 16)
 #define WORD_ZIP(i, h) LANE_ZIP(i, h, 8)
-/* The even elements of a, then those of b. */
-#define LANE_EVEN(i, e) ((i) / (e) * (e) + (i) % ((e) / 2) * 2 + ((i) % (e) >= (e) / 2 ? VB * (e) / 16 : 0))
-#define BYTE_EVEN(i, h) LANE_EVEN(i, 16)
-#define WORD_EVEN(i, h) LANE_EVEN(i, 8)
 /* A 4x4 matrix of bytes, turned. */
 #define BYTE_TURN(i, h) ((i) / 16 * 16 + (i) % 4 * 4 + (i) % 16 / 4)
 #define LIST8(f, h, i) f(i, h), f(i + 1, h), f(i + 2, h), f(i + 3, h), f(i + 4, h), f(i + 5, h), f(i + 6, h), f(i + 7, h)
@@ -99,24 +94,32 @@ INLINE i32x4 splat_one(i32 s) { return s - (i32x4){0}; }
 #endif
 #define SHUFFLE(a, b, list) __builtin_shufflevector(a, b, list)
 
-/* Four vectors of numbers that fit a byte, rounded to even: each 16 bytes hold four bytes of each in turn. */
-#if defined(__x86_64__)
+/* Four vectors of numbers, rounded to even and kept in what a byte holds: each 16 bytes are four bytes of each in turn.
+   Numbers are less than 2^31. */
 INLINE vb narrow(vf v[4])
 {
+#if defined(__x86_64__)
   vi n[4];
   UNROLL for (int j = 0; j < 4; j++) __asm__("vcvtps2dq %1, %0" : "=v"(n[j]) : "v"(v[j]));
-  __asm__("vpackusdw %1, %0, %0" : "+v"(n[0]) : "v"(n[1]));
-  __asm__("vpackusdw %1, %0, %0" : "+v"(n[2]) : "v"(n[3]));
+  __asm__("vpackssdw %1, %0, %0" : "+v"(n[0]) : "v"(n[1]));
+  __asm__("vpackssdw %1, %0, %0" : "+v"(n[2]) : "v"(n[3]));
   __asm__("vpackuswb %1, %0, %0" : "+v"(n[0]) : "v"(n[2]));
   return (vb)n[0];
-}
 #else
-INLINE vb narrow(vf v[4])
-{
-  vs n[4];
-  UNROLL for (int j = 0; j < 4; j++) n[j] = (vs)(v[j] + splat(SC_ROUND_MAGIC));
-  vb first = (vb)SHUFFLE(n[0], n[1], WORDS(WORD_EVEN, 0)), second = (vb)SHUFFLE(n[2], n[3], WORDS(WORD_EVEN, 0));
-  return SHUFFLE(first, second, BYTES(BYTE_EVEN, 0));
-}
+  vi n[4];
+  vs low, high;
+  vb out;
+  UNROLL for (int j = 0; j < 4; j++) __asm__("fcvtns %0.4s, %1.4s" : "=w"(n[j]) : "w"(v[j]));
+  __asm__("sqxtn %0.4h, %1.4s\n sqxtn2 %0.8h, %2.4s" : "=&w"(low) : "w"(n[0]), "w"(n[1]));
+  __asm__("sqxtn %0.4h, %1.4s\n sqxtn2 %0.8h, %2.4s" : "=&w"(high) : "w"(n[2]), "w"(n[3]));
+  __asm__("sqxtn %0.8b, %1.8h\n sqxtn2 %0.16b, %2.8h" : "=&w"(out) : "w"(low), "w"(high));
+  return out;
 #endif
+}
+
+typedef x8 xb __attribute__((vector_size(VB)));
+INLINE vb most(xb a, xb b) { vb more = (vb)(b > a); return (more & (vb)b) | (~more & (vb)a); }
+INLINE vb least(xb a, xb b) { vb less = (vb)(b < a); return (less & (vb)b) | (~less & (vb)a); }
+/* Between two bytes as they lie in memory. */
+INLINE vb bound(vb v, x8 low, x8 high) { return least((xb)most((xb)v, low - (xb){0}), high - (xb){0}); }
 #endif

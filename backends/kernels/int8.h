@@ -33,12 +33,14 @@ typedef struct {
   i64 last;                      /* bytes from the first pixel to the last vector, which may overlap the one before */
 } sc_int8_tile;
 
-/* A depthwise window: rows of pixels of four channels, from `groups` times four taps. */
+/* A depthwise window: rows of pixels of four channels. Four taps at a time are zipped: any four, `groups` times, or, where
+   `columns` is not 0, those of four rows, for every fourth row and every column phase. */
 typedef struct {
-  const x8 *const *taps;         /* 4 * groups: where each tap's first pixel lies; a whole vector may be read there */
-  const i32 *weights[2];         /* per group: a dword of four taps for each of the four channels; the second, where there
+  const x8 *const *taps;         /* where each tap's first pixel lies; two whole vectors may be read there */
+  const i32 *weights[2];         /* per four taps: a dword of them for each of the four channels; the second, where there
                                     is one, gives the row of outputs below from the same taps */
   i64 groups;
+  i32 columns, stride;           /* 3 or 5, and 1 or 2; or 0 */
   const i32 *bias;
   const float *multiplier;
   float zero, low, high;

@@ -67,8 +67,8 @@ static const char *check_constants(const sc_step_spec *s)
   return int8_check_requant(&c[BIAS], &c[MULTIPLIER], shape[0]);
 }
 
-/* Sums of each row's weights, for the zero point; null or what is wrong. */
-static const char *read_taps(conv *k, const sc_step_spec *s, i64 *tap, i32 *weights, i64 *sums)
+/* Taps, weights, and the sums of each row's weights, for the zero point. */
+static void read_taps(conv *k, const sc_step_spec *s, i64 *tap, i32 *weights, int8_row *rows)
 {
   const i64 *grid = s->constants[GRID].data;
   const i32 *index = s->constants[INDEX].data;
@@ -79,14 +79,10 @@ static const char *read_taps(conv *k, const sc_step_spec *s, i64 *tap, i32 *weig
     for (; at < count && index[at] / grid[1] == strip; at++) {
       k->columns[at] = (i32)(index[at] % grid[1]);
       __builtin_memcpy(weights + 4 * at, values + 16 * at, 16);
-      for (int i = 0; i < 16; i++) {
-        if (values[16 * at + i] == -128) return "a weight is -128; int8 weights are -127 to 127";
-        sums[4 * strip + i / 4] += values[16 * at + i];
-      }
+      for (int i = 0; i < 16; i++) int8_count(&rows[4 * strip + i / 4], values[16 * at + i]);
     }
   }
   tap[grid[0]] = at;
-  return 0;
 }
 
 static void destroy(void *state, const sc_host *host)
@@ -102,7 +98,7 @@ static const char *create(const sc_step_spec *s, const sc_host *host, void **sta
 {
   *state = 0;
   if (s->inputs != 1 || s->outputs != 1 || s->constant_count != CONSTANTS || s->attribute_count != ATTRIBUTES)
-    return "an int8_conv has one input, one output, 6 constants and 13 attributes";
+    return "an int8_conv has one input, one output, 6 constants and 12 attributes";
   int8_window window;
   const char *wrong = check_constants(s);
   const i64 *shape = s->constants[SHAPE].data, *grid = s->constants[GRID].data;
@@ -116,18 +112,18 @@ static const char *create(const sc_step_spec *s, const sc_host *host, void **sta
   i64 strips = grid[0], count = s->constants[INDEX].count;
   arena a = {.size = 0};
   i64 tap_at = reserve(&a, (strips + 1) * 8), weights_at = reserve(&a, count * 16), columns_at = reserve(&a, count * 4);
-  i64 bias_at = reserve(&a, strips * 16), multiplier_at = reserve(&a, strips * 16), sums_at = reserve(&a, strips * 32);
+  i64 bias_at = reserve(&a, strips * 16), multiplier_at = reserve(&a, strips * 16), rows_at = reserve(&a, strips * 4 * (i64)sizeof(int8_row));
   char *m = k->memory = host->alloc(host->self, (u64)a.size);
   if (!m) return int8_no_memory;
-  i64 *tap = (i64 *)(m + tap_at), *sums = (i64 *)(m + sums_at);
+  i64 *tap = (i64 *)(m + tap_at);
+  int8_row *rows = (int8_row *)(m + rows_at);
   k->columns = (i32 *)(m + columns_at);
   k->weight = (sc_int8_weight){strips, tap, (i32 *)(m + weights_at), {(i32 *)(m + bias_at), (float *)(m + multiplier_at), 0, 0, 0}};
-  for (i64 i = 0; i < 4 * strips; i++) sums[i] = 0;
-  wrong = read_taps(k, s, tap, (i32 *)(m + weights_at), sums);
+  for (i64 i = 0; i < 4 * strips; i++) rows[i] = (int8_row){0, 0};
+  read_taps(k, s, tap, (i32 *)(m + weights_at), rows);
   const i64 *quant = s->attributes + INT8_WINDOW;
-  if (!wrong) wrong = int8_requant(&k->weight.out, &s->constants[BIAS], &s->constants[MULTIPLIER], sums, 4 * strips, quant);
   k->fill = int8_fill(quant[0]);
-  return wrong;
+  return int8_requant(&k->weight.out, &s->constants[BIAS], &s->constants[MULTIPLIER], rows, 4 * strips, quant);
 }
 
 static const char *infer(const void *state, const sc_tensor *const *in, sc_tensor *const *out)

@@ -14,7 +14,8 @@ typedef struct {
   const sc_int8_cores *cores;
   int8_window window;
   i64 channels, groups, taps;    /* taps: padded to a multiple of four */
-  i64 paired;                    /* two rows of outputs share four rows of taps */
+  i64 zipped;                    /* times four rows of taps that all columns share, or 0 */
+  i64 paired;                    /* two rows of outputs share them */
   i32 *weights[2];               /* per group of channels, four taps and channel: a dword of four taps */
   sc_requant out;
   void *memory;
@@ -38,29 +39,36 @@ static void destroy(void *state, const sc_host *host)
   host->free(host->self, k);
 }
 
+/* How many times four rows of taps are zipped: 0 where the window has another form than those made for it. */
+static i64 times_zipped(const int8_window *w)
+{
+  i64 times = ceil_div(w->kernel[1], 4), below = w->stride[0] == 1;
+  int known = (w->kernel[1] == 3 || w->kernel[1] == 5) && w->stride[0] == w->stride[1] && w->stride[0] <= 2 &&
+              w->dilation[0] == 1 && w->dilation[1] == 1;
+  return known && w->kernel[0] + below <= 4 * times ? times : 0;
+}
+
 /* Where tap (kh, kw) of the row of outputs `below` the first stands among the taps. */
 static i64 place_of(const depthwise *k, i64 kh, i64 kw, i64 below)
 {
-  return k->paired ? 4 * kw + kh + below : kh * k->window.kernel[1] + kw;
+  return k->zipped ? 4 * k->zipped * kw + kh + below : kh * k->window.kernel[1] + kw;
 }
 
-static const char *read_weights(depthwise *k, const signed char *values, i64 *sums)
+static void read_weights(depthwise *k, const signed char *values, int8_row *rows)
 {
   const i64 *kernel = k->window.kernel, size = 4 * k->groups * k->taps;
-  for (i64 i = 0; i < 4 * k->groups; i++) sums[i] = 0;
+  for (i64 i = 0; i < 4 * k->groups; i++) rows[i] = (int8_row){0, 0};
   for (i64 below = 0; below <= k->paired; below++) {
     signed char *to = (signed char *)k->weights[below];
     for (i64 i = 0; i < size; i++) to[i] = 0;
     for (i64 c = 0; c < k->channels; c++)
       for (i64 i = 0; i < kernel[0] * kernel[1]; i++) {
         signed char v = values[c * kernel[0] * kernel[1] + i];
-        if (v == -128) return "a weight is -128; int8 weights are -127 to 127";
         i64 t = place_of(k, i / kernel[1], i % kernel[1], below);
         to[c / 4 * 4 * k->taps + t / 4 * 16 + c % 4 * 4 + t % 4] = v;
-        if (!below) sums[c] += v;
+        if (!below) int8_count(&rows[c], v);
       }
   }
-  return 0;
 }
 
 static const char *create(const sc_step_spec *s, const sc_host *host, void **state)
@@ -81,23 +89,22 @@ static const char *create(const sc_step_spec *s, const sc_host *host, void **sta
   if (wrong) return wrong;
   depthwise *k = host->alloc(host->self, sizeof *k);
   if (!k) return int8_no_memory;
-  *k = (depthwise){.cores = int8_pick_cores(), .window = window, .channels = values->dims[0], .groups = int8_groups(values->dims[0]),
-                   .paired = window.kernel[0] <= 3 && window.stride[0] == 1 && window.dilation[0] == 1 &&
-                             4 * window.kernel[1] <= MOST_TAPS};
-  k->taps = k->paired ? 4 * window.kernel[1] : ceil_div(area, 4) * 4;
+  *k = (depthwise){.cores = int8_pick_cores(), .window = window, .channels = values->dims[0], .groups = int8_groups(values->dims[0])};
+  k->zipped = times_zipped(&window), k->paired = k->zipped && window.stride[0] == 1;
+  k->taps = k->zipped ? 4 * k->zipped * window.kernel[1] : ceil_div(area, 4) * 4;
   *state = k;
   arena a = {.size = 0};
   i64 weights_at = reserve(&a, 4 * k->groups * k->taps), below_at = reserve(&a, 4 * k->groups * k->taps * k->paired), bias_at = reserve(&a, k->groups * 16);
-  i64 multiplier_at = reserve(&a, k->groups * 16), sums_at = reserve(&a, k->groups * 32);
+  i64 multiplier_at = reserve(&a, k->groups * 16), rows_at = reserve(&a, k->groups * 4 * (i64)sizeof(int8_row));
   char *m = k->memory = host->alloc(host->self, (u64)a.size);
   if (!m) return int8_no_memory;
   k->weights[0] = (i32 *)(m + weights_at), k->weights[1] = k->paired ? (i32 *)(m + below_at) : 0;
   k->out = (sc_requant){(i32 *)(m + bias_at), (float *)(m + multiplier_at), 0, 0, 0};
   const i64 *quant = s->attributes + INT8_WINDOW;
   k->fill = int8_fill(quant[0]);
-  wrong = read_weights(k, values->data, (i64 *)(m + sums_at));
-  if (wrong) return wrong;
-  return int8_requant(&k->out, &s->constants[BIAS], &s->constants[MULTIPLIER], (i64 *)(m + sums_at), 4 * k->groups, quant);
+  int8_row *rows = (int8_row *)(m + rows_at);
+  read_weights(k, values->data, rows);
+  return int8_requant(&k->out, &s->constants[BIAS], &s->constants[MULTIPLIER], rows, 4 * k->groups, quant);
 }
 
 static const char *infer(const void *state, const sc_tensor *const *in, sc_tensor *const *out)
@@ -107,15 +114,17 @@ static const char *infer(const void *state, const sc_tensor *const *in, sc_tenso
   return int8_infer_window(&k->window, in[0], k->groups, k->channels, out[0]);
 }
 
-/* The taps in the packed planes: four rows for each kernel column where rows of outputs are paired. */
+/* The taps in the packed planes; of the first column of each phase alone where columns share them. */
 static void place_taps(const job *j, const x8 *packed, const x8 **taps)
 {
   const depthwise *k = j->kernel;
-  const i64 *kernel = k->window.kernel;
-  for (i64 t = 0; t < k->taps; t++) taps[t] = packed;
-  for (i64 kw = 0; kw < kernel[1]; kw++)
-    for (i64 kh = 0; kh < kernel[0] + k->paired; kh++)
-      taps[place_of(k, kh, kw, 0)] = packed + int8_tap(&k->window, &j->planes, 0, kh, kw);
+  const i64 *kernel = k->window.kernel, phases = k->window.stride[1];
+  for (i64 t = 0; t < MOST_TAPS; t++) taps[t] = packed;
+  for (i64 kw = 0; kw < (k->zipped ? phases : kernel[1]); kw++)
+    for (i64 kh = 0; kh < kernel[0] + k->paired; kh++) {
+      i64 at = k->zipped ? (kh / 4 * phases + kw) * 4 + kh % 4 : place_of(k, kh, kw, 0);
+      taps[at] = packed + int8_tap(&k->window, &j->planes, 0, kh, kw);
+    }
 }
 
 /* Rows too narrow for vectors are computed as one, with what lies between them, and then pulled together. */
@@ -136,7 +145,8 @@ static void run_group(const job *j, i64 image, i64 group, x8 *packed, const x8 *
   i64 plane = image * k->groups + group, height = j->y->dims[2], width = j->y->dims[3];
   const x8 *x = (const x8 *)j->x->data + plane * j->planes.height * j->planes.width * 4;
   sc_int8_window w = {.taps = taps, .weights = {k->weights[0] + group * k->taps, k->paired ? k->weights[1] + group * k->taps : 0},
-                      .groups = k->taps / 4, .bias = k->out.bias + 4 * group, .multiplier = k->out.multiplier + 4 * group,
+                      .groups = k->taps / 4, .columns = k->zipped ? (i32)k->window.kernel[1] : 0,
+                      .stride = (i32)k->window.stride[1], .bias = k->out.bias + 4 * group, .multiplier = k->out.multiplier + 4 * group,
                       .zero = k->out.zero, .low = k->out.low, .high = k->out.high, .pixels = width,
                       .step = j->planes.columns * 4};
   for (i64 top = 0; top < height; top += j->rows) {

@@ -63,15 +63,24 @@ static inline const char *int8_check_requant(const sc_constant *bias, const sc_c
 /* Four bytes of a zero point as they lie in memory. */
 static inline i32 int8_fill(i64 zero) { return (i32)((u32)(unsigned char)(zero - SC_X_BIAS) * 0x01010101u); }
 
-/* Rows beyond those of bias give zero. sums: of each row's weights, which the zero point of X is multiplied by. */
+/* Of the weights of a row: their sum, which the zero point of X is multiplied by, and that of their magnitudes. */
+typedef struct { i64 sum, size; } int8_row;
+static inline void int8_count(int8_row *row, signed char weight)
+{
+  row->sum += weight, row->size += weight < 0 ? -weight : weight;
+}
+
+/* Rows beyond those of bias give zero. Sums fit 31 bits, and so do they times the multiplier. */
 static inline const char *int8_requant(sc_requant *out, const sc_constant *bias, const sc_constant *multiplier,
-                                       const i64 *sums, i64 rows, const i64 *quant)
+                                       const int8_row *weights, i64 rows, const i64 *quant)
 {
   const i32 *b = bias->data;
   const float *m = multiplier->data;
   for (i64 r = 0; r < rows; r++) {
-    i64 all = r < bias->count ? b[r] + (SC_X_BIAS - quant[0]) * sums[r] : 0;
-    if (all != (i32)all) return "bias and zero point together overflow int32";
+    i64 all = r < bias->count ? b[r] + (SC_X_BIAS - quant[0]) * weights[r].sum : 0;
+    i64 most = 255 * weights[r].size + (all < 0 ? -all : all);
+    if (most > 0x7fffffff) return "bias, zero point and weights together overflow int32";
+    if (r < bias->count && !(m[r] >= 0.f && (float)most * m[r] <= 0x1p30f)) return "a multiplier is negative or too large";
     out->bias[r] = (i32)all;
     out->multiplier[r] = r < bias->count ? m[r] : 0.f;
   }

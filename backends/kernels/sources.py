@@ -25,7 +25,10 @@ PER_ISA: tuple[str, ...] = (
 )
 """Compiled once per instruction set."""
 
-INT8 = ("int8_pack.c", "int8_conv.c", "int8_depthwise.c", "int8_steps.c", "int8_cores.c")
+INT8 = (
+    *("int8_pack.c", "int8_conv.c", "int8_depthwise.c", "int8_pool.c", "int8_steps.c"),
+    "int8_cores.c",
+)
 """The same; the last one a second time where there is an instruction for products of bytes."""
 
 BASE = ("check.c", "cpu.c", "codes.c", "weight.c", "region.c", "region_plan.c")

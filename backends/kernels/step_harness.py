@@ -25,7 +25,7 @@ from sparsecc.backends.kernels.table import ISAS
 
 Array = NDArray[np.generic]
 
-KINDS = ("conv", "depthwise", "quantize", "dequantize", "add", "mean")
+KINDS = ("conv", "depthwise", "maxpool", "quantize", "dequantize", "add", "mean")
 """The int8 step kinds without their prefix, as the executable numbers them."""
 
 TOKEN_KINDS = ("matmul16", "attention", "layer_norm", "softmax", "activation", "add")

@@ -61,7 +61,7 @@ STEPS: tuple[str, ...] = (
     *("conv", "matmul", "pool", "flatten", "add", "activation"),
     *("matmul16", "attention", "layer_norm", "softmax"),
     *("conv16", "depthwise16", "separable16"),
-    *("int8_conv", "int8_depthwise", "int8_add", "int8_mean"),
+    *("int8_conv", "int8_depthwise", "int8_maxpool", "int8_add", "int8_mean"),
     *("int8_quantize", "int8_dequantize"),
 )
 """Step kinds of regions: a program names them by their position here."""

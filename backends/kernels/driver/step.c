@@ -5,7 +5,8 @@
 #include "system.h"
 
 #ifndef SC_TEST_KINDS
-#define SC_TEST_KINDS(X) X(int8_conv) X(int8_depthwise) X(int8_quantize) X(int8_dequantize) X(int8_add) X(int8_mean)
+#define SC_TEST_KINDS(X)                                                                \
+  X(int8_conv) X(int8_depthwise) X(int8_maxpool) X(int8_quantize) X(int8_dequantize) X(int8_add) X(int8_mean)
 #endif
 #define DECLARE(kind) extern const sc_step_kind SC(sc_step_##kind);
 SC_TEST_KINDS(DECLARE)
