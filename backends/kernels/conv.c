@@ -53,7 +53,7 @@ static void tiny_tile(const sc_kernel *k, sc_tile t, i64 count, i64 first, i64 e
 {
   float rows[SC_MAX_MR * VL], *y = t.y;
   const float *residual = t.residual;
-  i64 pitch = t.pitch;
+  i64 pitch = t.pitch, apart = t.residual_pitch;
   i32 activation = t.activation;
   t.y = rows, t.pitch = VL, t.residual = 0, t.activation = SC_NONE;
   for (const sc_strip *s = k->strips + first; s < k->strips + end; s++) {
@@ -61,7 +61,7 @@ static void tiny_tile(const sc_kernel *k, sc_tile t, i64 count, i64 first, i64 e
     SC(sc_tile_strips)(k, s - k->strips, s - k->strips + 1, &t, 1, 0);
     for (i64 r = 0; r < s->mr; r++) {
       float *row = rows + r * VL;
-      for (i64 p = 0; residual && p < count; p++) row[p] += residual[(s->row + r) * pitch + p];
+      for (i64 p = 0; residual && p < count; p++) row[p] += residual[(s->row + r) * apart + p];
       SC(sc_activate)(row, count, activation);
       copy_floats(y + (s->row + r) * pitch, row, count);
     }
@@ -70,13 +70,30 @@ static void tiny_tile(const sc_kernel *k, sc_tile t, i64 count, i64 first, i64 e
 
 typedef struct { i64 first, end; } sc_range;
 
-static sc_cut cut_tile(const sc_job *j, i64 tile)
+static sc_cut cut_count(const sc_kernel *k, i64 count)
 {
-  i64 count = SC(sc_place_of)(j->geometry, tile).count;
-  return count < VL ? (sc_cut){1, 1, 0, count} : cut_pixels(count, j->kernel->strips[0].mr);
+  return count < VL ? (sc_cut){1, 1, 0, count} : cut_pixels(count, k->strips[0].mr);
 }
 
-/* Some strips and pieces of a tile whose inputs begin at x. */
+static sc_cut cut_tile(const sc_job *j, i64 tile) { return cut_count(j->kernel, SC(sc_place_of)(j->geometry, tile).count); }
+
+/* Some strips over some pieces of the pixels of t. */
+static void compute_pieces(const sc_kernel *k, const sc_tile *t, const sc_cut *cut, sc_range pieces, sc_range strips)
+{
+  if (cut->count < VL) {
+    tiny_tile(k, *t, cut->count, strips.first, strips.end);
+    return;
+  }
+  for (i64 i = pieces.first; i < pieces.end; i++) {
+    sc_piece p = cut_piece(cut, i);
+    sc_tile piece = *t;
+    piece.x += p.start, piece.y += p.start, piece.last = p.last;
+    if (t->residual) piece.residual += p.start;
+    SC(sc_tile_strips)(k, strips.first, strips.end, &piece, p.nr, p.px);
+  }
+}
+
+/* The same of a tile whose inputs begin at x. */
 static void compute_tile(const sc_job *j, i64 tile, const float *x, const sc_cut *cut, sc_range pieces, sc_range strips)
 {
   const sc_kernel *k = j->kernel;
@@ -85,18 +102,8 @@ static void compute_tile(const sc_job *j, i64 tile, const float *x, const sc_cut
   i64 pitch = g->image.out_height * g->image.out_width;
   i64 out = at.image * k->spec.rows * pitch + at.top * g->image.out_width + at.left;
   sc_tile t = {.x = x, .offsets = g->offsets, .y = j->y + out, .residual = j->residual ? j->residual + out : 0,
-               .pitch = pitch, .activation = k->spec.activation};
-  if (cut->count < VL) {
-    tiny_tile(k, t, cut->count, strips.first, strips.end);
-    return;
-  }
-  for (i64 i = pieces.first; i < pieces.end; i++) {
-    sc_piece p = cut_piece(cut, i);
-    sc_tile piece = t;
-    piece.x += p.start, piece.y += p.start, piece.last = p.last;
-    if (t.residual) piece.residual += p.start;
-    SC(sc_tile_strips)(k, strips.first, strips.end, &piece, p.nr, p.px);
-  }
+               .pitch = pitch, .residual_pitch = pitch, .activation = k->spec.activation};
+  compute_pieces(k, &t, cut, pieces, strips);
 }
 
 /* The next few strips of a range: their weights stay in the first-level cache while all pixels at hand use them. */
@@ -105,6 +112,17 @@ static sc_range next_strips(const sc_kernel *k, i64 first, i64 end)
   i64 stop = first + 1;
   while (stop < end && k->strips[stop].weight - k->strips[first].weight < WEIGHT_FLOATS) stop++;
   return (sc_range){first, stop};
+}
+
+void SC(sc_conv_pixels)(const sc_kernel *k, const sc_pixels *p, i64 first, i64 end)
+{
+  sc_cut cut = cut_count(k, p->count);
+  sc_tile t = {.x = p->x, .offsets = p->offsets, .y = p->y, .residual = p->residual, .pitch = p->pitch,
+               .residual_pitch = p->residual_pitch, .activation = k->spec.activation};
+  for (sc_range strips; first < end; first = strips.end) {
+    strips = next_strips(k, first, end);
+    compute_pieces(k, &t, &cut, (sc_range){0, cut.pieces}, strips);
+  }
 }
 
 static sc_range group_tiles(const sc_job *j, i64 group)

@@ -1,5 +1,6 @@
 /* Depthwise convolution, NCHW: one filter per channel, all of its taps stored. One tile of one channel is packed into planes
    (one per row phase and column phase of the stride) that stay in the first-level cache; every tap is then a shifted read. */
+#include "lines.h"
 #include "pack.h"
 
 enum {
@@ -32,7 +33,8 @@ typedef struct sc_job {
   float *y;
   sc_axis down, across;
   i64 tile_rows, pitch, plane, packed, group, chunks;
-  i64 direct;                    /* planes that need no packing */
+  i64 direct;                    /* planes that need no packing, for which rows of zeros stand around X */
+  const float *zeros;
   i32 narrow, failed;            /* narrow: a row is shorter than a vector */
   i32 offsets[MAX_SIDE * MAX_SIDE];
 } sc_job;
@@ -249,12 +251,31 @@ static void packed_planes(sc_job *j, i64 from, i64 end)
   sc_scratch_put(&j->kernel->host, slot, scratch);
 }
 
+/* The planes [0, count) of which every read stays inside X; the others have to be packed. */
+static i64 count_direct(const sc_kernel *k, const sc_image *image)
+{
+  i64 planes = k->spec.rows * image->batch, size = image->height * image->width;
+  if (!SC(sc_is_same_depthwise)(k, image->height, image->width)) return 0;
+  return clip(planes - ceil_div(SC_LINES_OVER, size), 0, planes);
+}
+
+/* Planes [from, end), read where they lie. */
+static void direct_planes(const sc_job *j, i64 from, i64 end)
+{
+  const sc_image *i = j->image;
+  i64 size = i->out_height * i->out_width;
+  sc_lines x = {(float *)j->x, j->zeros, i->height * i->width, i->height, i->width, i->height};
+  sc_lines y = {j->y, 0, size, i->out_height, i->out_width, i->out_height}, residual = y;
+  residual.data = (float *)j->residual;
+  SC(sc_same_depthwise)(j->kernel, &x, j->residual ? &residual : 0, &y, 0, i->out_height, from, end);
+}
+
 static void task_planes(void *data, u64 i)
 {
   sc_job *j = data;
   i64 planes = j->kernel->spec.rows * j->image->batch;
   i64 from = planes * (i64)i / j->chunks, end = planes * ((i64)i + 1) / j->chunks, direct = clip(j->direct, from, end);
-  if (direct > from) SC(sc_same_depthwise)(j->kernel, j->image, j->x, j->residual, j->y, from, direct);
+  if (direct > from) direct_planes(j, from, direct);
   if (end > direct) packed_planes(j, direct, end);
 }
 
@@ -271,9 +292,15 @@ int SC(sc_depthwise)(sc_kernel *k, const sc_image *image, const float *x, const 
   sc_job j = {.kernel = k, .image = image, .x = x, .residual = residual, .y = y, .chunks = clip(k->spec.rows * image->batch, 1, TASKS)};
   lay_out(&j);
   j.columns = pick(&k->spec);
-  j.direct = SC(sc_is_same_depthwise)(k, image) ? SC(sc_same_planes)(k, image) : 0;
+  j.direct = count_direct(k, image);
   if (scratch_floats(&j) > MAX_FLOATS) return SC_TOO_LARGE;
+  int slot;
+  float *zeros = sc_scratch_get(&k->host, sc_zeros(image->width), &slot);
+  if (!zeros) return SC_MEMORY;
+  clear_floats(zeros, sc_zeros(image->width));
+  j.zeros = zeros + SC_LINES_BEFORE;
   *host_error = parallel->run(parallel->self, task_planes, (u64)j.chunks, &j);
+  sc_scratch_put(&k->host, slot, zeros);
   if (*host_error) return SC_HOST_ERROR;
   return j.failed ? SC_MEMORY : SC_OK;
 }

@@ -1,10 +1,10 @@
 /* The commonest depthwise convolutions, padded by half their kernel: X is read where it lies, every input row once for all
    the output rows it belongs to. */
+#include "lines.h"
 #include "pack.h"
 
 enum {
-  MOST = 7,                      /* output rows at once: 7, 14, 28, 56 and 112 divide by it */
-  MAX_K = 5, S_MOST = 2 * MOST + 1, /* the largest kernel; the most input rows at once */
+  MOST = 4,                      /* output rows of a 5x5 kernel at once: pointers to their inputs stay in registers */
   LEFT = 1, RIGHT = 2, SHORT = 4 /* edges a block of columns touches; SHORT: the row is no longer than a vector */
 };
 
@@ -13,11 +13,14 @@ typedef struct {
   float bias, low, high;
 } sc_filter;
 
-/* One channel of one image. */
+/* Some rows of one channel. */
 typedef struct {
-  const float *x, *residual;
-  float *y;
-  i64 height, width;             /* of X */
+  const sc_lines *lines;         /* of X */
+  const float *x;                /* of the channel */
+  i64 first, slot;               /* the row of X that the first of these rows begins at, and its place in the window */
+  float *y;                      /* the first of these rows */
+  const float *residual;
+  i64 width, room;               /* of Y; floats that may be written from y on */
 } sc_channel;
 
 #define LANE(lane, h) (lane)
@@ -37,118 +40,171 @@ INLINE vf shifted(vf v, const int by)
   }
 }
 
-/* VL inputs S apart. */
-INLINE vf load_every(const int S, const float *p) { return S == 2 ? every_second(p) : load(p); }
-
-/* Sums of N rows of outputs, column by column of the kernel, so that few weights are needed at once. */
-INLINE void sums(const int N, const int K, const int S, const int EDGE, const sc_channel *c, const float *weights,
-                 i64 row, i64 column, vf *acc)
+/* The inputs of VL output columns through kernel column `reach` + by; `from` is that of by = 0. */
+INLINE vf tap_of(const int S, const int EDGE, const float *from, const int by, i64 width)
 {
-  static const float zeros[2 * VL + 8];
   const vi lanes = {LANES(LANE, 0)};
-  const int reach = K / 2, inputs = S * (N - 1) + K;
-  const float *from[S_MOST];
-  UNROLL for (int i = 0; i < inputs; i++) {
-    i64 r = S * row + i - reach;
-    from[i] = r >= 0 && r < c->height ? c->x + r * c->width + S * column : zeros + 4;
+  const int inside = !by || !(EDGE & (by < 0 ? LEFT : RIGHT));
+  if (S == 2) {
+    if (by < 0 && inside) return every_second(from - 1);
+    vf a = load(from), b = load(from + VL);
+    if (!by) return __builtin_shufflevector(a, b, LANES(EVERY_SECOND, 0));
+    vf odd = __builtin_shufflevector(a, b, LANES(EVERY_SECOND, 1));
+    return by < 0 ? shifted(odd, -1) : odd;
   }
+  vf u = load(from + (inside ? by : 0));
+  if (EDGE & SHORT) u = select_vf(lanes < (i32)width, u, splat(0.f));
+  return inside ? u : shifted(u, by);
+}
+
+/* The next row of X, from above the first one on: where it begins. */
+typedef struct { i64 row, slot; } sc_cursor;
+INLINE const float *next_row(const sc_channel *c, sc_cursor *at)
+{
+  const sc_lines *l = c->lines;
+  const float *from = at->row >= 0 && at->row < l->height ? c->x + at->slot * l->width : l->zeros;
+  at->row++, at->slot = at->slot + 1 == l->held ? 0 : at->slot + 1;
+  return from;
+}
+
+/* What is left to do for a vector of results of a row. */
+INLINE void put(const int EDGE, const sc_channel *c, const sc_filter *f, i64 at, vf v)
+{
+  if (c->residual && !(EDGE & SHORT)) v += load(c->residual + at);
+  v = at_most(at_least(v, splat(f->low)), splat(f->high));
+  /* What a short row writes too much, the rows after it put right; the last ones write no more than they have. */
+  if (!(EDGE & SHORT) || c->room - at >= VL) store(c->y + at, v);
+  else for (i64 j = 0; j < c->width; j++) c->y[at + j] = v[j];
+}
+
+/* ---- 3x3: down a vector of columns; every row of X is read once, and its three products join the sums of three rows ---- */
+#define NEXT                                                                                              \
+  {                                                                                                       \
+    const float *from = next_row(c, &at) + S * column;                                                    \
+    UNROLL for (int i = 0; i < 3; i++) u[i] = tap_of(S, EDGE, from, i - 1, c->width);                     \
+  }
+#define PRODUCT(kh) (u[0] * w[3 * (kh)] + u[1] * w[3 * (kh) + 1] + u[2] * w[3 * (kh) + 2])
+
+INLINE void down3(const int S, const int EDGE, const sc_channel *c, const sc_filter *f, const vf *w, i64 column, i64 rows)
+{
+  sc_cursor at = {c->first, c->slot};
+  vf u[3], sum, next;
+  const vf bias = splat(f->bias);
+  i64 to = column;
+  NEXT
+  next = bias + PRODUCT(0);
+  if (S == 2) {
+    for (; rows; rows--, to += c->width) {
+      NEXT
+      sum = next + PRODUCT(1);
+      NEXT
+      next = bias + PRODUCT(0);
+      put(EDGE, c, f, to, sum + PRODUCT(2));
+    }
+    return;
+  }
+  NEXT
+  sum = next + PRODUCT(1), next = bias + PRODUCT(0);
+  for (; rows > 1; rows--, to += c->width) {
+    NEXT
+    put(EDGE, c, f, to, sum + PRODUCT(2));
+    sum = next + PRODUCT(1), next = bias + PRODUCT(0);
+  }
+  NEXT
+  put(EDGE, c, f, to, sum + PRODUCT(2));
+}
+
+/* ---- 5x5: MOST rows at once; an input is loaded once for all the output rows it belongs to ---- */
+INLINE void block5(const int N, const int EDGE, const sc_channel *c, const sc_filter *f, const float *const *from, i64 row,
+                   i64 column)
+{
+  enum { K = 5 };
+  vf acc[MOST], w[K];
+  UNROLL for (int n = 0; n < N; n++) acc[n] = splat(f->bias);
   UNROLL for (int kw = 0; kw < K; kw++) {
-    const int by = kw - reach, inside = !by || !(EDGE & (by < 0 ? LEFT : RIGHT));
-    vf w[MAX_K];
     UNROLL for (int kh = 0; kh < K; kh++) {
-      w[kh] = splat(weights[kh * K + kw]);
+      w[kh] = splat(f->weights[kh * K + kw]);
       KEEP(w[kh]);
     }
-    UNROLL for (int i = 0; i < inputs; i++) {
-      vf u = load_every(S, from[i] + (inside ? by : S == 2 ? 1 : 0));
-      if (S == 1 && EDGE & SHORT) u = select_vf(lanes < (i32)c->width, u, splat(0.f));
-      if (!inside) u = shifted(u, by);
-      UNROLL for (int kh = i % S; kh < K; kh += S)
-        if (i >= kh && (i - kh) / S < N) acc[(i - kh) / S] += u * w[kh];
+    UNROLL for (int i = 0; i < N - 1 + K; i++) {
+      vf u = tap_of(1, EDGE, from[i] + column, kw - K / 2, c->width);
+      UNROLL for (int kh = 0; kh < K; kh++) if (i >= kh && i - kh < N) acc[i - kh] += u * w[kh];
     }
+  }
+  UNROLL for (int n = 0; n < N; n++) put(EDGE, c, f, (row + n) * c->width + column, acc[n]);
+}
+
+INLINE void down5(const int EDGE, const sc_channel *c, const sc_filter *f, i64 column, i64 rows)
+{
+  for (i64 row = 0; row < rows;) {
+    sc_cursor at = {c->first + row, (c->slot + row) % c->lines->held};
+    const float *from[MOST + 4];
+    UNROLL for (int i = 0; i < MOST + 4; i++) from[i] = next_row(c, &at);
+    if (rows - row >= MOST) block5(MOST, EDGE, c, f, from, row, column), row += MOST;
+    else block5(1, EDGE, c, f, from, row, column), row++;
   }
 }
 
-INLINE void block(const int N, const int K, const int S, const int EDGE, const sc_channel *c, const sc_filter *f, i64 row,
-                  i64 column)
+INLINE void down(const int K, const int S, const int EDGE, const sc_channel *c, const sc_filter *f, const vf *w, i64 column,
+                 i64 rows)
 {
-  vf acc[MOST];
-  float together[MOST * VL];
-  i64 width = c->width / S, size = c->height / S * width;
-  UNROLL for (int n = 0; n < N; n++) acc[n] = splat(f->bias);
-  sums(N, K, S, EDGE, c, f->weights, row, column, acc);
-  UNROLL for (int n = 0; n < N; n++) {
-    i64 at = (row + n) * width + column;
-    if (c->residual && !(EDGE & SHORT)) acc[n] += load(c->residual + at);
-    store(EDGE & SHORT ? together + n * VL : c->y + at, at_most(at_least(acc[n], splat(f->low)), splat(f->high)));
-  }
-  /* What a short row writes too much, the rows after it put right; the last ones write no more than they have. */
-  for (i64 n = 0; EDGE & SHORT && n < N; n++) {
-    i64 at = (row + n) * width;
-    if (size - at >= VL) store(c->y + at, load(together + n * VL));
-    else for (i64 j = 0; j < width; j++) c->y[at + j] = together[n * VL + j];
-  }
+  if (K == 3) down3(S, EDGE, c, f, w, column, rows);
+  else down5(EDGE, c, f, column, rows);
 }
 
 /* Of stride 2 only the left edge needs care: the row is twice as long as the output's. */
-INLINE void rows(const int N, const int K, const int S, const sc_channel *c, const sc_filter *f, i64 row)
+INLINE void channel(const int K, const int S, const sc_channel *c, const sc_filter *f, i64 rows)
 {
   const int reach = K / 2, right = S == 1 ? RIGHT : 0;
-  i64 width = c->width / S, column = VL;
+  i64 width = c->width, column = VL;
+  vf w[9];
+  UNROLL for (int i = 0; i < 9; i++) {
+    w[i] = splat(f->weights[i]);
+    KEEP(w[i]);
+  }
   if (width <= VL) {
-    block(N, K, S, LEFT | right | SHORT, c, f, row, 0);
+    down(K, S, LEFT | right | SHORT, c, f, w, 0, rows);
     return;
   }
-  block(N, K, S, LEFT, c, f, row, 0);
-  for (; column + VL + reach <= width; column += VL) block(N, K, S, 0, c, f, row, column);
-  if (column < width - VL) block(N, K, S, 0, c, f, row, width - VL - reach); /* the right edge reaches beyond its vector */
-  block(N, K, S, right, c, f, row, width - VL);
+  down(K, S, LEFT, c, f, w, 0, rows);
+  for (; column + VL + reach <= width; column += VL) down(K, S, 0, c, f, w, column, rows);
+  if (column < width - VL) down(K, S, 0, c, f, w, width - VL - reach, rows); /* the right edge reaches beyond its vector */
+  down(K, S, right, c, f, w, width - VL, rows);
 }
 
-INLINE void channel(const int K, const int S, const sc_channel *c, const sc_filter *f)
-{
-  i64 row = 0, height = c->height / S;
-  for (; row + MOST <= height; row += MOST) rows(MOST, K, S, c, f, row);
-  if (row < height && height >= MOST) rows(MOST, K, S, c, f, height - MOST);
-  else for (; row < height; row++) rows(1, K, S, c, f, row);
-}
-
-/* 3x3 and 5x5 of stride 1; 3x3 of stride 2 on images of even sides. */
-int SC(sc_is_same_depthwise)(const sc_kernel *k, const sc_image *image)
+int SC(sc_is_same_depthwise)(const sc_kernel *k, i64 height, i64 width)
 {
   const sc_spec *s = &k->spec;
-  i64 side = s->kernel[0], reach = side / 2, stride = s->stride[0], width = image->width / stride;
+  i64 side = s->kernel[0], reach = side / 2, stride = s->stride[0], columns = width / stride;
   int same = side == s->kernel[1] && stride == s->stride[1] && s->dilation[0] == 1 && s->dilation[1] == 1;
   for (int i = 0; i < 4; i++) same &= s->pad[i] == reach;
-  if (stride == 2) same &= side == 3 && image->width % 2 == 0 && image->height % 2 == 0;
+  if (stride == 2) same &= side == 3 && width % 2 == 0 && height % 2 == 0;
   else same &= stride == 1 && (side == 3 || side == 5);
-  return same && (width <= VL || width >= VL + reach);
+  return same && (columns <= VL || columns >= VL + reach);
 }
 
-/* The planes [0, count) of which every read stays inside X; the others have to be packed. */
-i64 SC(sc_same_planes)(const sc_kernel *k, const sc_image *image)
-{
-  i64 planes = k->spec.rows * image->batch, size = image->height * image->width, over = 2 * VL + 4;
-  return clip(planes - ceil_div(over, size), 0, planes);
-}
-
-void SC(sc_same_depthwise)(const sc_kernel *k, const sc_image *image, const float *x, const float *residual, float *y,
-                           i64 from, i64 end)
+void SC(sc_same_depthwise)(const sc_kernel *k, const sc_lines *x, const sc_lines *residual, const sc_lines *y, i64 top,
+                           i64 rows, i64 from, i64 end)
 {
   const sc_spec *s = &k->spec;
   const float inf = __builtin_inff();
-  i64 size = image->height * image->width, out = image->out_height * image->out_width;
-  int late = residual && image->out_width <= VL, clamp = !late && s->activation && s->activation <= SC_RELU6;
+  i64 count = rows * y->width, behind = y->pitch - top % y->held * y->width;
+  /* Rows that end the window may write what is left of the channel. */
+  i64 room = top % y->held + rows == y->held ? behind : count;
+  i64 first = top * s->stride[0] - s->pad[0], slot = (first + x->held) % x->held;
+  float *to = sc_line(y, 0, top);
+  const float *add = residual ? sc_line(residual, 0, top) : 0;
+  int late = residual && y->width <= VL, clamp = !late && s->activation && s->activation <= SC_RELU6;
   for (i64 p = from; p < end; p++) {
-    i64 c = p % s->rows;
-    sc_channel plane = {.x = x + p * size, .y = y + p * out, .residual = residual ? residual + p * out : 0,
-                        .height = image->height, .width = image->width};
-    sc_filter f = {.weights = k->weights + k->strips[c].weight, .bias = k->bias[c], .low = clamp ? 0.f : -inf,
+    i64 filter = p % s->rows;
+    sc_channel c = {.lines = x, .x = x->data + p * x->pitch, .first = first, .slot = slot, .y = to + p * y->pitch,
+                    .residual = add ? add + p * residual->pitch : 0, .width = y->width, .room = room};
+    sc_filter f = {.weights = k->weights + k->strips[filter].weight, .bias = k->bias[filter], .low = clamp ? 0.f : -inf,
                    .high = clamp && s->activation == SC_RELU6 ? 6.f : inf};
-    if (s->stride[0] == 2) channel(3, 2, &plane, &f);
-    else if (s->kernel[0] == 3) channel(3, 1, &plane, &f);
-    else channel(5, 1, &plane, &f);
-    for (i64 i = 0; late && i < out; i++) plane.y[i] += plane.residual[i];
-    if (late || s->activation > SC_RELU6) SC(sc_activate)(plane.y, out, s->activation);
+    if (s->stride[0] == 2) channel(3, 2, &c, &f, rows);
+    else if (s->kernel[0] == 3) channel(3, 1, &c, &f, rows);
+    else channel(5, 1, &c, &f, rows);
+    for (i64 i = 0; late && i < count; i++) c.y[i] += c.residual[i];
+    if (late || s->activation > SC_RELU6) SC(sc_activate)(c.y, count, s->activation);
   }
 }

@@ -8,7 +8,7 @@ enum {
   ALIAS_FLOATS = 1024 / 4        /* planes a multiple of this apart fall into few sets of a cache */
 };
 
-static void place_taps(const sc_kernel *k, sc_geometry *g)
+void SC(sc_place_taps)(const sc_kernel *k, sc_geometry *g)
 {
   const sc_spec *s = &k->spec;
   i64 depth = s->channels * s->kernel[0] * s->kernel[1], planes = k->phases * s->kernel[1];
@@ -18,6 +18,16 @@ static void place_taps(const sc_kernel *k, sc_geometry *g)
     i64 plane = c * planes + k->phase[kh] * s->kernel[1] + kw;
     g->offsets[i] = (i32)(plane * g->plane + k->shift[kh] * g->tile_width);
   }
+  for (i64 i = 0; i <= AHEAD; i++) g->offsets[k->column_count + i] = 0;
+}
+
+int SC(sc_is_pointwise)(const sc_kernel *k)
+{
+  const sc_spec *s = &k->spec;
+  int plain = s->kernel[0] * s->kernel[1] == 1;
+  for (int i = 0; i < 2; i++) plain &= s->stride[i] == 1;
+  for (int i = 0; i < 4; i++) plain &= s->pad[i] == 0;
+  return plain;
 }
 
 /* Tiles of whole rows while they fit, of parts of one row otherwise. */
@@ -40,9 +50,7 @@ static int lay_out(const sc_kernel *k, sc_geometry *g)
 {
   const sc_spec *s = &k->spec;
   i64 planes = s->channels * s->group * k->phases * s->kernel[1], below = k->shift[s->kernel[0] - 1];
-  g->plain = s->kernel[0] * s->kernel[1] == 1;
-  for (int i = 0; i < 2; i++) g->plain &= s->stride[i] == 1;
-  for (int i = 0; i < 4; i++) g->plain &= s->pad[i] == 0;
+  g->plain = SC(sc_is_pointwise)(k);
   if (g->plain) {
     g->image.width = g->image.out_width = g->image.width * g->image.height;
     g->image.height = g->image.out_height = 1;
@@ -80,8 +88,7 @@ static int build(sc_kernel *k, const sc_image *image, sc_geometry **out)
     if (laid.offsets) k->host.free(k->host.self, laid.offsets);
     return SC_MEMORY;
   }
-  place_taps(k, &laid);
-  for (i64 i = 0; i <= AHEAD; i++) laid.offsets[k->column_count + i] = 0;
+  SC(sc_place_taps)(k, &laid);
   *g = laid;
   *out = g;
   return SC_OK;

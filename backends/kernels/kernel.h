@@ -61,11 +61,6 @@ HIDDEN int SC(sc_conv)(sc_kernel *kernel, const sc_image *image, const float *x,
 HIDDEN int SC(sc_is_depthwise)(const sc_kernel *kernel);
 HIDDEN int SC(sc_depthwise)(sc_kernel *kernel, const sc_image *image, const float *x, const float *residual, float *y,
                             const sc_parallel *parallel, void **host_error);
-/* The commonest of them, the planes it may serve, and the planes [from, end) of one. */
-HIDDEN int SC(sc_is_same_depthwise)(const sc_kernel *kernel, const sc_image *image);
-HIDDEN i64 SC(sc_same_planes)(const sc_kernel *kernel, const sc_image *image);
-HIDDEN void SC(sc_same_depthwise)(const sc_kernel *kernel, const sc_image *image, const float *x, const float *residual,
-                                  float *y, i64 from, i64 end);
 HIDDEN int SC(sc_matmul)(sc_kernel *kernel, i64 tokens, const float *x, const float *residual, float *y,
                          const sc_parallel *parallel, void **host_error);
 
@@ -78,6 +73,11 @@ HIDDEN int SC(sc_code_matmul)(sc_kernel *kernel, i64 tokens, const float *x, con
 /* The geometry of an image size: cached in the kernel while there is room, otherwise the caller's until sc_geometry_done. */
 HIDDEN int SC(sc_geometry_of)(sc_kernel *kernel, const sc_image *image, sc_geometry **out);
 HIDDEN void SC(sc_geometry_done)(sc_kernel *kernel, sc_geometry *geometry);
+
+/* 1x1 of stride 1, without padding. */
+HIDDEN int SC(sc_is_pointwise)(const sc_kernel *kernel);
+/* Fills the offsets, of which there is room for column_count + AHEAD + 1. */
+HIDDEN void SC(sc_place_taps)(const sc_kernel *kernel, sc_geometry *geometry);
 
 /* The output pixels of a tile, tiles of all images being numbered. */
 typedef struct { i64 image, top, left, rows, columns, count; } sc_place;

@@ -58,7 +58,7 @@ ISAS: dict[str, Isa] = {
 }
 
 STEPS: tuple[str, ...] = (
-    *("conv", "matmul", "pool", "flatten", "add", "activation"),
+    *("conv", "chain", "matmul", "pool", "flatten", "add", "activation"),
     *("matmul16", "attention", "layer_norm", "softmax"),
     *("conv16", "depthwise16", "separable16"),
     *("int8_conv", "int8_depthwise", "int8_maxpool", "int8_add", "int8_mean"),

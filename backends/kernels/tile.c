@@ -48,16 +48,16 @@ INLINE void tile(const int MR, const int NR, const int PX, const sc_kernel *k, c
     const int clamp = t->activation == SC_RELU || t->activation == SC_RELU6;
     const vf low = splat(0.f), high = splat(t->activation == SC_RELU6 ? 6.f : __builtin_inff());
     UNROLL for (int r = 0; r < MR; r++) {
-      i64 at = (s->row - t->row + r) * t->pitch;
+      i64 at = (s->row - t->row + r) * t->pitch, add = (s->row - t->row + r) * t->residual_pitch;
       UNROLL for (int n = 0; n < NR; n++) {
         vf v = acc[0][r][n];
         UNROLL for (int u = 1; u < U; u++) v += acc[u][r][n];
-        i64 to = at + (n == NR - 1 ? last : n * VL);
-        if (t->residual) v += load(t->residual + to);
-        store(t->y + to, clamp ? at_most(at_least(v, low), high) : v);
+        i64 to = n == NR - 1 ? last : n * VL;
+        if (t->residual) v += load(t->residual + add + to);
+        store(t->y + at + to, clamp ? at_most(at_least(v, low), high) : v);
       }
       if (PX) {
-        float v = pixel[r] + (t->residual ? t->residual[at + NR * VL] : 0.f);
+        float v = pixel[r] + (t->residual ? t->residual[add + NR * VL] : 0.f);
         if (clamp && v < 0.f) v = 0.f;
         if (t->activation == SC_RELU6 && v > 6.f) v = 6.f;
         t->y[at + NR * VL] = v;

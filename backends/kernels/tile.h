@@ -9,13 +9,24 @@ typedef struct {
   i64 row;                       /* the output row at y */
   float *y;                      /* that row's first pixel */
   const float *residual;         /* like y, or null */
-  i64 pitch;                     /* floats between rows of y */
+  i64 pitch, residual_pitch;     /* floats between rows of y, and of residual */
   i64 last;                      /* floats from the first pixel to the last vector, which may overlap the one before */
   i32 activation;
 } sc_tile;
 
 /* Strips [first, end) over one tile of nr vectors and px (0 or 1) pixels. */
 HIDDEN void SC(sc_tile_strips)(const sc_kernel *kernel, i64 first, i64 end, const sc_tile *tile, i32 nr, i32 px);
+/* Pixels that follow each other in X and in Y: their inputs, and where the results of row 0 go. */
+typedef struct {
+  const float *x;
+  const i32 *offsets;            /* per tap, from x */
+  float *y;
+  const float *residual;         /* or null */
+  i64 pitch, residual_pitch;     /* floats between rows of y, and of residual */
+  i64 count;
+} sc_pixels;
+/* Strips [first, end) over them. */
+HIDDEN void SC(sc_conv_pixels)(const sc_kernel *kernel, const sc_pixels *pixels, i64 first, i64 end);
 /* The activation of n floats in place. */
 HIDDEN void SC(sc_activate)(float *p, i64 n, i32 activation);
 

@@ -1,0 +1,244 @@
+/* The step kind chain. */
+#include "chain.h"
+#include "pack.h"
+#include "tile.h"
+
+enum {
+  STAGE = 11,                    /* numbers of a stage: strides, pads, dilations, group, activation, residual */
+  PACKED = 5,                    /* constants of a stage */
+  SMALL = 1 << 13                /* multiply-adds of vectors that are not worth a second thread */
+};
+
+/* ---- making one ---- */
+static const char *create_stage(const sc_step_spec *spec, sc_chain *c, i64 i)
+{
+  const i64 *a = spec->attributes + i * STAGE;
+  sc_stage *stage = &c->stages[i];
+  sc_spec s = {.stride = {a[0], a[1]}, .pad = {a[2], a[3], a[4], a[5]}, .dilation = {a[6], a[7]}, .group = a[8]};
+  if (a[9] < 0 || a[9] >= SC_ACTIVATIONS) return "unknown activation";
+  if (a[10] < -1 || a[10] > i) return "a residual is not a value before it";
+  s.activation = (i32)a[9];
+  const char *wrong = sc_read_packed(spec, i * PACKED, 1, &s);
+  if (wrong) return wrong;
+  if (SC(sc_create)(&s, &c->host, &stage->kernel)) return "there is not enough memory to prepare the weights";
+  stage->residual = a[10], stage->depthwise = SC(sc_is_depthwise)(stage->kernel);
+  if (stage->kernel->code) return "generated code has no place in a chain";
+  if (i && !stage->depthwise && !SC(sc_is_pointwise)(stage->kernel)) return "only its first layer may be other than 1x1 or depthwise";
+  const sc_spec *before = i ? &stage[-1].kernel->spec : 0;
+  return before && before->rows != s.channels * s.group ? "a layer has another number of inputs than the one before has outputs" : 0;
+}
+
+static const char *create(const sc_step_spec *spec, const sc_host *host, void **state)
+{
+  *state = 0;
+  i64 count = spec->attribute_count / STAGE;
+  if (count < 1 || count > CHAIN_STAGES || spec->attribute_count % STAGE || spec->constant_count != count * PACKED ||
+      spec->inputs != 1 || spec->outputs != 1)
+    return "a malformed step";
+  sc_chain *c = *state = sc_get(host, sizeof *c);
+  if (!c) return "there is no memory for it";
+  *c = (sc_chain){.host = *host, .count = count};
+  const char *wrong = 0;
+  for (i64 i = 0; i < count && !wrong; i++) wrong = create_stage(spec, c, i);
+  return wrong;
+}
+
+static void destroy(void *state, const sc_host *host)
+{
+  sc_chain *c = state;
+  for (i64 i = 0; i < CHAIN_PLANS; i++) SC(sc_chain_plan_free)(c, c->plans[i]);
+  for (i64 i = 0; i < c->count; i++) if (c->stages[i].kernel) SC(sc_destroy)(c->stages[i].kernel);
+  sc_drop(host, c);
+}
+
+static const char *infer(const void *state, const sc_tensor *const *in, sc_tensor *const *out)
+{
+  const sc_chain *c = state;
+  sc_value values[CHAIN_STAGES + 1];
+  const sc_spec *first = &c->stages[0].kernel->spec;
+  if (!sc_is_plain(in[0]) || in[0]->rank != 4) return "its input is not a float32 image [N, C, H, W]";
+  if (in[0]->dims[1] != first->channels * first->group) return "its input has another number of channels than its weight";
+  if (in[0]->dims[2] < 1 || in[0]->dims[3] < 1) return "its input is empty";
+  const char *wrong = SC(sc_chain_sizes)(c, in[0]->dims[2], in[0]->dims[3], values);
+  const sc_value *last = &values[c->count];
+  *out[0] = (sc_tensor){.type = SC_F32, .layout = SC_PLAIN, .rank = 4,
+                        .dims = {in[0]->dims[0], last->channels, last->height, last->width}};
+  return wrong;
+}
+
+/* ---- one image ---- */
+typedef struct {
+  const sc_chain *c;
+  const sc_chain_plan *p;
+  const sc_host *host;
+  const sc_segment *segment;
+  i64 stage, tasks;              /* of a layer that is shared */
+  const float *x;
+  float *y, *whole, *task;       /* memory of the image and of the task */
+  int failed;
+} image;
+
+static sc_lines lines_of(const image *m, i64 v)
+{
+  const sc_value *value = &m->p->values[v];
+  int window = m->segment->streamed && v > m->segment->first && v < m->segment->end;
+  float *at = v == m->c->count ? m->y : !v && !sc_chain_copies(m->c) ? (float *)m->x : (window ? m->task : m->whole) + value->offset;
+  return (sc_lines){at, m->whole + m->p->zeros, value->pitch, value->height, value->width, value->held};
+}
+
+/* Rows of a stage's output, units [from, end): channels, or strips of a convolution. `packed`: for the inputs of a convolution
+   that is not read where they lie. */
+static void run_rows(const image *m, i64 stage, i64 top, i64 rows, i64 from, i64 end, const float *packed)
+{
+  const sc_stage *s = &m->c->stages[stage];
+  const sc_geometry *g = m->p->geometry[stage];
+  sc_lines x = lines_of(m, stage), y = lines_of(m, stage + 1), residual = {0};
+  if (s->residual >= 0) residual = lines_of(m, s->residual);
+  if (s->depthwise) {
+    SC(sc_same_depthwise)(s->kernel, &x, residual.data ? &residual : 0, &y, top, rows, from, end);
+    return;
+  }
+  sc_pixels p = {.x = packed ? packed : sc_line(&x, 0, top), .offsets = g->offsets, .y = sc_line(&y, 0, top), .pitch = y.pitch,
+                 .residual = residual.data ? sc_line(&residual, 0, top) : 0, .residual_pitch = residual.pitch, .count = rows * y.width};
+  SC(sc_conv_pixels)(s->kernel, &p, from, end);
+}
+
+static i64 units_of(const sc_stage *s) { return s->depthwise ? s->kernel->spec.rows : s->kernel->strip_count; }
+
+/* Inputs of a convolution that is not read where they lie; [from, end): channels. */
+static void pack_rows(const image *m, i64 stage, i64 top, float *to, i64 from, i64 end)
+{
+  const sc_geometry *g = m->p->geometry[stage];
+  SC(sc_pack_channels)(m->c->stages[stage].kernel, g, m->x, top / g->tile_height, to, from, end);
+}
+
+static void stream_rows(sc_stream *s, i64 stage, i64 top, i64 rows)
+{
+  const image *m = s->data;
+  const sc_geometry *g = m->p->geometry[stage];
+  float *packed = g && !g->plain ? m->task + m->segment->floats : 0;
+  if (packed) pack_rows(m, stage, top, packed, 0, m->p->values[stage].channels);
+  run_rows(m, stage, top, rows, 0, units_of(&m->c->stages[stage]), packed);
+}
+
+static void task_part(void *data, u64 i)
+{
+  image own = *(const image *)data;
+  const sc_segment *g = own.segment;
+  const sc_geometry *first = own.p->geometry[g->first];
+  int slot;
+  own.task = sc_scratch_get(own.host, g->floats + (first ? first->floats : 0), &slot);
+  if (!own.task) {
+    __atomic_store_n(&((image *)data)->failed, 1, __ATOMIC_RELAXED);
+    return;
+  }
+  sc_stream s = {.chain = own.c, .values = own.p->values, .first = g->first, .end = g->end, .run = stream_rows, .data = &own};
+  SC(sc_stream_part)(&s, (i64)i, sc_parts_of(&own.p->values[g->end]));
+  sc_scratch_put(own.host, slot, own.task);
+}
+
+static void task_pack(void *data, u64 i)
+{
+  const image *m = data;
+  i64 channels = m->p->values[m->stage].channels;
+  pack_rows(m, m->stage, 0, m->task, channels * (i64)i / m->tasks, channels * ((i64)i + 1) / m->tasks);
+}
+
+static void task_stage(void *data, u64 i)
+{
+  const image *m = data;
+  const sc_stage *s = &m->c->stages[m->stage];
+  const sc_geometry *g = m->p->geometry[m->stage];
+  i64 units = units_of(s), from = units * (i64)i / m->tasks, end = units * ((i64)i + 1) / m->tasks;
+  if (!s->depthwise) from = sc_share(s->kernel, (i64)i, m->tasks), end = sc_share(s->kernel, (i64)i + 1, m->tasks);
+  run_rows(m, m->stage, 0, m->p->values[m->stage + 1].height, from, end, g && !g->plain ? m->task : 0);
+}
+
+static int run_tasks(image *m, void (*task)(void *, u64), i64 count, const sc_parallel *parallel, void **host_error)
+{
+  *host_error = 0;
+  if (count > 1) *host_error = parallel->run(parallel->self, task, (u64)count, m);
+  else task(m, 0);
+  return *host_error ? SC_HOST_ERROR : m->failed ? SC_MEMORY : SC_OK;
+}
+
+static int run_stage(image *m, const sc_parallel *parallel, void **host_error)
+{
+  const sc_stage *s = &m->c->stages[m->stage];
+  const sc_geometry *g = m->p->geometry[m->stage];
+  const sc_value *out = &m->p->values[m->stage + 1];
+  i64 weights = s->depthwise ? s->kernel->tap_count : s->kernel->strip_count ? s->kernel->tap_count * s->kernel->strips[0].mr : 0;
+  int slot, status = SC_OK, packs = g && !g->plain;
+  m->tasks = clip((weights + out->channels) * ceil_div(out->height * out->width, VL) / SMALL, 1, clip(units_of(s), 1, STEP_TASKS));
+  if (packs) {
+    m->task = sc_scratch_get(m->host, g->floats, &slot);
+    if (!m->task) return SC_MEMORY;
+    status = run_tasks(m, task_pack, m->tasks, parallel, host_error);
+  }
+  if (!status) status = run_tasks(m, task_stage, m->tasks, parallel, host_error);
+  if (packs) sc_scratch_put(m->host, slot, m->task);
+  return status;
+}
+
+static int run_image(image *m, const sc_parallel *parallel, void **host_error)
+{
+  const sc_chain_plan *p = m->p;
+  int slot, status = SC_OK;
+  m->whole = sc_scratch_get(m->host, p->floats, &slot);
+  if (!m->whole) return SC_MEMORY;
+  i64 widest = p->floats - p->zeros + SC_LINES_BEFORE;
+  clear_floats(m->whole + p->zeros - SC_LINES_BEFORE, widest);
+  const sc_value *first = &p->values[0];
+  for (i64 ch = 0; sc_chain_copies(m->c) && ch < first->channels; ch++)
+    copy_floats(m->whole + first->offset + ch * first->pitch, m->x + ch * first->height * first->width, first->height * first->width);
+  for (i64 n = 0; n < p->count && !status; n++) {
+    m->segment = &p->segments[n];
+    if (m->segment->streamed) status = run_tasks(m, task_part, sc_parts_of(&p->values[m->segment->end]), parallel, host_error);
+    else for (m->stage = m->segment->first; m->stage < m->segment->end && !status; m->stage++) status = run_stage(m, parallel, host_error);
+  }
+  sc_scratch_put(m->host, slot, m->whole);
+  return status;
+}
+
+/* ---- a batch: images beside each other where there are several ---- */
+typedef struct { const sc_chain *c; const sc_chain_plan *p; const sc_call *call; const float *x; float *y; int failed; } batch;
+
+static void *serial(void *self, void (*task)(void *, u64), u64 count, void *data)
+{
+  (void)self;
+  for (u64 i = 0; i < count; i++) task(data, i);
+  return 0;
+}
+
+static int run_one(const batch *b, i64 i, const sc_parallel *parallel, void **host_error)
+{
+  const sc_value *first = &b->p->values[0], *last = &b->p->values[b->c->count];
+  image m = {.c = b->c, .p = b->p, .host = b->call->host, .x = b->x + i * first->channels * first->height * first->width,
+             .y = b->y + i * last->channels * last->height * last->width};
+  return run_image(&m, parallel, host_error);
+}
+
+static void task_image(void *data, u64 i)
+{
+  batch *b = data;
+  const sc_parallel alone = {serial, 0};
+  void *host_error;
+  if (run_one(b, (i64)i, &alone, &host_error)) __atomic_store_n(&b->failed, 1, __ATOMIC_RELAXED);
+}
+
+static int run(void *state, const sc_tensor *const *in, sc_tensor *const *out, const sc_call *call)
+{
+  sc_chain *c = state;
+  sc_chain_plan *p;
+  int status = SC(sc_chain_plan_of)(c, in[0]->dims[2], in[0]->dims[3], &p);
+  if (status) return status;
+  batch b = {.c = c, .p = p, .call = call, .x = in[0]->data, .y = out[0]->data};
+  i64 images = in[0]->dims[0];
+  if (images == 1) status = run_one(&b, 0, call->parallel, call->host_error);
+  else if (images > 1) status = sc_run_tasks(call, task_image, images, &b);
+  SC(sc_chain_plan_done)(c, p);
+  return status ? status : b.failed ? SC_MEMORY : SC_OK;
+}
+
+extern const sc_step_kind SC(sc_step_chain);
+HIDDEN const sc_step_kind SC(sc_step_chain) = {"chain", create, destroy, infer, run};

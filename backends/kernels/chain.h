@@ -1,0 +1,77 @@
+/* A chain of convolutions, each reading the one before: 1x1 and depthwise ones, and any as the first. Large images go through
+   it by rows, so that what lies between two layers stays in cache; small ones layer by layer. */
+#ifndef SC_CHAIN_H
+#define SC_CHAIN_H
+#include "lines.h"
+#include "step.h"
+
+enum { CHAIN_STAGES = 64, CHAIN_PLANS = 8 };
+
+/* Value 0 is the input of the chain, value i + 1 the output of stage i. */
+typedef struct {
+  sc_kernel *kernel;
+  i64 residual;                  /* the value that is added, or -1 */
+  int depthwise;
+} sc_stage;
+
+/* A value for one image size. */
+typedef struct {
+  i64 height, width, channels;
+  i64 rows;                      /* made at once */
+  i64 held, pitch;               /* as in sc_lines */
+  i64 offset;                    /* floats into the memory of the image, or, in a window, of the task */
+} sc_value;
+
+/* Stages [first, end). Streamed: by rows, through windows but for the last value. Otherwise one after the other. */
+typedef struct { i64 first, end, streamed, floats; } sc_segment;
+
+typedef struct {
+  i64 height, width;             /* of the input */
+  i64 count, floats;             /* segments; floats of what is held whole, zeros included */
+  i64 zeros;                     /* where these are, in floats */
+  sc_value values[CHAIN_STAGES + 1];
+  sc_segment segments[CHAIN_STAGES];
+  sc_geometry *geometry[CHAIN_STAGES]; /* of convolutions: how a batch of rows is read */
+} sc_chain_plan;
+
+typedef struct {
+  sc_host host;
+  i64 count;
+  sc_stage stages[CHAIN_STAGES];
+  sc_chain_plan *plans[CHAIN_PLANS];
+} sc_chain;
+
+/* Whether the first value is copied, because its reader reads beyond it. */
+static inline int sc_chain_copies(const sc_chain *c) { return c->stages[0].depthwise; }
+
+/* Sizes of all values for an input of this size; null, or what is wrong. */
+HIDDEN const char *SC(sc_chain_sizes)(const sc_chain *chain, i64 height, i64 width, sc_value *values);
+/* The plan of an input size which sc_chain_sizes accepted: kept by the chain while there is room, otherwise until done. */
+HIDDEN int SC(sc_chain_plan_of)(sc_chain *chain, i64 height, i64 width, sc_chain_plan **out);
+HIDDEN void SC(sc_chain_plan_done)(sc_chain *chain, sc_chain_plan *plan);
+HIDDEN void SC(sc_chain_plan_free)(const sc_chain *chain, sc_chain_plan *plan);
+
+/* ---- streaming: a batch of rows is made when the next stage needs it ---- */
+typedef struct sc_stream sc_stream;
+struct sc_stream {
+  const sc_chain *chain;
+  const sc_value *values;
+  i64 first, end;                /* stages */
+  i64 made[CHAIN_STAGES + 1];    /* rows of each value that are there; those of the first are always there */
+  void (*run)(sc_stream *, i64 stage, i64 top, i64 rows);
+  void *data;
+};
+
+enum { CHAIN_PARTS = 2 };        /* of the last value of a segment, made independently of each other */
+
+/* Streams part `part` of `parts` of the last value. */
+HIDDEN void SC(sc_stream_part)(sc_stream *stream, i64 part, i64 parts);
+/* How many parts a value is made in. */
+static inline i64 sc_parts_of(const sc_value *v) { return v->height >= 4 * CHAIN_PARTS * v->rows ? CHAIN_PARTS : 1; }
+/* The lowest input row that rows from `row` on of a stage's output read. */
+static inline i64 sc_lowest_row(const sc_stage *s, i64 row)
+{
+  i64 at = row * s->kernel->spec.stride[0] - s->kernel->spec.pad[0];
+  return at < 0 ? 0 : at;
+}
+#endif

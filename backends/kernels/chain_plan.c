@@ -1,0 +1,253 @@
+/* Plans of chains: what is streamed, through which windows, and where values lie. */
+#include "arena.h"
+#include "chain.h"
+
+enum {
+  PIXELS = 448,                  /* about so many are made at once */
+  LARGE = 256 * 1024,            /* floats between which a layer is streamed: a second-level cache of 1 MB */
+  WINDOWS = 160 * 1024,          /* floats of all windows of a segment */
+  ROOM = 16                      /* floats behind a channel that may be written */
+};
+
+const char *SC(sc_chain_sizes)(const sc_chain *c, i64 height, i64 width, sc_value *values)
+{
+  const sc_spec *first = &c->stages[0].kernel->spec;
+  values[0] = (sc_value){.height = height, .width = width, .channels = first->channels * first->group};
+  for (i64 i = 0; i < c->count; i++) {
+    const sc_spec *s = &c->stages[i].kernel->spec;
+    sc_value *in = &values[i], *out = &values[i + 1];
+    *out = (sc_value){.channels = s->rows};
+    out->height = sc_out_size(in->height, s->pad[0], s->pad[2], s->kernel[0], s->stride[0], s->dilation[0]);
+    out->width = sc_out_size(in->width, s->pad[1], s->pad[3], s->kernel[1], s->stride[1], s->dilation[1]);
+    if (out->height < 1 || out->width < 1) return "the padded window does not fit into its input";
+    if (out->height > MAX_FLOATS / out->width / (out->channels + 1)) return "its image is too large";
+    if (c->stages[i].depthwise && !SC(sc_is_same_depthwise)(c->stages[i].kernel, in->height, in->width))
+      return "a depthwise layer of it does not take images of this size";
+    i64 r = c->stages[i].residual;
+    if (r >= 0 && (values[r].height != out->height || values[r].width != out->width || values[r].channels != out->channels))
+      return "a residual has another shape than what it is added to";
+  }
+  return 0;
+}
+
+/* ---- streaming ---- */
+static void advance(sc_stream *s, i64 stage, i64 want)
+{
+  const sc_value *out = &s->values[stage + 1];
+  const sc_stage *how = &s->chain->stages[stage];
+  const sc_spec *p = &how->kernel->spec;
+  while (s->made[stage + 1] < want) {
+    i64 top = s->made[stage + 1], rows = clip(out->rows, 1, out->height - top);
+    i64 reach = (top + rows - 1) * p->stride[0] - p->pad[0] + (p->kernel[0] - 1) * p->dilation[0] + 1;
+    if (stage > s->first) advance(s, stage - 1, clip(reach, 0, s->values[stage].height));
+    if (how->residual > s->first) advance(s, how->residual - 1, top + rows);
+    s->run(s, stage, top, rows);
+    s->made[stage + 1] = top + rows;
+  }
+}
+
+void SC(sc_stream_part)(sc_stream *s, i64 part, i64 parts)
+{
+  const sc_value *last = &s->values[s->end];
+  i64 batches = ceil_div(last->height, last->rows), begin = batches * part / parts * last->rows;
+  for (i64 v = s->first + 1; v < s->end; v++) s->made[v] = s->values[v].height;
+  s->made[s->end] = begin;
+  for (i64 stage = s->end - 1; stage >= s->first; stage--) {
+    i64 from = s->made[stage + 1], residual = s->chain->stages[stage].residual;
+    i64 low = sc_lowest_row(&s->chain->stages[stage], from);
+    if (low < s->made[stage]) s->made[stage] = low / s->values[stage].rows * s->values[stage].rows;
+    if (residual > s->first && from < s->made[residual]) s->made[residual] = from / s->values[residual].rows * s->values[residual].rows;
+  }
+  s->made[s->first] = s->values[s->first].height;
+  advance(s, s->end - 1, clip(batches * (part + 1) / parts * last->rows, 0, last->height));
+}
+
+/* The lowest row of value v that a stage of the stream has yet to read. */
+static i64 lowest_live(const sc_stream *s, i64 v)
+{
+  i64 low = s->values[v].height;
+  for (i64 stage = v; stage < s->end; stage++) {
+    const sc_stage *how = &s->chain->stages[stage];
+    i64 next = s->made[stage + 1];
+    if (stage == v && sc_lowest_row(how, next) < low) low = sc_lowest_row(how, next);
+    if (how->residual == v && next < low) low = next;
+  }
+  return low;
+}
+
+/* Instead of computing: how many rows are alive once these are made. */
+static void note_window(sc_stream *s, i64 stage, i64 top, i64 rows)
+{
+  sc_value *values = s->data, *v = &values[stage + 1];
+  i64 alive = ceil_div(top + rows - lowest_live(s, stage + 1), v->rows) * v->rows;
+  if (alive > v->held) v->held = alive;
+}
+
+static i64 batch_rows(const sc_value *v) { return clip(PIXELS / v->width, 1, v->height); }
+
+/* Floats between channels: planes far apart by a power of two would fall into few sets of a cache. */
+static i64 pitch_of(i64 rows, i64 width)
+{
+  i64 pitch = ceil_div(rows * width + ROOM - 1, LINE) * LINE;
+  return pitch % 256 ? pitch : pitch + LINE;
+}
+
+/* Windows of the values between the stages [first, end), laid out in the memory of a task; its floats. */
+static i64 lay_windows(const sc_chain *c, sc_value *values, i64 first, i64 end)
+{
+  sc_stream s = {.chain = c, .values = values, .first = first, .end = end, .run = note_window, .data = values};
+  i64 floats = 0, parts = sc_parts_of(&values[end]);
+  for (i64 v = first + 1; v < end; v++) values[v].held = values[v].rows;
+  values[end].held = values[end].height;
+  for (i64 part = 0; part < parts; part++) SC(sc_stream_part)(&s, part, parts);
+  values[end].held = values[end].height;
+  for (i64 v = first + 1; v < end; v++) {
+    if (values[v].held > values[v].height) values[v].held = values[v].height;
+    values[v].pitch = pitch_of(values[v].held, values[v].width), values[v].offset = floats;
+    floats += values[v].channels * values[v].pitch + SC_LINES_OVER;
+  }
+  return ceil_div(floats, LINE) * LINE;
+}
+
+/* ---- segments ---- */
+static i64 floats_of(const sc_value *v) { return v->channels * v->height * v->width; }
+
+static int is_large(const sc_value *values, i64 stage) { return floats_of(&values[stage]) + floats_of(&values[stage + 1]) > LARGE; }
+
+/* Whether values between the stages [first, end) are read by none behind. */
+static int is_closed(const sc_chain *c, i64 first, i64 end)
+{
+  for (i64 stage = end; stage < c->count; stage++)
+    if (c->stages[stage].residual > first && c->stages[stage].residual < end) return 0;
+  return 1;
+}
+
+/* The longest segment from stage `first` on that is worth streaming, or none. */
+static sc_segment longest_stream(const sc_chain *c, sc_value *values, i64 first)
+{
+  sc_segment best = {first, first, 0, 0};
+  for (i64 end = first + 1; end <= c->count && is_large(values, end - 1); end++) {
+    i64 floats = lay_windows(c, values, first, end);
+    if (floats > WINDOWS) break;
+    if (end > first + 1 && is_closed(c, first, end)) best = (sc_segment){first, end, 1, floats};
+  }
+  if (best.streamed) lay_windows(c, values, best.first, best.end);
+  return best;
+}
+
+static void cut_segments(const sc_chain *c, sc_chain_plan *p)
+{
+  for (i64 stage = 0; stage < c->count;) {
+    sc_segment *last = p->count ? &p->segments[p->count - 1] : 0, s = longest_stream(c, p->values, stage);
+    if (!s.streamed && last && !last->streamed) {
+      last->end = ++stage;
+      continue;
+    }
+    if (!s.streamed) s.end = stage + 1;
+    p->segments[p->count++] = s;
+    stage = s.end;
+  }
+}
+
+/* The last stage that reads a value. */
+static i64 last_reader(const sc_chain *c, i64 v)
+{
+  i64 last = v < c->count ? v : c->count;
+  for (i64 stage = v; stage < c->count; stage++) if (c->stages[stage].residual == v) last = stage;
+  return last;
+}
+
+/* Memory of the values that are held whole, but for the first and the last, which the host has. */
+static void place_whole(const sc_chain *c, sc_chain_plan *p)
+{
+  sc_space placed[CHAIN_STAGES + 1];
+  i64 count = 0, widest = 0;
+  for (i64 n = 0; n < p->count; n++) {
+    sc_segment *s = &p->segments[n];
+    for (i64 v = n ? s->first + 1 : 0; v <= s->end; v++) {
+      sc_value *value = &p->values[v];
+      if (s->streamed && v > s->first && v < s->end) continue;
+      int outside = v == c->count || (!v && !sc_chain_copies(c));
+      value->held = value->height;
+      value->pitch = outside ? value->height * value->width : pitch_of(value->height, value->width);
+      if (outside) continue;
+      sc_space mine = {0, ceil_div(value->channels * value->pitch + SC_LINES_OVER, LINE) * LINE, v - 1, last_reader(c, v)};
+      mine.at = value->offset = sc_lowest_place(placed, count, &mine);
+      placed[count++] = mine;
+      if (mine.at + mine.size > p->floats) p->floats = mine.at + mine.size;
+    }
+  }
+  for (i64 v = 0; v <= c->count; v++) if (p->values[v].width > widest) widest = p->values[v].width;
+  p->zeros = p->floats + SC_LINES_BEFORE;
+  p->floats += ceil_div(sc_zeros(widest), LINE) * LINE;
+}
+
+/* ---- how convolutions read a batch of rows ---- */
+static int lay_geometry(const sc_chain *c, sc_chain_plan *p, i64 stage)
+{
+  const sc_value *in = &p->values[stage], *out = &p->values[stage + 1];
+  const sc_kernel *k = c->stages[stage].kernel;
+  if (c->stages[stage].depthwise) return SC_OK;
+  sc_geometry *g = p->geometry[stage] = sc_get(&c->host, sizeof *g);
+  if (!g) return SC_MEMORY;
+  *g = (sc_geometry){.image = {1, in->height, in->width, out->height, out->width}, .tile_height = out->rows,
+                     .tile_width = out->width, .tiles = ceil_div(out->height, out->rows), .group = 1};
+  g->plain = g->direct = SC(sc_is_pointwise)(k);
+  g->plane = g->plain ? in->pitch : ceil_div((out->rows + k->shift[k->spec.kernel[0] - 1]) * out->width, LINE) * LINE;
+  i64 planes = k->spec.channels * k->spec.group * k->phases * k->spec.kernel[1];
+  if (g->plane > MAX_FLOATS / (planes + 1)) return SC_TOO_LARGE;
+  g->floats = g->plain ? 0 : planes * g->plane + VL;
+  g->offsets = sc_get(&c->host, (k->column_count + AHEAD + 1) * (i64)sizeof *g->offsets);
+  if (!g->offsets) return SC_MEMORY;
+  SC(sc_place_taps)(k, g);
+  return SC_OK;
+}
+
+static int build(const sc_chain *c, i64 height, i64 width, sc_chain_plan **out)
+{
+  sc_chain_plan *p = *out = sc_get(&c->host, sizeof *p);
+  if (!p) return SC_MEMORY;
+  *p = (sc_chain_plan){.height = height, .width = width};
+  if (SC(sc_chain_sizes)(c, height, width, p->values)) return SC_TOO_LARGE;
+  for (i64 v = 0; v <= c->count; v++) p->values[v].rows = batch_rows(&p->values[v]);
+  cut_segments(c, p);
+  for (i64 n = 0; n < p->count; n++)
+    for (i64 v = p->segments[n].first + 1; !p->segments[n].streamed && v <= p->segments[n].end; v++)
+      p->values[v].rows = p->values[v].height;
+  place_whole(c, p);
+  int status = SC_OK;
+  for (i64 stage = 0; stage < c->count && !status; stage++) status = lay_geometry(c, p, stage);
+  return status;
+}
+
+void SC(sc_chain_plan_free)(const sc_chain *c, sc_chain_plan *p)
+{
+  for (i64 i = 0; p && i < c->count; i++)
+    if (p->geometry[i]) sc_drop(&c->host, p->geometry[i]->offsets), sc_drop(&c->host, p->geometry[i]);
+  sc_drop(&c->host, p);
+}
+
+int SC(sc_chain_plan_of)(sc_chain *c, i64 height, i64 width, sc_chain_plan **out)
+{
+  for (int i = 0; i < CHAIN_PLANS; i++) {
+    *out = __atomic_load_n(&c->plans[i], __ATOMIC_ACQUIRE);
+    if (*out && (*out)->height == height && (*out)->width == width) return SC_OK;
+  }
+  int status = build(c, height, width, out);
+  if (status) {
+    SC(sc_chain_plan_free)(c, *out);
+    return status;
+  }
+  for (int i = 0; i < CHAIN_PLANS; i++) {
+    sc_chain_plan *empty = 0;
+    if (__atomic_compare_exchange_n(&c->plans[i], &empty, *out, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) break;
+  }
+  return SC_OK;
+}
+
+void SC(sc_chain_plan_done)(sc_chain *c, sc_chain_plan *p)
+{
+  for (int i = 0; i < CHAIN_PLANS; i++)
+    if (__atomic_load_n(&c->plans[i], __ATOMIC_ACQUIRE) == p) return;
+  SC(sc_chain_plan_free)(c, p);
+}
