@@ -18,6 +18,7 @@ from sparsecc.cost import roofline
 from sparsecc.passes import edit, pipeline
 from sparsecc.passes.base import Context, Refusal, run
 from sparsecc.passes.weights.choose import node_work
+from sparsecc.passes.weights.dense_beside import DenseBeside
 from sparsecc.passes.weights.depthwise import Depthwise
 from sparsecc.passes.weights.layers import find_layers
 from sparsecc.passes.weights.to_sparse import ToSparse
@@ -49,11 +50,12 @@ def rewrite(graph: ir.Model, target: Target, ctx: Context) -> list[LayerRow]:
     """Put sparse ops where they pay, fuse into them, and say what was chosen for each layer."""
     order = {node.name: at for at, node in enumerate(graph.graph.all_nodes())}
     refused = _refused_rows(graph, find_layers(graph).refusals, target)
-    to_sparse, depthwise = ToSparse(target), Depthwise()
-    run([to_sparse, depthwise, *pipeline.EXACT_AFTER], graph, ctx)
+    to_sparse, beside = ToSparse(target), (Depthwise(), DenseBeside(target))
+    run([to_sparse, *beside, *pipeline.EXACT_AFTER], graph, ctx)
     rows = refused | {choice.row.name: choice.row for choice in to_sparse.choices}
-    for name in depthwise.replaced:
-        rows[name] = dataclasses.replace(rows[name], kernel=depthwise.KERNEL, why=depthwise.WHY)
+    for each in beside:
+        for name in each.replaced:
+            rows[name] = dataclasses.replace(rows[name], kernel=each.KERNEL, why=each.WHY)
     return sorted(rows.values(), key=lambda row: order.get(row.name, len(order)))
 
 

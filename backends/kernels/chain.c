@@ -14,7 +14,8 @@ static const char *create_stage(const sc_step_spec *spec, sc_chain *c, i64 i)
 {
   const i64 *a = spec->attributes + i * STAGE;
   sc_stage *stage = &c->stages[i];
-  sc_spec s = {.stride = {a[0], a[1]}, .pad = {a[2], a[3], a[4], a[5]}, .dilation = {a[6], a[7]}, .group = a[8]};
+  sc_spec s = {.stride = {a[0], a[1]}, .pad = {a[2], a[3], a[4], a[5]}, .dilation = {a[6], a[7]}, .group = a[8],
+               .no_code = 1};
   if (a[9] < 0 || a[9] >= SC_ACTIVATIONS) return "unknown activation";
   if (a[10] < -1 || a[10] > i) return "a residual is not a value before it";
   s.activation = (i32)a[9];
@@ -22,7 +23,6 @@ static const char *create_stage(const sc_step_spec *spec, sc_chain *c, i64 i)
   if (wrong) return wrong;
   if (SC(sc_create)(&s, &c->host, &stage->kernel)) return "there is not enough memory to prepare the weights";
   stage->residual = a[10], stage->depthwise = SC(sc_is_depthwise)(stage->kernel);
-  if (stage->kernel->code) return "generated code has no place in a chain";
   if (i && !stage->depthwise && !SC(sc_is_pointwise)(stage->kernel)) return "only its first layer may be other than 1x1 or depthwise";
   const sc_spec *before = i ? &stage[-1].kernel->spec : 0;
   return before && before->rows != s.channels * s.group ? "a layer has another number of inputs than the one before has outputs" : 0;
@@ -32,7 +32,7 @@ static const char *create(const sc_step_spec *spec, const sc_host *host, void **
 {
   *state = 0;
   i64 count = spec->attribute_count / STAGE;
-  if (count < 1 || count > CHAIN_STAGES || spec->attribute_count % STAGE || spec->constant_count != count * PACKED ||
+  if (count < 1 || count > SC_CHAIN_STAGES || spec->attribute_count % STAGE || spec->constant_count != count * PACKED ||
       spec->inputs != 1 || spec->outputs != 1)
     return "a malformed step";
   sc_chain *c = *state = sc_get(host, sizeof *c);
@@ -54,7 +54,7 @@ static void destroy(void *state, const sc_host *host)
 static const char *infer(const void *state, const sc_tensor *const *in, sc_tensor *const *out)
 {
   const sc_chain *c = state;
-  sc_value values[CHAIN_STAGES + 1];
+  sc_value values[SC_CHAIN_STAGES + 1];
   const sc_spec *first = &c->stages[0].kernel->spec;
   if (!sc_is_plain(in[0]) || in[0]->rank != 4) return "its input is not a float32 image [N, C, H, W]";
   if (in[0]->dims[1] != first->channels * first->group) return "its input has another number of channels than its weight";

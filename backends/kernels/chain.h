@@ -5,7 +5,7 @@
 #include "lines.h"
 #include "step.h"
 
-enum { CHAIN_STAGES = 64, CHAIN_PLANS = 8 };
+enum { CHAIN_PLANS = 8 };
 
 /* Value 0 is the input of the chain, value i + 1 the output of stage i. */
 typedef struct {
@@ -29,15 +29,15 @@ typedef struct {
   i64 height, width;             /* of the input */
   i64 count, floats;             /* segments; floats of what is held whole, zeros included */
   i64 zeros;                     /* where these are, in floats */
-  sc_value values[CHAIN_STAGES + 1];
-  sc_segment segments[CHAIN_STAGES];
-  sc_geometry *geometry[CHAIN_STAGES]; /* of convolutions: how a batch of rows is read */
+  sc_value values[SC_CHAIN_STAGES + 1];
+  sc_segment segments[SC_CHAIN_STAGES];
+  sc_geometry *geometry[SC_CHAIN_STAGES]; /* of convolutions: how a batch of rows is read */
 } sc_chain_plan;
 
 typedef struct {
   sc_host host;
   i64 count;
-  sc_stage stages[CHAIN_STAGES];
+  sc_stage stages[SC_CHAIN_STAGES];
   sc_chain_plan *plans[CHAIN_PLANS];
 } sc_chain;
 
@@ -57,7 +57,7 @@ struct sc_stream {
   const sc_chain *chain;
   const sc_value *values;
   i64 first, end;                /* stages */
-  i64 made[CHAIN_STAGES + 1];    /* rows of each value that are there; those of the first are always there */
+  i64 made[SC_CHAIN_STAGES + 1];    /* rows of each value that are there; those of the first are always there */
   void (*run)(sc_stream *, i64 stage, i64 top, i64 rows);
   void *data;
 };

@@ -149,18 +149,22 @@ static void cut_segments(const sc_chain *c, sc_chain_plan *p)
   }
 }
 
-/* The last stage that reads a value. */
-static i64 last_reader(const sc_chain *c, i64 v)
+/* The last stage that runs at the same time as one that reads a value: those of a stream all do. */
+static i64 last_reader(const sc_chain *c, const sc_chain_plan *p, i64 v)
 {
-  i64 last = v < c->count ? v : c->count;
+  i64 last = v;
   for (i64 stage = v; stage < c->count; stage++) if (c->stages[stage].residual == v) last = stage;
+  for (i64 n = 0; n < p->count; n++) {
+    const sc_segment *s = &p->segments[n];
+    if (s->streamed && s->first <= last && last < s->end) return s->end - 1;
+  }
   return last;
 }
 
 /* Memory of the values that are held whole, but for the first and the last, which the host has. */
 static void place_whole(const sc_chain *c, sc_chain_plan *p)
 {
-  sc_space placed[CHAIN_STAGES + 1];
+  sc_space placed[SC_CHAIN_STAGES + 1];
   i64 count = 0, widest = 0;
   for (i64 n = 0; n < p->count; n++) {
     sc_segment *s = &p->segments[n];
@@ -171,7 +175,8 @@ static void place_whole(const sc_chain *c, sc_chain_plan *p)
       value->held = value->height;
       value->pitch = outside ? value->height * value->width : pitch_of(value->height, value->width);
       if (outside) continue;
-      sc_space mine = {0, ceil_div(value->channels * value->pitch + SC_LINES_OVER, LINE) * LINE, v - 1, last_reader(c, v)};
+      sc_space mine = {0, ceil_div(value->channels * value->pitch + SC_LINES_OVER, LINE) * LINE, s->streamed ? s->first : v - 1,
+                       last_reader(c, p, v)};
       mine.at = value->offset = sc_lowest_place(placed, count, &mine);
       placed[count++] = mine;
       if (mine.at + mine.size > p->floats) p->floats = mine.at + mine.size;

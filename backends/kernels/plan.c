@@ -81,7 +81,7 @@ static i64 walk(sc_kernel *k, const sc_spec *s, i64 *start)
 static const sc_code *find_code(const sc_spec *s)
 {
 #if VB == 64 && defined(__x86_64__)
-  return sc_find_code(s);
+  return s->no_code ? 0 : sc_find_code(s);
 #else
   return (void)s, (const sc_code *)0;
 #endif

@@ -38,6 +38,7 @@ typedef struct {
   const float *bias;             /* [rows] */
   i64 stride[2], pad[4], dilation[2], group;
   i32 activation;                /* SC_NONE, ...: the order of sparsecc.ops.ACTIVATIONS */
+  i32 no_code;                   /* positions are data, even where code was generated for them */
 } sc_spec;
 
 /* Sizes of one convolution call. */

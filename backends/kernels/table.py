@@ -72,6 +72,9 @@ REGIONS = 16
 REGION_VALUES = 64
 """Most values a region reads, and most it makes for others."""
 
+CHAIN_STAGES = 64
+"""Most convolutions that follow each other in one step."""
+
 OPS = ("conv", "matmul", "matvec")
 """Images; many tokens; a few tokens, whose time is that of reading the weights."""
 
@@ -191,7 +194,7 @@ def c_header() -> str:
         f"enum {{ SC_MATVEC_TOKENS = {MATVEC_TOKENS} }};",
         f"enum {{ SC_STRIP_ROWS = {ROWS}, SC_STRIP_LANES = {LANES} }};",
         f"enum {{ SC_STRIP_AHEAD = {WINDOW // 2} }};",
-        f"enum {{ SC_STEP_KINDS = {len(STEPS)} }};",
+        f"enum {{ SC_STEP_KINDS = {len(STEPS)}, SC_CHAIN_STAGES = {CHAIN_STAGES} }};",
         f"#define SC_STEPS_KEY {steps_key()}LL",
         f"#define SC_STEPS(X) {' '.join(f'X({kind})' for kind in STEPS)}",
         f"enum {{ SC_REGION_VALUES = {REGION_VALUES} }};",

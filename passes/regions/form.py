@@ -14,6 +14,7 @@ from sparsecc.backends.kernels.table import REGION_VALUES, REGIONS
 from sparsecc.ops import int8
 from sparsecc.passes import edit
 from sparsecc.passes.base import Context, Pass
+from sparsecc.passes.regions.chains import chained
 from sparsecc.passes.regions.units import Unit, groups, units_of
 
 LEAST_STEPS = 2
@@ -52,6 +53,7 @@ class FormRegions(Pass):
     def call(self, model: ir.Model, ctx: Context) -> bool:
         """Form every region worth a call; the largest where there are too many."""
         units, reasons = units_of(model)
+        units = chained(units, ctx.target)
         found = groups(model.graph, units)
         left = {id(group): _declined(group) for group in found}
         chosen = [group for group in found if not left[id(group)]]

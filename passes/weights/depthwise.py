@@ -7,6 +7,7 @@ than the layer itself; in the library it costs nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -47,7 +48,7 @@ class Depthwise(Pass):
             bias = node_bias(node, len(weight))
             if bias is None:
                 ctx.refuse(self.name, node, "bias is not constant")
-            elif not (_fed_by_sparse(node) or _feeds_sparse(node)):
+            elif not (is_fed_by_sparse(node) or is_feeding_sparse(node)):
                 ctx.refuse(self.name, node, "no sparse convolution beside it")
             else:
                 self.replaced.append(node.name or "")
@@ -72,18 +73,20 @@ def _is_sparse_conv(node: ir.Node | None) -> bool:
     return node is not None and ops.is_sparse(node) and ops.parse(node.op_type).base == "SparseConv"
 
 
-def _fed_by_sparse(node: ir.Node) -> bool:
+def is_fed_by_sparse(node: ir.Node, through: Sequence[str] = THROUGH) -> bool:
+    """Whether a node reads from a convolution of the library, ops of ``through`` looked through."""
     value = node.inputs[0]
     producer = value.producer() if value is not None else None
-    while edit.is_op(producer, *THROUGH):
+    while edit.is_op(producer, *through):
         assert producer is not None
         value = producer.inputs[0]
         producer = value.producer() if value is not None else None
     return _is_sparse_conv(producer)
 
 
-def _feeds_sparse(node: ir.Node) -> bool:
+def is_feeding_sparse(node: ir.Node, through: Sequence[str] = THROUGH) -> bool:
+    """Whether a convolution of the library reads from a node, as in :func:`is_fed_by_sparse`."""
     readers = [reader for reader, _ in node.outputs[0].uses()]
-    while len(readers) == 1 and edit.is_op(readers[0], *THROUGH):
+    while len(readers) == 1 and edit.is_op(readers[0], *through):
         readers = [reader for reader, _ in readers[0].outputs[0].uses()]
     return any(_is_sparse_conv(reader) for reader in readers)

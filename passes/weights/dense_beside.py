@@ -1,0 +1,86 @@
+"""Gives convolutions without zeros to the library too where sparse ones stand beside them. Exact.
+
+ONNX Runtime computes a convolution in a layout of its own; between two convolutions of the library
+that means two changes of layout, which a region does without.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from sparsecc.cost import roofline
+from sparsecc.formats.blocks import Block, pack_blocks
+from sparsecc.passes import edit
+from sparsecc.passes.base import Context, Pass
+from sparsecc.passes.weights.choose import node_bias, node_work
+from sparsecc.passes.weights.depthwise import THROUGH, is_fed_by_sparse, is_feeding_sparse
+from sparsecc.passes.weights.pack_node import pack_node
+from sparsecc.targets import Target
+
+STEPS_BETWEEN = (*THROUGH, "MaxPool", "AveragePool")
+"""What may stand between two convolutions of one region."""
+HEIGHTS = (16, 8, 4)
+"""Rows of the blocks that a weight without zeros is packed in, the best first."""
+
+
+class DenseBeside(Pass):
+    """Replaces ordinary convolutions that read from or feed a convolution of the library.
+
+    Attributes:
+        replaced: After ``call``, the names of the nodes it replaced.
+    """
+
+    name: ClassVar[str] = "dense-beside"
+    KERNEL: ClassVar[str] = "conv-dense"
+    WHY: ClassVar[str] = "dense, in the library: no change of layout beside a sparse convolution"
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.replaced: list[str] = []
+
+    def call(self, model: ir.Model, ctx: Context) -> bool:
+        """Replace, from the graph's end to its start, so that what feeds a chain joins it."""
+        self.replaced = []
+        for node in reversed([node for node in model.graph if edit.is_op(node, "Conv")]):
+            weight = edit.constant(node.inputs[1])
+            if weight is None or not _is_ordinary(node, weight):
+                continue
+            fed = is_fed_by_sparse(node, STEPS_BETWEEN)
+            feeding = is_feeding_sparse(node, STEPS_BETWEEN)
+            bias, block = node_bias(node, len(weight)), _block(len(weight))
+            if not (fed or feeding) or bias is None or block is None:
+                continue
+            if why := self._slower(node, weight, block, fed=fed, feeding=feeding):
+                ctx.refuse(self.name, node, why)
+                continue
+            self.replaced.append(node.name or "")
+            pack_node(node, pack_blocks(weight.transpose(0, 2, 3, 1), block, keep_zeros=True), bias)
+        return bool(self.replaced)
+
+    def _slower(
+        self, node: ir.Node, weight: np.ndarray, block: Block, *, fed: bool, feeding: bool
+    ) -> str:
+        """Why the layer is better left to ONNX Runtime, or ""."""
+        work = node_work(node, len(weight), weight[0].size, 1)
+        blocks = -(-len(weight) // block[0]) * weight[0].size
+        edges = 4 * (fed * work.input_elements + feeding * work.rows * work.points)
+        ours = roofline.sparse_ms(work, block, blocks, self.target)
+        ours -= work.activation_bytes / roofline.LAYOUT_GBS * 1e-6
+        theirs = roofline.dense_ms(work, self.target) + edges / roofline.LAYOUT_GBS * 1e-6
+        return "" if ours <= theirs else f"dense in the library: {theirs / ours:.2f}x as fast"
+
+
+def _is_ordinary(node: ir.Node, weight: np.ndarray) -> bool:
+    return (
+        weight.ndim == 4
+        and weight.dtype == np.float32
+        and node.attributes.get_int("group", 1) == 1
+        and "auto_pad" not in node.attributes
+    )
+
+
+def _block(rows: int) -> Block | None:
+    return next(((height, 1) for height in HEIGHTS if rows % height == 0), None)
