@@ -1,6 +1,7 @@
 /* Steps on images in plain layout: pooling, and taking off dimensions. */
 #include "pack.h"
 #include "step.h"
+#include "vecmath.h"
 
 /* ---- pooling: attributes max, kernel 2, strides 2, pads 4, whether pads count; a kernel of 0 is the whole image ---- */
 enum { MAX, KERNEL, STRIDE = 3, PADS = 5, COUNT_PADS = 9, POOL_ATTRIBUTES };
@@ -38,9 +39,15 @@ static const char *infer_pool(const void *state, const sc_tensor *const *in, sc_
   return 0;
 }
 
-typedef struct { const pool *p; const sc_tensor *x, *y; i64 planes, parts; } pool_job;
+typedef struct {
+  const pool *p;
+  const sc_host *host;
+  const sc_tensor *x, *y;
+  i64 planes, parts;
+  int failed;
+} pool_job;
 
-static float sum_of(const float *x, i64 n)
+static float sum_of_floats(const float *x, i64 n)
 {
   vf lanes = splat(0.f);
   float sum = 0.f;
@@ -51,46 +58,89 @@ static float sum_of(const float *x, i64 n)
   return sum;
 }
 
-static float window(const pool *p, const float *x, const i64 *size, i64 row, i64 column)
+/* How many positions from `at` on a window of `size` covers: those of the image, or, where pads count, of it and its pads. */
+static i64 covered(const i64 *a, int axis, i64 at, i64 image)
 {
-  const i64 *a = p->a;
-  i64 top = row * a[STRIDE] - a[PADS], left = column * a[STRIDE + 1] - a[PADS + 1];
-  i64 from = clip(top, 0, size[0]), end = clip(top + a[KERNEL], 0, size[0]);
-  i64 first = clip(left, 0, size[1]), last = clip(left + a[KERNEL + 1], 0, size[1]);
-  float out = a[MAX] ? -__builtin_inff() : 0.f;
-  for (i64 r = from; r < end; r++)
-    for (i64 c = first; c < last; c++) {
-      float v = x[r * size[1] + c];
-      if (!a[MAX]) out += v;
-      else if (!(v <= out)) out = v;
-    }
-  if (a[MAX]) return out;
-  i64 count = (end - from) * (last - first);
-  if (a[COUNT_PADS]) /* windows that begin inside the pads but reach beyond them count what lies within */
-    count = (clip(top + a[KERNEL], top, size[0] + a[PADS + 2]) - top) * (clip(left + a[KERNEL + 1], left, size[1] + a[PADS + 3]) - left);
-  return out / (float)count;
+  i64 size = a[KERNEL + axis];
+  if (a[COUNT_PADS]) return clip(at + size, at, image + a[PADS + 2 + axis]) - at;
+  return clip(at + size, 0, image) - clip(at, 0, image);
+}
+
+INLINE vf joined(vf a, vf b, const int max) { return max ? select_vf(b <= a, a, b) : a + b; }
+
+/* The rows [from, end) of a plane as one, column by column. */
+INLINE void join_rows(const float *x, i64 width, i64 from, i64 end, float *to, const int max)
+{
+  for (i64 c = 0; c < width; c += VL) {
+    vf v = load_some(x + from * width + c, width - c, 0.f);
+    for (i64 r = from + 1; r < end; r++) v = joined(v, load_some(x + r * width + c, width - c, 0.f), max);
+    store_some(to + c, v, width - c);
+  }
+}
+
+/* Windows of a row, `step` apart: its first is at `x`, which goes on for a vector behind the last. `share`: of the sums. */
+INLINE void join_columns(const float *x, i64 size, i64 step, float *y, i64 count, const float *share, float rows, const int max)
+{
+  for (i64 c = 0; c < count; c += VL) {
+    vf v = splat(max ? -__builtin_inff() : 0.f);
+    if (step <= 2)
+      for (i64 k = 0; k < size; k++) v = joined(v, step == 2 ? every_second(x + 2 * c + k) : load(x + c + k), max);
+    else for (int lane = 0; lane < VL && c + lane < count; lane++)
+      for (i64 k = 0; k < size; k++) {
+        float u = x[(c + lane) * step + k];
+        v[lane] = !max ? v[lane] + u : u <= v[lane] ? v[lane] : u;
+      }
+    store_some(y + c, max ? v : v * (load(share + c) * rows), count - c);
+  }
+}
+
+INLINE void pool_plane(const pool_job *j, const float *x, float *y, float *row, float *share, const int max)
+{
+  const i64 *a = j->p->a, *in = j->x->dims + 2, *out = j->y->dims + 2;
+  for (i64 r = 0; r < out[0]; r++) {
+    i64 top = r * a[STRIDE] - a[PADS], from = clip(top, 0, in[0]), end = clip(top + a[KERNEL], 0, in[0]);
+    join_rows(x, in[1], from, end, row + a[PADS + 1], max);
+    join_columns(row, a[KERNEL + 1], a[STRIDE + 1], y + r * out[1], out[1], share, 1.f / (float)covered(a, 0, top, in[0]), max);
+  }
+}
+
+/* Floats of a row with its pads, and of the shares of a row of results. */
+static i64 row_floats(const pool_job *j)
+{
+  const i64 *a = j->p->a;
+  return j->x->dims[3] + a[PADS + 1] + a[PADS + 3] + a[KERNEL + 1] + a[STRIDE + 1] + 2 * VL;
 }
 
 static void task_pool(void *data, u64 part)
 {
-  const pool_job *j = data;
+  pool_job *j = data;
   const i64 *a = j->p->a, *in = j->x->dims + 2, *out = j->y->dims + 2;
-  i64 from = j->planes * (i64)part / j->parts, end = j->planes * ((i64)part + 1) / j->parts;
+  i64 from = j->planes * (i64)part / j->parts, end = j->planes * ((i64)part + 1) / j->parts, floats = row_floats(j);
+  int slot;
+  float *row = sc_scratch_get(j->host, floats + out[1] + VL, &slot), *share = row + floats;
+  if (!row) {
+    __atomic_store_n(&j->failed, 1, __ATOMIC_RELAXED);
+    return;
+  }
+  for (i64 i = 0; i < floats; i++) row[i] = a[MAX] ? -__builtin_inff() : 0.f;
+  for (i64 c = 0; c < out[1]; c++) share[c] = 1.f / (float)covered(a, 1, c * a[STRIDE + 1] - a[PADS + 1], in[1]);
+  for (i64 c = out[1]; c < out[1] + VL; c++) share[c] = 0.f;
   for (i64 plane = from; plane < end; plane++) {
     const float *x = (const float *)j->x->data + plane * in[0] * in[1];
     float *y = (float *)j->y->data + plane * out[0] * out[1];
-    if (!a[KERNEL] && !a[KERNEL + 1] && !a[MAX]) *y = sum_of(x, in[0] * in[1]) / (float)(in[0] * in[1]);
-    else
-      for (i64 r = 0; r < out[0]; r++)
-        for (i64 c = 0; c < out[1]; c++) y[r * out[1] + c] = window(j->p, x, in, r, c);
+    if (!a[KERNEL] && !a[KERNEL + 1] && !a[MAX]) *y = sum_of_floats(x, in[0] * in[1]) / (float)(in[0] * in[1]);
+    else if (a[MAX]) pool_plane(j, x, y, row, share, 1);
+    else pool_plane(j, x, y, row, share, 0);
   }
+  sc_scratch_put(j->host, slot, row);
 }
 
 static int run_pool(void *state, const sc_tensor *const *in, sc_tensor *const *out, const sc_call *call)
 {
-  pool_job j = {state, in[0], out[0], in[0]->dims[0] * in[0]->dims[1], 0};
+  pool_job j = {.p = state, .host = call->host, .x = in[0], .y = out[0], .planes = in[0]->dims[0] * in[0]->dims[1]};
   j.parts = clip(j.planes, 1, STEP_TASKS);
-  return sc_run_tasks(call, task_pool, j.parts, &j);
+  int status = sc_run_tasks(call, task_pool, j.parts, &j);
+  return status ? status : j.failed ? SC_MEMORY : SC_OK;
 }
 
 /* ---- flatten: [N, ...] as [N, the rest] ---- */

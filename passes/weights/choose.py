@@ -37,16 +37,21 @@ class Choice:
     row: LayerRow
 
 
-def choose(layer: Layer, target: Target) -> Choice:
+def choose(layer: Layer, target: Target, *, beside: bool = False) -> Choice:
     """Choose the kernel of one layer from the zeros its weight has.
 
     Exact: only zeros that are there are used.
+
+    Args:
+        layer: The layer.
+        target: Where it runs.
+        beside: Whether layers beside it are in the library too (``roofline.sparse_ms``).
     """
     weight = matrix(layer)
     work = work_of(layer)
     dense = roofline.dense_ms(work, target)
     refusal = _ineligible(layer, weight)
-    times = {} if refusal else _sparse_times(layer, weight, work, target)
+    times = {} if refusal else _sparse_times(layer, weight, work, target, beside)
     block = min(times, key=lambda block: (times[block], -block[0] * block[1]), default=None)
     sparse = times[block] if block else math.inf
     pays = sparse <= WORTHWHILE * dense
@@ -140,14 +145,18 @@ def _scaled(node: ir.Node) -> bool:
 
 
 def _sparse_times(
-    layer: Layer, weight: NDArray[np.floating], work: roofline.Work, target: Target
+    layer: Layer,
+    weight: NDArray[np.floating],
+    work: roofline.Work,
+    target: Target,
+    beside: bool,
 ) -> dict[Block, float]:
     """Estimated ms of every format whose blocks stay inside one group."""
     rows_per_group = layer.rows // layer.groups
     fitting = [block for block in BLOCKS if layer.groups == 1 or rows_per_group % block[0] == 0]
     nonzero = weight != 0
     return {
-        block: roofline.sparse_ms(work, block, count_blocks(nonzero, block), target)
+        block: roofline.sparse_ms(work, block, count_blocks(nonzero, block), target, beside=beside)
         for block in fitting
     }
 

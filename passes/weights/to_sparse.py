@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir as ir
 
 from sparsecc import ops
@@ -31,7 +33,11 @@ class ToSparse(Pass):
     def call(self, model: ir.Model, ctx: Context) -> bool:
         """Choose for every layer, then rewrite the ones that pay."""
         survey = find_layers(model)
-        self.choices = [choose(layer, self.target) for layer in survey.layers]
+        beside = _convolutions_with_zeros(survey.layers) > 1
+        self.choices = [
+            choose(layer, self.target, beside=beside and layer.op == "Conv")
+            for layer in survey.layers
+        ]
         for choice in self.choices:
             if choice.block is None:
                 ctx.refuse(self.name, choice.layer.node, choice.row.why)
@@ -41,6 +47,12 @@ class ToSparse(Pass):
             model.opset_imports[ops.DOMAIN] = ops.VERSION
             return True
         return False
+
+
+def _convolutions_with_zeros(layers: Sequence[Layer]) -> int:
+    """Where there are several, a region takes what lies between them too."""
+    weights = (matrix(layer) for layer in layers if layer.op == "Conv")
+    return sum(np.count_nonzero(weight) < weight.size for weight in weights)
 
 
 def replace_layer(layer: Layer, block: Block) -> ir.Node:

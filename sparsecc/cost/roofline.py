@@ -69,8 +69,8 @@ GENERATED_ROWS = 30
 GENERATED_ISA = "x86-64-v4"
 """The instruction set that unstructured weights get machine code of their own for."""
 INPUT_GROUPS = Efficiency(0.36, 6.0)
-ROW_BLOCKS = {2: Efficiency(0.6, 8.0), 4: Efficiency(0.82, 8.0)}
-WIDE_ROW_BLOCKS = Efficiency(0.84, 8.0)
+ROW_BLOCKS = {2: Efficiency(0.6, 8.0), 4: Efficiency(0.92, 3.5)}
+WIDE_ROW_BLOCKS = Efficiency(0.92, 3.5)
 
 NODE_MS = 0.004
 """Fixed cost of one node in a session, ms."""
@@ -130,13 +130,24 @@ def dense_ms(work: Work, target: Target) -> float:
     return NODE_MS + _milliseconds(target, flops, efficiency, weight_bytes, work.activation_bytes)
 
 
-def sparse_ms(work: Work, block: Block, blocks: int, target: Target) -> float:
-    """Time of the layer with ``blocks`` stored r×c blocks in our kernels, one thread, ms."""
+def sparse_ms(
+    work: Work, block: Block, blocks: int, target: Target, *, beside: bool = False
+) -> float:
+    """Time of the layer with ``blocks`` stored r×c blocks in our kernels, one thread, ms.
+
+    Args:
+        work: The layer.
+        block: Rows and columns of a block.
+        blocks: How many are stored.
+        target: Where it runs.
+        beside: Whether other layers of the library stand beside it, in one region: then it is no
+            node of its own, and nothing changes its layout.
+    """
     r, c = block
     generated = generates(block, work.groups, None if work.is_conv else work.points, target)
     quality = GENERATED if generated else sparse_efficiency(block)
     depth = blocks / max(1, math.ceil(work.rows / r))
-    moved = work.activation_bytes
+    moved = 0 if beside else work.activation_bytes
     if generated:
         depth *= GENERATED_ROWS / work.cols
         moved += 4 * work.cols * work.points  # every tap of every point is packed into panels
@@ -148,7 +159,7 @@ def sparse_ms(work: Work, block: Block, blocks: int, target: Target) -> float:
     layout = moved / LAYOUT_GBS * 1e-6
     flops = 2.0 * stored * work.points
     return (
-        NODE_MS
+        (0.0 if beside else NODE_MS)
         + layout
         + _milliseconds(target, flops, efficiency, weight_bytes, work.activation_bytes)
     )

@@ -203,7 +203,9 @@ def windows(draw: st.DrawFn) -> Window:
 
 
 def drawn_sides(draw: st.DrawFn, window: Window) -> tuple[int, int]:
-    sides = draw(st.one_of(st.tuples(*[st.integers(1, 40)] * 2), st.sampled_from([(7, 7), (14, 14)])))
+    sides = draw(
+        st.one_of(st.tuples(*[st.integers(1, 40)] * 2), st.sampled_from([(7, 7), (14, 14)]))
+    )
     return max(sides[0], window.reach(0)), max(sides[1], window.reach(1))
 
 
@@ -292,7 +294,14 @@ def layer_of(
 @pytest.mark.parametrize("density", [0.1, 1.0])
 @pytest.mark.parametrize(
     ("inputs", "kernel", "stride", "side"),
-    [(600, 1, 1, 7), (400, 1, 1, 14), (40, 1, 1, 65), (90, 3, 1, 60), (70, 3, 2, 70), (700, 3, 1, 5)],
+    [
+        (600, 1, 1, 7),
+        (400, 1, 1, 14),
+        (40, 1, 1, 65),
+        (90, 3, 1, 60),
+        (70, 3, 2, 70),
+        (700, 3, 1, 5),
+    ],
 )
 def test_large_images_and_deep_weights_have_their_ways(
     command: list[str], inputs: int, kernel: int, stride: int, side: int, density: float
@@ -331,7 +340,9 @@ def test_what_a_step_cannot_do_is_refused(command: list[str]) -> None:
     refused(replace(step, attributes=step.attributes[:-1]), command, "eleven attributes")
     refused(replace(step, constants=step.constants[:-1]), command, "packed weight is missing")
     refused(replace(step, inputs=[to_c16(normal(rng, 1, 9, 4, 4))]), command, "number of channels")
-    refused(replace(step, inputs=[*step.inputs, to_c16(normal(rng, 1, 32, 4, 5))]), command, "residual")
+    refused(
+        replace(step, inputs=[*step.inputs, to_c16(normal(rng, 1, 32, 4, 5))]), command, "residual"
+    )
     small = Case("conv16", [replace(layer, block=(8, 1))], normal(rng, 1, 8, 4, 4)).step()
     refused(small, command, "multiple of 16 rows")
     grouped = Case("conv16", [replace(layer, group=4)], normal(rng, 1, 32, 4, 4)).step()
@@ -352,7 +363,9 @@ def test_depthwise_of_another_shape_is_refused(command: list[str]) -> None:
     rng = np.random.default_rng(0)
     layer = Layer(normal(rng, 20, 3, 3, 1), normal(rng, 20), Window((3, 3)), 0, 20)
     step = Case("depthwise16", [layer], normal(rng, 1, 20, 4, 4)).step()
-    refused(replace(step, constants=[normal(rng, 20, 2, 3, 3), layer.bias]), command, "C, 1, kh, kw")
+    refused(
+        replace(step, constants=[normal(rng, 20, 2, 3, 3), layer.bias]), command, "C, 1, kh, kw"
+    )
     refused(replace(step, inputs=[to_c16(normal(rng, 1, 19, 4, 4))]), command, "number of channels")
     plain = Tensor(normal(rng, 1, 20, 4, 4), (1, 20, 4, 4), PLAIN)
     refused(replace(step, inputs=[plain]), command, "layout C16")
