@@ -122,7 +122,7 @@ def compile(
     progress("choosing kernels and rewriting", 0.72)
     rows = with_reasons(rewrite(graph, request.target, ctx), decisions)
     generated = list(patterns(graph, request.target))
-    regions = form_regions(graph, ctx)
+    regions = form_regions(graph, request.target, ctx)
 
     progress("lowering to ONNX Runtime", 0.78)
     lower(graph)
@@ -206,9 +206,9 @@ def quantize_model(graph: ir.Model, data: Calibration | None, ctx: Context) -> N
     run([InsertQuantization(ranges), DeadCode()], graph, ctx)
 
 
-def form_regions(graph: ir.Model, ctx: Context) -> list[Region]:
+def form_regions(graph: ir.Model, target: targets.Target, ctx: Context) -> list[Region]:
     """Make regions of what the library runs in one call."""
-    regions = FormRegions()
+    regions = FormRegions(target)
     run([regions], graph, ctx)
     return regions.formed
 

@@ -22,8 +22,9 @@ static const char *create_stage(const sc_step_spec *spec, sc_chain *c, i64 i)
   const char *wrong = sc_read_packed(spec, i * PACKED, 1, &s);
   if (wrong) return wrong;
   if (SC(sc_create)(&s, &c->host, &stage->kernel)) return "there is not enough memory to prepare the weights";
-  stage->residual = a[10], stage->depthwise = SC(sc_is_depthwise)(stage->kernel);
-  if (i && !stage->depthwise && !SC(sc_is_pointwise)(stage->kernel)) return "only its first layer may be other than 1x1 or depthwise";
+  stage->residual = a[10], stage->depthwise = SC(sc_is_depthwise)(stage->kernel) && !SC(sc_is_pointwise)(stage->kernel);
+  if (i && !stage->depthwise && !SC(sc_is_pointwise)(stage->kernel))
+    return "only its first layer may be other than 1x1 or depthwise";
   const sc_spec *before = i ? &stage[-1].kernel->spec : 0;
   return before && before->rows != s.channels * s.group ? "a layer has another number of inputs than the one before has outputs" : 0;
 }
@@ -60,10 +61,11 @@ static const char *infer(const void *state, const sc_tensor *const *in, sc_tenso
   if (in[0]->dims[1] != first->channels * first->group) return "its input has another number of channels than its weight";
   if (in[0]->dims[2] < 1 || in[0]->dims[3] < 1) return "its input is empty";
   const char *wrong = SC(sc_chain_sizes)(c, in[0]->dims[2], in[0]->dims[3], values);
+  if (wrong) return wrong;
   const sc_value *last = &values[c->count];
   *out[0] = (sc_tensor){.type = SC_F32, .layout = SC_PLAIN, .rank = 4,
                         .dims = {in[0]->dims[0], last->channels, last->height, last->width}};
-  return wrong;
+  return 0;
 }
 
 /* ---- one image ---- */
@@ -82,7 +84,7 @@ static sc_lines lines_of(const image *m, i64 v)
 {
   const sc_value *value = &m->p->values[v];
   int window = m->segment->streamed && v > m->segment->first && v < m->segment->end;
-  float *at = v == m->c->count ? m->y : !v && !sc_chain_copies(m->c) ? (float *)m->x : (window ? m->task : m->whole) + value->offset;
+  float *at = v == m->c->count ? m->y : !v && !m->p->copies ? (float *)m->x : (window ? m->task : m->whole) + value->offset;
   return (sc_lines){at, m->whole + m->p->zeros, value->pitch, value->height, value->width, value->held};
 }
 
@@ -189,7 +191,7 @@ static int run_image(image *m, const sc_parallel *parallel, void **host_error)
   i64 widest = p->floats - p->zeros + SC_LINES_BEFORE;
   clear_floats(m->whole + p->zeros - SC_LINES_BEFORE, widest);
   const sc_value *first = &p->values[0];
-  for (i64 ch = 0; sc_chain_copies(m->c) && ch < first->channels; ch++)
+  for (i64 ch = 0; p->copies && ch < first->channels; ch++)
     copy_floats(m->whole + first->offset + ch * first->pitch, m->x + ch * first->height * first->width, first->height * first->width);
   for (i64 n = 0; n < p->count && !status; n++) {
     m->segment = &p->segments[n];

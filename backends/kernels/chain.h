@@ -29,6 +29,7 @@ typedef struct {
   i64 height, width;             /* of the input */
   i64 count, floats;             /* segments; floats of what is held whole, zeros included */
   i64 zeros;                     /* where these are, in floats */
+  int copies;                    /* the first value is copied: its reader reads beyond it */
   sc_value values[SC_CHAIN_STAGES + 1];
   sc_segment segments[SC_CHAIN_STAGES];
   sc_geometry *geometry[SC_CHAIN_STAGES]; /* of convolutions: how a batch of rows is read */
@@ -40,9 +41,6 @@ typedef struct {
   sc_stage stages[SC_CHAIN_STAGES];
   sc_chain_plan *plans[CHAIN_PLANS];
 } sc_chain;
-
-/* Whether the first value is copied, because its reader reads beyond it. */
-static inline int sc_chain_copies(const sc_chain *c) { return c->stages[0].depthwise; }
 
 /* Sizes of all values for an input of this size; null, or what is wrong. */
 HIDDEN const char *SC(sc_chain_sizes)(const sc_chain *chain, i64 height, i64 width, sc_value *values);

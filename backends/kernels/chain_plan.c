@@ -161,6 +161,13 @@ static i64 last_reader(const sc_chain *c, const sc_chain_plan *p, i64 v)
   return last;
 }
 
+/* Whether the first layer reads beyond its input: a depthwise one, and a 1x1 one of whose rows the last ones are no vector. */
+static int reads_beyond(const sc_chain *c, const sc_value *out)
+{
+  i64 last = (out->height - 1) % out->rows + 1;
+  return c->stages[0].depthwise || (SC(sc_is_pointwise)(c->stages[0].kernel) && last * out->width < VL);
+}
+
 /* Memory of the values that are held whole, but for the first and the last, which the host has. */
 static void place_whole(const sc_chain *c, sc_chain_plan *p)
 {
@@ -171,7 +178,7 @@ static void place_whole(const sc_chain *c, sc_chain_plan *p)
     for (i64 v = n ? s->first + 1 : 0; v <= s->end; v++) {
       sc_value *value = &p->values[v];
       if (s->streamed && v > s->first && v < s->end) continue;
-      int outside = v == c->count || (!v && !sc_chain_copies(c));
+      int outside = v == c->count || (!v && !p->copies);
       value->held = value->height;
       value->pitch = outside ? value->height * value->width : pitch_of(value->height, value->width);
       if (outside) continue;
@@ -219,6 +226,7 @@ static int build(const sc_chain *c, i64 height, i64 width, sc_chain_plan **out)
   for (i64 n = 0; n < p->count; n++)
     for (i64 v = p->segments[n].first + 1; !p->segments[n].streamed && v <= p->segments[n].end; v++)
       p->values[v].rows = p->values[v].height;
+  p->copies = reads_beyond(c, &p->values[1]);
   place_whole(c, p);
   int status = SC_OK;
   for (i64 stage = 0; stage < c->count && !status; stage++) status = lay_geometry(c, p, stage);

@@ -17,6 +17,8 @@ static const char *create_pool(const sc_step_spec *spec, const sc_host *host, vo
     for (int side = 0; side < 4; side += 2)
       if (a[PADS + i + side] < 0 || (a[PADS + i + side] && a[PADS + i + side] >= a[KERNEL + i])) return "a malformed window";
   }
+  int whole = !a[KERNEL] && !a[KERNEL + 1];
+  if (whole ? a[MAX] != 0 : !a[KERNEL] || !a[KERNEL + 1]) return "a malformed window";
   pool *p = *state = sc_get(host, sizeof *p);
   for (int i = 0; p && i < POOL_ATTRIBUTES; i++) p->a[i] = a[i];
   return p ? 0 : "out of memory";
@@ -128,7 +130,7 @@ static void task_pool(void *data, u64 part)
   for (i64 plane = from; plane < end; plane++) {
     const float *x = (const float *)j->x->data + plane * in[0] * in[1];
     float *y = (float *)j->y->data + plane * out[0] * out[1];
-    if (!a[KERNEL] && !a[KERNEL + 1] && !a[MAX]) *y = sum_of_floats(x, in[0] * in[1]) / (float)(in[0] * in[1]);
+    if (!a[KERNEL]) *y = sum_of_floats(x, in[0] * in[1]) / (float)(in[0] * in[1]);
     else if (a[MAX]) pool_plane(j, x, y, row, share, 1);
     else pool_plane(j, x, y, row, share, 0);
   }

@@ -60,17 +60,16 @@ def _kind(unit: Unit, target: Target) -> str | None:
     if not all(sizes):
         return None
     weight = ops.read_packed(node)
-    attributes = ops.attributes_of(node)
-    group = int(attributes["group"])  # type: ignore[call-overload]
+    group = node.attributes["group"].as_int()
     if roofline.generates(weight.block, group, None, target):
         return None
-    strides, pads = list(attributes["strides"]), list(attributes["pads"])  # type: ignore[call-overload]
+    strides, pads = (list(node.attributes[name].as_ints()) for name in ("strides", "pads"))
     kernel = list(weight.shape[1:3])
-    if group == 1 and kernel == [1, 1] and strides == [1, 1] and not any(pads):
+    if kernel == [1, 1] and strides == [1, 1] and not any(pads):
         return POINTWISE
-    whole = weight.index.size == math.prod(weight.shape)
-    if group == weight.shape[0] and weight.shape[3] == 1 and whole and group > 1:
-        plain = list(attributes["dilations"]) == [1, 1]  # type: ignore[call-overload]
+    whole = weight.index.size == math.prod(weight.grid[:2])
+    if group == weight.shape[0] and weight.shape[3] == 1 and whole:
+        plain = list(node.attributes["dilations"].as_ints()) == [1, 1]
         return DEPTHWISE if plain and _same(kernel, strides, pads, *sizes) else None
     return OTHER
 

@@ -16,6 +16,7 @@ from sparsecc.passes import edit
 from sparsecc.passes.base import Context, Pass
 from sparsecc.passes.regions.chains import chained
 from sparsecc.passes.regions.units import Unit, groups, units_of
+from sparsecc.targets import Target
 
 LEAST_STEPS = 2
 
@@ -47,13 +48,14 @@ class FormRegions(Pass):
 
     name = "form-regions"
 
-    def __init__(self) -> None:
+    def __init__(self, target: Target) -> None:
+        self.target = target
         self.formed: list[Region] = []
 
     def call(self, model: ir.Model, ctx: Context) -> bool:
         """Form every region worth a call; the largest where there are too many."""
         units, reasons = units_of(model)
-        units = chained(units, ctx.target)
+        units = chained(units, self.target)
         found = groups(model.graph, units)
         left = {id(group): _declined(group) for group in found}
         chosen = [group for group in found if not left[id(group)]]

@@ -69,8 +69,11 @@ GENERATED_ROWS = 30
 GENERATED_ISA = "x86-64-v4"
 """The instruction set that unstructured weights get machine code of their own for."""
 INPUT_GROUPS = Efficiency(0.36, 6.0)
-ROW_BLOCKS = {2: Efficiency(0.6, 8.0), 4: Efficiency(0.92, 3.5)}
-WIDE_ROW_BLOCKS = Efficiency(0.92, 3.5)
+ROW_BLOCKS = {2: Efficiency(0.6, 8.0), 4: Efficiency(0.82, 8.0)}
+WIDE_ROW_BLOCKS = Efficiency(0.84, 8.0)
+IN_REGION = Efficiency(0.92, 3.5)
+"""Blocks of four and more rows in a region, where activations are read as the layer before left
+them in cache."""
 
 NODE_MS = 0.004
 """Fixed cost of one node in a session, ms."""
@@ -86,11 +89,18 @@ UNKNOWN_SIDE = 28
 """What stands for sizes that a model leaves open: a batch, tokens, a side of an image."""
 
 
-def sparse_efficiency(block: Block) -> Efficiency:
-    """Efficiency of the kernel that serves an r×c block without generated code."""
+def sparse_efficiency(block: Block, *, beside: bool = False) -> Efficiency:
+    """Efficiency of the kernel that serves an r×c block without generated code.
+
+    Args:
+        block: Rows and columns.
+        beside: As in :func:`sparse_ms`.
+    """
     r, c = block
     if r == 1:
         return UNSTRUCTURED if c == 1 else INPUT_GROUPS
+    if beside and r >= 4:
+        return IN_REGION
     return ROW_BLOCKS.get(r, WIDE_ROW_BLOCKS)
 
 
@@ -145,7 +155,7 @@ def sparse_ms(
     """
     r, c = block
     generated = generates(block, work.groups, None if work.is_conv else work.points, target)
-    quality = GENERATED if generated else sparse_efficiency(block)
+    quality = GENERATED if generated else sparse_efficiency(block, beside=beside)
     depth = blocks / max(1, math.ceil(work.rows / r))
     moved = 0 if beside else work.activation_bytes
     if generated:

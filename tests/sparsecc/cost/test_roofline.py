@@ -92,6 +92,19 @@ def test_it_breaks_even_where_measurements_do(work: Work, name: str) -> None:
     assert 3 < dense / at_density(work, 0.1, target=target) < 10
 
 
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_neighbour_in_the_library_makes_a_layer_cheaper(
+    block: tuple[int, int], name: str
+) -> None:
+    for density in (0.1, 0.5, 1.0):
+        blocks = round(density * all_blocks(CONV, block))
+        alone, beside = (
+            sparse_ms(CONV, block, blocks, TARGETS[name], beside=each) for each in (False, True)
+        )
+        assert beside < alone - NODE_MS
+
+
 def test_blocks_beat_single_weights_at_the_same_density() -> None:
     four, one = (at_density(CONV, 0.2, block) for block in ((4, 1), (1, 1)))
     assert four < one
@@ -138,7 +151,8 @@ def test_tiny_layers_cost_their_node() -> None:
 
 def test_every_block_has_an_efficiency_below_peak() -> None:
     for block in BLOCKS:
-        assert 0.3 < sparse_efficiency(block).eta <= 0.95
+        for beside in (False, True):
+            assert 0.3 < sparse_efficiency(block, beside=beside).eta <= 0.95
     assert sparse_efficiency((16, 1)).eta >= sparse_efficiency((4, 1)).eta
     assert sparse_efficiency((4, 1)).eta > sparse_efficiency((1, 1)).eta
 
