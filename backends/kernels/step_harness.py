@@ -20,6 +20,7 @@ from sparsecc.backends.kernels.sources import (
     TOKENS,
     int8_units,
     read_sources,
+    units,
 )
 from sparsecc.backends.kernels.table import ISAS
 
@@ -33,6 +34,9 @@ TOKEN_KINDS = ("matmul16", "attention", "layer_norm", "softmax", "activation", "
 
 CHANNEL_KINDS = ("conv16", "depthwise16", "separable16")
 """The same for those of images in layout C16."""
+
+IMAGE_KINDS = ("chain", "pool", "conv")
+"""The same for those of images in rows and columns."""
 
 TYPES = ("float32", "int32", "int64", "uint8", "int8")
 """Element types, in the order of region.h."""
@@ -114,16 +118,21 @@ def _units(isa: str, *, dot: bool) -> tuple[Unit, ...]:
     return int8_units(ISAS[isa], dot=dot) + base
 
 
+def _driver(isa: str, names: Sequence[str]) -> Unit:
+    kinds = f"SC_TEST_KINDS(X)={' '.join(f'X({kind})' for kind in names)}"
+    defines = (f"VB={ISAS[isa].vector_bytes}", f"SC_SUFFIX={ISAS[isa].suffix}", kinds)
+    return Unit("step.c", defines=defines)
+
+
 def _step_units(isa: str, names: Sequence[str], sources: Sequence[str]) -> tuple[Unit, ...]:
     how = ISAS[isa]
     defines = (f"VB={how.vector_bytes}", f"SC_SUFFIX={how.suffix}")
     flags = CLANG_WIDE if how.vector_bytes == 64 else ()
-    kinds = f"SC_TEST_KINDS(X)={' '.join(f'X({kind})' for kind in names)}"
     base = ("check.c", "cpu.c", "weight.c", "region_plan.c")
     return (
         *(Unit(source, how.cpu, defines, flags) for source in sources),
         *(Unit(source) for source in base),
-        Unit("step.c", defines=(*defines, kinds)),
+        _driver(isa, names),
     )
 
 
@@ -133,6 +142,10 @@ def _token_units(isa: str) -> tuple[Unit, ...]:
 
 def _channel_units(isa: str) -> tuple[Unit, ...]:
     return _step_units(isa, CHANNEL_KINDS, (*CHANNELS, "tile.c"))
+
+
+def _image_units(isa: str) -> tuple[Unit, ...]:
+    return (*units([isa], dot=False), _driver(isa, IMAGE_KINDS))
 
 
 def build_steps(isa: str, *, dot: bool) -> Path:
@@ -164,6 +177,15 @@ def build_channel_steps(isa: str) -> Path:
         BackendError: zig failed.
     """
     return _built(f"channel-steps-{isa}", isa, _channel_units(isa))
+
+
+def build_image_steps(isa: str) -> Path:
+    """The executable of :data:`IMAGE_KINDS`.
+
+    Raises:
+        BackendError: zig failed.
+    """
+    return _built(f"image-steps-{isa}", isa, _image_units(isa))
 
 
 def _built(name: str, isa: str, parts: tuple[Unit, ...]) -> Path:
@@ -203,6 +225,15 @@ def build_channel_steps_sanitized(isa: str, compiler: str, folder: Path) -> Path
         subprocess.CalledProcessError: The compiler cannot do it.
     """
     return sanitized(_channel_units(isa), isa, compiler, folder)
+
+
+def build_image_steps_sanitized(isa: str, compiler: str, folder: Path) -> Path:
+    """The executable of :data:`IMAGE_KINDS` under sanitizers.
+
+    Raises:
+        subprocess.CalledProcessError: The compiler cannot do it.
+    """
+    return sanitized(_image_units(isa), isa, compiler, folder)
 
 
 def run_step(step: Step, command: Sequence[str]) -> Tensor:

@@ -13,7 +13,7 @@ SC_TEST_KINDS(DECLARE)
 #define ENTRY(kind) &SC(sc_step_##kind),
 static const sc_step_kind *const kinds[] = {SC_TEST_KINDS(ENTRY)};
 
-enum { MOST = 8, MOST_ATTRIBUTES = 32 };
+enum { MOST = 8, MOST_ATTRIBUTES = 1024, MOST_CONSTANTS = 512 };
 typedef struct { i64 kind, attributes, constants, inputs, outputs, backwards, repeat; } header;
 typedef struct { i64 type, layout, rank, dims[SC_RANK]; } described;
 
@@ -71,10 +71,10 @@ int main(void)
 {
   header h;
   read_all(&h, sizeof h);
-  if (h.attributes > MOST_ATTRIBUTES || h.constants > MOST || h.inputs > MOST || h.outputs > MOST) fail("too much");
+  if (h.attributes > MOST_ATTRIBUTES || h.constants > MOST_CONSTANTS || h.inputs > MOST || h.outputs > MOST) fail("too much");
   i64 attributes[MOST_ATTRIBUTES];
   read_all(attributes, h.attributes * 8);
-  sc_constant constants[MOST];
+  sc_constant constants[MOST_CONSTANTS];
   for (i64 i = 0; i < h.constants; i++) {
     described d;
     const void *data = read_data(&d);

@@ -6,8 +6,6 @@ a write beyond its end.
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -32,7 +30,8 @@ from sparsecc.backends.kernels.step_harness import (
 from sparsecc.backends.kernels.table import ISAS
 from sparsecc.formats.blocks import pack_blocks
 from sparsecc.ops.sparse_conv import linear
-from tests.backends.kernels.test_kernels import Window, can_run, emulator
+from tests.backends.kernels.executables import command_of, sanitized_command
+from tests.backends.kernels.test_kernels import Window
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -50,26 +49,15 @@ UNIT = Window((1, 1))
 @pytest.fixture(scope="module", params=list(ISAS))
 def command(request: pytest.FixtureRequest) -> list[str]:
     """How to run the executable of an instruction set."""
-    isa = request.param
-    reason = can_run(isa)
-    if reason:
-        pytest.skip(reason)
-    return [*([str(emulator())] if isa.startswith("arm64") else []), str(build_channel_steps(isa))]
+    return command_of(request.param, build_channel_steps)
 
 
 @pytest.fixture(scope="module")
 def sanitized(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The executable under address and undefined-behaviour sanitizers."""
-    isa = next((name for name in reversed(ISAS) if "x86" in name and not can_run(name)), None)
-    if isa is None or not shutil.which("gcc"):
-        pytest.skip("no x86-64 variant runs here, or gcc is not installed")
-    try:
-        folder = tmp_path_factory.mktemp("channel-steps")
-        return [str(build_channel_steps_sanitized(isa, "gcc", folder))]
-    except subprocess.CalledProcessError as error:
-        if "sanitize" not in error.stderr and "asan" not in error.stderr:
-            raise
-        pytest.skip("gcc has no address sanitizer here")
+    return sanitized_command(
+        build_channel_steps_sanitized, tmp_path_factory.mktemp("channel-steps")
+    )
 
 
 def normal(rng: np.random.Generator, *shape: int) -> Floats:
