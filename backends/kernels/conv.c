@@ -5,8 +5,7 @@
 enum {
   MANY_GROUPS = 8,               /* from here on each task packs a group of tiles of its own */
   TASKS = 16,                    /* aim for so many tasks when a group is shared */
-  PIECES = 8,                    /* of a row read directly that one task takes: Y is written in runs of so many tiles */
-  WEIGHT_FLOATS = 8 * 1024 / 4   /* of weights used on all tiles of a group before the next: they stay in the first-level cache */
+  PIECES = 8                     /* of a row read directly that one task takes: Y is written in runs of so many tiles */
 };
 
 typedef struct {
@@ -110,7 +109,7 @@ static void compute_tile(const sc_job *j, i64 tile, const float *x, const sc_cut
 static sc_range next_strips(const sc_kernel *k, i64 first, i64 end)
 {
   i64 stop = first + 1;
-  while (stop < end && k->strips[stop].weight - k->strips[first].weight < WEIGHT_FLOATS) stop++;
+  while (stop < end && k->strips[stop].weight - k->strips[first].weight < SC_WEIGHT_FLOATS) stop++;
   return (sc_range){first, stop};
 }
 

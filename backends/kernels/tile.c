@@ -11,6 +11,9 @@ typedef void (*sc_tile_fn)(const sc_kernel *, const sc_strip *, const sc_strip *
     UNROLL for (int f = 0; f < (floats); f += LINE) __builtin_prefetch(ahead + f);                             \
   }
 
+/* Weights that come after those at hand, which other pixels use too: from memory they take as long as all that work. */
+enum { BEHIND = SC_WEIGHT_FLOATS };
+
 /* All strips of [s, end) have mr = MR. PX more pixels (0 or 1) follow the NR vectors: one lane per row. Few accumulators
    are doubled or quadrupled over the taps, so that eight independent chains hide the latency of the multiply-add. */
 INLINE void tile(const int MR, const int NR, const int PX, const sc_kernel *k, const sc_strip *s, const sc_strip *end,
@@ -33,6 +36,7 @@ INLINE void tile(const int MR, const int NR, const int PX, const sc_kernel *k, c
   {                                                                                              \
     const float *x = t->x + *o++;                                                                \
     PREFETCH(NR * VL, t->x + o[AHEAD])                                                           \
+    __builtin_prefetch(w + BEHIND), __builtin_prefetch(o + BEHIND / MR);                         \
     vf xv[SC_MAX_NR];                                                                                   \
     UNROLL for (int n = 0; n < NR; n++) xv[n] = load(x + (n == NR - 1 ? last : n * VL));         \
     UNROLL for (int r = 0; r < MR; r++) {                                                        \

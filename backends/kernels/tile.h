@@ -3,6 +3,8 @@
 #define SC_TILE_H
 #include "kernel.h"
 
+enum { SC_WEIGHT_FLOATS = 8 * 1024 / 4 }; /* used on all pixels at hand before the next: they stay in the first-level cache */
+
 typedef struct {
   const float *x;                /* the tile's first pixel */
   const i32 *offsets;            /* per tap of the kernel, from x */
