@@ -6,6 +6,7 @@
 enum {
   STAGE = 11,                    /* numbers of a stage: strides, pads, dilations, group, activation, residual */
   PACKED = 5,                    /* constants of a stage */
+  BESIDE = 8,                    /* most inputs beside the first: residuals */
   SMALL = 1 << 13                /* multiply-adds of vectors that are not worth a second thread */
 };
 
@@ -17,14 +18,14 @@ static const char *create_stage(const sc_step_spec *spec, sc_chain *c, i64 i)
   sc_spec s = {.stride = {a[0], a[1]}, .pad = {a[2], a[3], a[4], a[5]}, .dilation = {a[6], a[7]}, .group = a[8],
                .no_code = 1};
   if (a[9] < 0 || a[9] >= SC_ACTIVATIONS) return "unknown activation";
-  if (a[10] < -1 || a[10] > i) return "a residual is not a value before it";
+  i64 beside = a[10] - SC_CHAIN_BESIDE;
+  if (a[10] < -1 || (a[10] > i && (beside < 0 || beside >= spec->inputs - 1))) return "a residual is not a value before it";
   s.activation = (i32)a[9];
   const char *wrong = sc_read_packed(spec, i * PACKED, 1, &s);
   if (wrong) return wrong;
   if (SC(sc_create)(&s, &c->host, &stage->kernel)) return "there is not enough memory to prepare the weights";
   stage->residual = a[10], stage->depthwise = SC(sc_is_depthwise)(stage->kernel) && !SC(sc_is_pointwise)(stage->kernel);
-  if (i && !stage->depthwise && !SC(sc_is_pointwise)(stage->kernel))
-    return "only its first layer may be other than 1x1 or depthwise";
+  if (s.dilation[0] != 1 || s.dilation[1] != 1) return "a layer of a chain cannot be dilated";
   const sc_spec *before = i ? &stage[-1].kernel->spec : 0;
   return before && before->rows != s.channels * s.group ? "a layer has another number of inputs than the one before has outputs" : 0;
 }
@@ -34,7 +35,7 @@ static const char *create(const sc_step_spec *spec, const sc_host *host, void **
   *state = 0;
   i64 count = spec->attribute_count / STAGE;
   if (count < 1 || count > SC_CHAIN_STAGES || spec->attribute_count % STAGE || spec->constant_count != count * PACKED ||
-      spec->inputs != 1 || spec->outputs != 1)
+      spec->inputs < 1 || spec->inputs > 1 + BESIDE || spec->outputs != 1)
     return "a malformed step";
   sc_chain *c = *state = sc_get(host, sizeof *c);
   if (!c) return "there is no memory for it";
@@ -63,6 +64,13 @@ static const char *infer(const void *state, const sc_tensor *const *in, sc_tenso
   const char *wrong = SC(sc_chain_sizes)(c, in[0]->dims[2], in[0]->dims[3], values);
   if (wrong) return wrong;
   const sc_value *last = &values[c->count];
+  for (i64 i = 0; i < c->count && !wrong; i++) {
+    const sc_tensor *r = c->stages[i].residual < SC_CHAIN_BESIDE ? 0 : in[1 + c->stages[i].residual - SC_CHAIN_BESIDE];
+    const sc_value *v = &values[i + 1];
+    if (r && (!sc_is_plain(r) || r->rank != 4 || r->dims[0] != in[0]->dims[0] || r->dims[1] != v->channels ||
+              r->dims[2] != v->height || r->dims[3] != v->width))
+      wrong = "a residual has another shape than what it is added to";
+  }
   *out[0] = (sc_tensor){.type = SC_F32, .layout = SC_PLAIN, .rank = 4,
                         .dims = {in[0]->dims[0], last->channels, last->height, last->width}};
   return 0;
@@ -75,8 +83,8 @@ typedef struct {
   const sc_host *host;
   const sc_segment *segment;
   i64 stage, tasks;              /* of a layer that is shared */
-  const float *x;
-  float *y, *whole, *task;       /* memory of the image and of the task */
+  const float *x, *beside[BESIDE];
+  float *y, *whole, *task;       /* memory of the image, and of the task: windows, copies, results */
   int failed;
 } image;
 
@@ -88,48 +96,56 @@ static sc_lines lines_of(const image *m, i64 v)
   return (sc_lines){at, m->whole + m->p->zeros, value->pitch, value->height, value->width, value->held};
 }
 
-/* Rows of a stage's output, units [from, end): channels, or strips of a convolution. `packed`: for the inputs of a convolution
-   that is not read where they lie. */
-static void run_rows(const image *m, i64 stage, i64 top, i64 rows, i64 from, i64 end, const float *packed)
+/* What is added to the output of a stage: nothing, a value of the chain, or an input beside the first. */
+static sc_lines residual_of(const image *m, i64 stage)
 {
-  const sc_stage *s = &m->c->stages[stage];
-  const sc_geometry *g = m->p->geometry[stage];
-  sc_lines x = lines_of(m, stage), y = lines_of(m, stage + 1), residual = {0};
-  if (s->residual >= 0) residual = lines_of(m, s->residual);
-  if (s->depthwise) {
-    SC(sc_same_depthwise)(s->kernel, &x, residual.data ? &residual : 0, &y, top, rows, from, end);
-    return;
+  i64 r = m->c->stages[stage].residual;
+  const sc_value *v = &m->p->values[stage + 1];
+  if (r < 0) return (sc_lines){0};
+  if (r < SC_CHAIN_BESIDE) return lines_of(m, r);
+  return (sc_lines){(float *)m->beside[r - SC_CHAIN_BESIDE], 0, v->height * v->width, v->height, v->width, v->height};
+}
+
+/* Rows of a stage's output, units [from, end): channels, or strips of a convolution. `copies`: what its window reads, and
+   `together` room for its results. */
+static void run_rows(const image *m, i64 stage, i64 top, i64 rows, i64 from, i64 end, const float *copies, float *together)
+{
+  const sc_kernel *k = m->c->stages[stage].kernel;
+  const sc_grid *g = &m->p->grids[stage];
+  sc_lines x = lines_of(m, stage), y = lines_of(m, stage + 1), residual = residual_of(m, stage);
+  const sc_lines *add = residual.data ? &residual : 0;
+  if (m->c->stages[stage].depthwise) SC(sc_same_depthwise)(k, &x, add, &y, top, rows, from, end);
+  else if (g->pitch) SC(sc_grid_rows)(k, g, copies, &y, add, top, rows, from, end, together);
+  else {
+    sc_pixels p = {.x = sc_line(&x, 0, top), .offsets = g->offsets, .y = sc_line(&y, 0, top), .pitch = y.pitch,
+                   .residual = add ? sc_line(add, 0, top) : 0, .residual_pitch = residual.pitch, .count = rows * y.width,
+                   .activation = k->spec.activation};
+    SC(sc_conv_pixels)(k, &p, from, end);
   }
-  sc_pixels p = {.x = packed ? packed : sc_line(&x, 0, top), .offsets = g->offsets, .y = sc_line(&y, 0, top), .pitch = y.pitch,
-                 .residual = residual.data ? sc_line(&residual, 0, top) : 0, .residual_pitch = residual.pitch, .count = rows * y.width};
-  SC(sc_conv_pixels)(s->kernel, &p, from, end);
 }
 
 static i64 units_of(const sc_stage *s) { return s->depthwise ? s->kernel->spec.rows : s->kernel->strip_count; }
 
-/* Inputs of a convolution that is not read where they lie; [from, end): channels. */
-static void pack_rows(const image *m, i64 stage, i64 top, float *to, i64 from, i64 end)
+static void pack_rows(const image *m, i64 stage, i64 top, i64 rows, float *to, i64 from, i64 end)
 {
-  const sc_geometry *g = m->p->geometry[stage];
-  SC(sc_pack_channels)(m->c->stages[stage].kernel, g, m->x, top / g->tile_height, to, from, end);
+  sc_lines x = lines_of(m, stage);
+  SC(sc_grid_pack)(m->c->stages[stage].kernel, &m->p->grids[stage], &x, top, rows, to, from, end);
 }
 
 static void stream_rows(sc_stream *s, i64 stage, i64 top, i64 rows)
 {
   const image *m = s->data;
-  const sc_geometry *g = m->p->geometry[stage];
-  float *packed = g && !g->plain ? m->task + m->segment->floats : 0;
-  if (packed) pack_rows(m, stage, top, packed, 0, m->p->values[stage].channels);
-  run_rows(m, stage, top, rows, 0, units_of(&m->c->stages[stage]), packed);
+  float *copies = m->task + m->segment->floats;
+  if (m->p->grids[stage].pitch) pack_rows(m, stage, top, rows, copies, 0, m->p->values[stage].channels);
+  run_rows(m, stage, top, rows, 0, units_of(&m->c->stages[stage]), copies, copies + m->segment->copies);
 }
 
 static void task_part(void *data, u64 i)
 {
   image own = *(const image *)data;
   const sc_segment *g = own.segment;
-  const sc_geometry *first = own.p->geometry[g->first];
   int slot;
-  own.task = sc_scratch_get(own.host, g->floats + (first ? first->floats : 0), &slot);
+  own.task = sc_scratch_get(own.host, g->floats + g->together + LINE, &slot);
   if (!own.task) {
     __atomic_store_n(&((image *)data)->failed, 1, __ATOMIC_RELAXED);
     return;
@@ -143,17 +159,23 @@ static void task_pack(void *data, u64 i)
 {
   const image *m = data;
   i64 channels = m->p->values[m->stage].channels;
-  pack_rows(m, m->stage, 0, m->task, channels * (i64)i / m->tasks, channels * ((i64)i + 1) / m->tasks);
+  pack_rows(m, m->stage, 0, m->p->values[m->stage + 1].height, m->task, channels * (i64)i / m->tasks, channels * ((i64)i + 1) / m->tasks);
 }
 
 static void task_stage(void *data, u64 i)
 {
-  const image *m = data;
+  image *m = data;
   const sc_stage *s = &m->c->stages[m->stage];
-  const sc_geometry *g = m->p->geometry[m->stage];
   i64 units = units_of(s), from = units * (i64)i / m->tasks, end = units * ((i64)i + 1) / m->tasks;
   if (!s->depthwise) from = sc_share(s->kernel, (i64)i, m->tasks), end = sc_share(s->kernel, (i64)i + 1, m->tasks);
-  run_rows(m, m->stage, 0, m->p->values[m->stage + 1].height, from, end, g && !g->plain ? m->task : 0);
+  int slot;
+  float *together = sc_scratch_get(m->host, m->segment->together - m->segment->copies + LINE, &slot);
+  if (!together) {
+    __atomic_store_n(&m->failed, 1, __ATOMIC_RELAXED);
+    return;
+  }
+  run_rows(m, m->stage, 0, m->p->values[m->stage + 1].height, from, end, m->task, together);
+  sc_scratch_put(m->host, slot, together);
 }
 
 static int run_tasks(image *m, void (*task)(void *, u64), i64 count, const sc_parallel *parallel, void **host_error)
@@ -167,10 +189,10 @@ static int run_tasks(image *m, void (*task)(void *, u64), i64 count, const sc_pa
 static int run_stage(image *m, const sc_parallel *parallel, void **host_error)
 {
   const sc_stage *s = &m->c->stages[m->stage];
-  const sc_geometry *g = m->p->geometry[m->stage];
+  const sc_grid *g = &m->p->grids[m->stage];
   const sc_value *out = &m->p->values[m->stage + 1];
   i64 weights = s->depthwise ? s->kernel->tap_count : s->kernel->strip_count ? s->kernel->tap_count * s->kernel->strips[0].mr : 0;
-  int slot, status = SC_OK, packs = g && !g->plain;
+  int slot, status = SC_OK, packs = g->pitch > 0;
   m->tasks = clip((weights + out->channels) * ceil_div(out->height * out->width, VL) / SMALL, 1, clip(units_of(s), 1, STEP_TASKS));
   if (packs) {
     m->task = sc_scratch_get(m->host, g->floats, &slot);
@@ -203,7 +225,14 @@ static int run_image(image *m, const sc_parallel *parallel, void **host_error)
 }
 
 /* ---- a batch: images beside each other where there are several ---- */
-typedef struct { const sc_chain *c; const sc_chain_plan *p; const sc_call *call; const float *x; float *y; int failed; } batch;
+typedef struct {
+  const sc_chain *c;
+  const sc_chain_plan *p;
+  const sc_call *call;
+  const sc_tensor *const *in;
+  float *y;
+  int failed;
+} batch;
 
 static void *serial(void *self, void (*task)(void *, u64), u64 count, void *data)
 {
@@ -215,8 +244,13 @@ static void *serial(void *self, void (*task)(void *, u64), u64 count, void *data
 static int run_one(const batch *b, i64 i, const sc_parallel *parallel, void **host_error)
 {
   const sc_value *first = &b->p->values[0], *last = &b->p->values[b->c->count];
-  image m = {.c = b->c, .p = b->p, .host = b->call->host, .x = b->x + i * first->channels * first->height * first->width,
+  image m = {.c = b->c, .p = b->p, .host = b->call->host,
+             .x = (const float *)b->in[0]->data + i * first->channels * first->height * first->width,
              .y = b->y + i * last->channels * last->height * last->width};
+  for (i64 n = 0; b->in[1 + n]; n++) {
+    const sc_tensor *r = b->in[1 + n];
+    m.beside[n] = (const float *)r->data + i * sc_product(r->dims, 1, 4);
+  }
   return run_image(&m, parallel, host_error);
 }
 
@@ -234,7 +268,7 @@ static int run(void *state, const sc_tensor *const *in, sc_tensor *const *out, c
   sc_chain_plan *p;
   int status = SC(sc_chain_plan_of)(c, in[0]->dims[2], in[0]->dims[3], &p);
   if (status) return status;
-  batch b = {.c = c, .p = p, .call = call, .x = in[0]->data, .y = out[0]->data};
+  batch b = {.c = c, .p = p, .call = call, .in = in, .y = out[0]->data};
   i64 images = in[0]->dims[0];
   if (images == 1) status = run_one(&b, 0, call->parallel, call->host_error);
   else if (images > 1) status = sc_run_tasks(call, task_image, images, &b);

@@ -10,9 +10,11 @@ enum { CHAIN_PLANS = 8 };
 /* Value 0 is the input of the chain, value i + 1 the output of stage i. */
 typedef struct {
   sc_kernel *kernel;
-  i64 residual;                  /* the value that is added, or -1 */
+  i64 residual;                  /* the value that is added, or -1; from SC_CHAIN_BESIDE on: an input of the step beside the first */
   int depthwise;
 } sc_stage;
+
+enum { SC_CHAIN_BESIDE = 1000 };
 
 /* A value for one image size. */
 typedef struct {
@@ -22,8 +24,18 @@ typedef struct {
   i64 offset;                    /* floats into the memory of the image, or, in a window, of the task */
 } sc_value;
 
+/* How a convolution reads a batch of rows: where they lie, or, with a pitch, from planes of copies. */
+typedef struct {
+  i64 pitch, plane, floats;      /* floats between rows of a plane, and of planes, or of channels where they lie; of all copies */
+  i32 *offsets;                  /* per tap */
+} sc_grid;
+
 /* Stages [first, end). Streamed: by rows, through windows but for the last value. Otherwise one after the other. */
-typedef struct { i64 first, end, streamed, floats; } sc_segment;
+typedef struct {
+  i64 first, end, streamed;
+  i64 floats, together;          /* of the windows; of all a task needs besides: copies, and results before they are brought together */
+  i64 copies;                    /* of these, copies */
+} sc_segment;
 
 typedef struct {
   i64 height, width;             /* of the input */
@@ -32,7 +44,7 @@ typedef struct {
   int copies;                    /* the first value is copied: its reader reads beyond it */
   sc_value values[SC_CHAIN_STAGES + 1];
   sc_segment segments[SC_CHAIN_STAGES];
-  sc_geometry *geometry[SC_CHAIN_STAGES]; /* of convolutions: how a batch of rows is read */
+  sc_grid grids[SC_CHAIN_STAGES]; /* of convolutions */
 } sc_chain_plan;
 
 typedef struct {
@@ -72,4 +84,15 @@ static inline i64 sc_lowest_row(const sc_stage *s, i64 row)
   i64 at = row * s->kernel->spec.stride[0] - s->kernel->spec.pad[0];
   return at < 0 ? 0 : at;
 }
+
+/* ---- windows larger than 1x1 ---- */
+HIDDEN int SC(sc_grid_make)(const sc_chain *chain, const sc_kernel *kernel, const sc_value *in, const sc_value *out, sc_grid *grid);
+/* Copies of what rows [top, top + rows) of outputs read of channels [first, end). */
+HIDDEN void SC(sc_grid_pack)(const sc_kernel *kernel, const sc_grid *grid, const sc_lines *x, i64 top, i64 rows, float *to,
+                             i64 first, i64 end);
+/* Rows [top, top + rows) of strips [first, end) from such copies. residual: or null. */
+HIDDEN void SC(sc_grid_rows)(const sc_kernel *kernel, const sc_grid *grid, const float *packed, const sc_lines *y,
+                             const sc_lines *residual, i64 top, i64 rows, i64 first, i64 end, float *together);
+/* Floats of `together`. */
+HIDDEN i64 SC(sc_grid_together)(const sc_grid *grid, i64 rows);
 #endif

@@ -6,6 +6,7 @@ enum {
   PIXELS = 448,                  /* about so many are made at once */
   LARGE = 256 * 1024,            /* floats between which a layer is streamed: a second-level cache of 1 MB */
   WINDOWS = 160 * 1024,          /* floats of all windows of a segment */
+  REACH = 24,                    /* most stages of one */
   ROOM = 16                      /* floats behind a channel that may be written */
 };
 
@@ -24,7 +25,7 @@ const char *SC(sc_chain_sizes)(const sc_chain *c, i64 height, i64 width, sc_valu
     if (c->stages[i].depthwise && !SC(sc_is_same_depthwise)(c->stages[i].kernel, in->height, in->width))
       return "a depthwise layer of it does not take images of this size";
     i64 r = c->stages[i].residual;
-    if (r >= 0 && (values[r].height != out->height || values[r].width != out->width || values[r].channels != out->channels))
+    if (r >= 0 && r < SC_CHAIN_BESIDE && (values[r].height != out->height || values[r].width != out->width || values[r].channels != out->channels))
       return "a residual has another shape than what it is added to";
   }
   return 0;
@@ -40,7 +41,7 @@ static void advance(sc_stream *s, i64 stage, i64 want)
     i64 top = s->made[stage + 1], rows = clip(out->rows, 1, out->height - top);
     i64 reach = (top + rows - 1) * p->stride[0] - p->pad[0] + (p->kernel[0] - 1) * p->dilation[0] + 1;
     if (stage > s->first) advance(s, stage - 1, clip(reach, 0, s->values[stage].height));
-    if (how->residual > s->first) advance(s, how->residual - 1, top + rows);
+    if (how->residual > s->first && how->residual < SC_CHAIN_BESIDE) advance(s, how->residual - 1, top + rows);
     s->run(s, stage, top, rows);
     s->made[stage + 1] = top + rows;
   }
@@ -56,7 +57,7 @@ void SC(sc_stream_part)(sc_stream *s, i64 part, i64 parts)
     i64 from = s->made[stage + 1], residual = s->chain->stages[stage].residual;
     i64 low = sc_lowest_row(&s->chain->stages[stage], from);
     if (low < s->made[stage]) s->made[stage] = low / s->values[stage].rows * s->values[stage].rows;
-    if (residual > s->first && from < s->made[residual]) s->made[residual] = from / s->values[residual].rows * s->values[residual].rows;
+    if (residual > s->first && residual < SC_CHAIN_BESIDE && from < s->made[residual]) s->made[residual] = from / s->values[residual].rows * s->values[residual].rows;
   }
   s->made[s->first] = s->values[s->first].height;
   advance(s, s->end - 1, clip(batches * (part + 1) / parts * last->rows, 0, last->height));
@@ -85,12 +86,8 @@ static void note_window(sc_stream *s, i64 stage, i64 top, i64 rows)
 
 static i64 batch_rows(const sc_value *v) { return clip(PIXELS / v->width, 1, v->height); }
 
-/* Floats between channels: planes far apart by a power of two would fall into few sets of a cache. */
-static i64 pitch_of(i64 rows, i64 width)
-{
-  i64 pitch = ceil_div(rows * width + ROOM - 1, LINE) * LINE;
-  return pitch % 256 ? pitch : pitch + LINE;
-}
+/* Floats between channels: an odd number of cache lines, so that neighbours fall into different sets of a cache. */
+static i64 pitch_of(i64 rows, i64 width) { return (ceil_div(rows * width + ROOM - 1, LINE) | 1) * LINE; }
 
 /* Windows of the values between the stages [first, end), laid out in the memory of a task; its floats. */
 static i64 lay_windows(const sc_chain *c, sc_value *values, i64 first, i64 end)
@@ -118,34 +115,37 @@ static int is_large(const sc_value *values, i64 stage) { return floats_of(&value
 static int is_closed(const sc_chain *c, i64 first, i64 end)
 {
   for (i64 stage = end; stage < c->count; stage++)
-    if (c->stages[stage].residual > first && c->stages[stage].residual < end) return 0;
+    if (c->stages[stage].residual > first && c->stages[stage].residual < end) return 0; /* SC_CHAIN_BESIDE is beyond */
   return 1;
 }
 
-/* The longest segment from stage `first` on that is worth streaming, or none. */
-static sc_segment longest_stream(const sc_chain *c, sc_value *values, i64 first)
+/* Floats of windows when the stages [first, end) are streamed, or -1 when they cannot be or it gains nothing. */
+static i64 stream_floats(const sc_chain *c, sc_value *values, i64 first, i64 end)
 {
-  sc_segment best = {first, first, 0, 0};
-  for (i64 end = first + 1; end <= c->count && is_large(values, end - 1); end++) {
-    i64 floats = lay_windows(c, values, first, end);
-    if (floats > WINDOWS) break;
-    if (end > first + 1 && is_closed(c, first, end)) best = (sc_segment){first, end, 1, floats};
-  }
-  if (best.streamed) lay_windows(c, values, best.first, best.end);
-  return best;
+  int worth = end > first + 1 || (!c->stages[first].depthwise && !SC(sc_is_pointwise)(c->stages[first].kernel));
+  for (i64 stage = first; stage < end; stage++) worth &= is_large(values, stage);
+  if (!worth || !is_closed(c, first, end)) return -1;
+  i64 floats = lay_windows(c, values, first, end);
+  return floats > WINDOWS ? -1 : floats;
 }
 
+/* The segments with the least memory between them. */
 static void cut_segments(const sc_chain *c, sc_chain_plan *p)
 {
-  for (i64 stage = 0; stage < c->count;) {
-    sc_segment *last = p->count ? &p->segments[p->count - 1] : 0, s = longest_stream(c, p->values, stage);
-    if (!s.streamed && last && !last->streamed) {
-      last->end = ++stage;
-      continue;
+  i64 least[SC_CHAIN_STAGES + 1] = {0}, from[SC_CHAIN_STAGES + 1];
+  for (i64 end = 1; end <= c->count; end++) {
+    least[end] = least[end - 1] + floats_of(&p->values[end]), from[end] = end - 1;
+    for (i64 first = end - 1; first >= 0 && first >= end - REACH && is_large(p->values, first); first--) {
+      if (least[first] + floats_of(&p->values[end]) >= least[end] && first < end - 1) continue;
+      if (stream_floats(c, p->values, first, end) >= 0) least[end] = least[first] + floats_of(&p->values[end]), from[end] = first;
     }
-    if (!s.streamed) s.end = stage + 1;
-    p->segments[p->count++] = s;
-    stage = s.end;
+  }
+  for (i64 end = c->count; end > 0; end = from[end]) p->count++;
+  for (i64 end = c->count, n = p->count; end > 0; end = from[end]) p->segments[--n] = (sc_segment){.first = from[end], .end = end};
+  for (i64 n = 0; n < p->count; n++) {
+    sc_segment *s = &p->segments[n];
+    i64 floats = stream_floats(c, p->values, s->first, s->end);
+    s->streamed = floats >= 0, s->floats = floats >= 0 ? floats : 0;
   }
 }
 
@@ -195,23 +195,22 @@ static void place_whole(const sc_chain *c, sc_chain_plan *p)
 }
 
 /* ---- how convolutions read a batch of rows ---- */
-static int lay_geometry(const sc_chain *c, sc_chain_plan *p, i64 stage)
+static int lay_grids(const sc_chain *c, sc_chain_plan *p)
 {
-  const sc_value *in = &p->values[stage], *out = &p->values[stage + 1];
-  const sc_kernel *k = c->stages[stage].kernel;
-  if (c->stages[stage].depthwise) return SC_OK;
-  sc_geometry *g = p->geometry[stage] = sc_get(&c->host, sizeof *g);
-  if (!g) return SC_MEMORY;
-  *g = (sc_geometry){.image = {1, in->height, in->width, out->height, out->width}, .tile_height = out->rows,
-                     .tile_width = out->width, .tiles = ceil_div(out->height, out->rows), .group = 1};
-  g->plain = g->direct = SC(sc_is_pointwise)(k);
-  g->plane = g->plain ? in->pitch : ceil_div((out->rows + k->shift[k->spec.kernel[0] - 1]) * out->width, LINE) * LINE;
-  i64 planes = k->spec.channels * k->spec.group * k->phases * k->spec.kernel[1];
-  if (g->plane > MAX_FLOATS / (planes + 1)) return SC_TOO_LARGE;
-  g->floats = g->plain ? 0 : planes * g->plane + VL;
-  g->offsets = sc_get(&c->host, (k->column_count + AHEAD + 1) * (i64)sizeof *g->offsets);
-  if (!g->offsets) return SC_MEMORY;
-  SC(sc_place_taps)(k, g);
+  for (i64 n = 0; n < p->count; n++) {
+    sc_segment *s = &p->segments[n];
+    for (i64 stage = s->first; stage < s->end; stage++) {
+      const sc_value *in = &p->values[stage], *out = &p->values[stage + 1];
+      sc_grid *g = &p->grids[stage];
+      if (c->stages[stage].depthwise) continue;
+      int status = SC(sc_grid_make)(c, c->stages[stage].kernel, in, out, g);
+      if (status) return status;
+      i64 together = SC(sc_grid_together)(g, out->rows);
+      if (g->floats > s->copies) s->copies = g->floats;
+      if (together > s->together) s->together = together;
+    }
+    s->copies = ceil_div(s->copies, LINE) * LINE, s->together += s->copies;
+  }
   return SC_OK;
 }
 
@@ -228,15 +227,12 @@ static int build(const sc_chain *c, i64 height, i64 width, sc_chain_plan **out)
       p->values[v].rows = p->values[v].height;
   p->copies = reads_beyond(c, &p->values[1]);
   place_whole(c, p);
-  int status = SC_OK;
-  for (i64 stage = 0; stage < c->count && !status; stage++) status = lay_geometry(c, p, stage);
-  return status;
+  return lay_grids(c, p);
 }
 
 void SC(sc_chain_plan_free)(const sc_chain *c, sc_chain_plan *p)
 {
-  for (i64 i = 0; p && i < c->count; i++)
-    if (p->geometry[i]) sc_drop(&c->host, p->geometry[i]->offsets), sc_drop(&c->host, p->geometry[i]);
+  for (i64 i = 0; p && i < c->count; i++) sc_drop(&c->host, p->grids[i].offsets);
   sc_drop(&c->host, p);
 }
 

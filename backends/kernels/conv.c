@@ -117,7 +117,7 @@ void SC(sc_conv_pixels)(const sc_kernel *k, const sc_pixels *p, i64 first, i64 e
 {
   sc_cut cut = cut_count(k, p->count);
   sc_tile t = {.x = p->x, .offsets = p->offsets, .y = p->y, .residual = p->residual, .pitch = p->pitch,
-               .residual_pitch = p->residual_pitch, .activation = k->spec.activation};
+               .residual_pitch = p->residual_pitch, .activation = p->activation};
   for (sc_range strips; first < end; first = strips.end) {
     strips = next_strips(k, first, end);
     compute_pieces(k, &t, &cut, (sc_range){0, cut.pieces}, strips);

@@ -23,7 +23,6 @@ typedef struct {
   i64 width, room;               /* of Y; floats that may be written from y on */
 } sc_channel;
 
-#define LANE(lane, h) (lane)
 #define SHIFTED_UP(lane, h) ((lane) < (h) ? VL : (lane) - (h))
 #define SHIFTED_DOWN(lane, h) ((lane) + (h) < VL ? (lane) + (h) : VL)
 
@@ -43,7 +42,7 @@ INLINE vf shifted(vf v, const int by)
 /* The inputs of VL output columns through kernel column `reach` + by; `from` is that of by = 0. */
 INLINE vf tap_of(const int S, const int EDGE, const float *from, const int by, i64 width)
 {
-  const vi lanes = {LANES(LANE, 0)};
+  const vi lanes = {LANES(LANE_NUMBER, 0)};
   const int inside = !by || !(EDGE & (by < 0 ? LEFT : RIGHT));
   if (S == 2) {
     if (by < 0 && inside) return every_second(from - 1);

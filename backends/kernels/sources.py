@@ -21,7 +21,7 @@ CHANNELS = (
 PER_ISA: tuple[str, ...] = (
     *("plan.c", "geometry.c", "tile.c", "conv.c", "generated.c"),
     *("steps.c", "image.c", *TOKENS, *CHANNELS),
-    *("depthwise.c", "depthwise_same.c", "matmul.c", "chain.c", "chain_plan.c"),
+    *("depthwise.c", "depthwise_same.c", "matmul.c", "chain.c", "chain_plan.c", "chain_grid.c"),
 )
 """Compiled once per instruction set."""
 

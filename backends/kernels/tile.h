@@ -26,6 +26,7 @@ typedef struct {
   const float *residual;         /* or null */
   i64 pitch, residual_pitch;     /* floats between rows of y, and of residual */
   i64 count;
+  i32 activation;
 } sc_pixels;
 /* Strips [first, end) over them. */
 HIDDEN void SC(sc_conv_pixels)(const sc_kernel *kernel, const sc_pixels *pixels, i64 first, i64 end);

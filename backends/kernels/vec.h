@@ -35,6 +35,7 @@ INLINE vf at_most(vf a, vf high) { return select_vf(high < a, high, a); }
 #else
 #define LANES(f, h) f(0, h), f(1, h), f(2, h), f(3, h)
 #endif
+#define LANE_NUMBER(lane, unused) (lane)
 #define EVERY_SECOND(lane, first) (2 * (lane) + (first))
 #define SWAP_LOW(lane, h) ((lane) & (h) ? VL + (lane) - (h) : (lane))
 #define SWAP_HIGH(lane, h) ((lane) & (h) ? VL + (lane) : (lane) + (h))

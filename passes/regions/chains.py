@@ -14,14 +14,14 @@ from sparsecc.cost import roofline
 from sparsecc.passes.regions.units import Unit
 from sparsecc.targets import Target
 
-POINTWISE, DEPTHWISE, OTHER = "pointwise", "depthwise", "other"
+POINTWISE, DEPTHWISE, WINDOW = "pointwise", "depthwise", "window"
+BESIDE = 1000
+"""From here on a residual is an input of the step beside the first: ``chain.h``."""
+MOST_BESIDE = 8
 
 
 def chained(units: Sequence[Unit], target: Target) -> list[Unit]:
     """The units, with convolutions that only feed each other joined into one unit.
-
-    1x1 and depthwise convolutions follow each other in a chain; any convolution may begin one.
-    Where a layer adds what an earlier layer of its chain made, the chain holds that too.
 
     Args:
         units: In the order of the graph.
@@ -31,47 +31,67 @@ def chained(units: Sequence[Unit], target: Target) -> list[Unit]:
     chains: list[list[Unit]] = []
     rest: list[Unit] = []
     for unit in units:
-        kind = _kind(unit, target)
-        chain = open_chains.get(unit.step.inputs[0]) if kind in (POINTWISE, DEPTHWISE) else None
-        if kind is None:
+        if _kind(unit, target) is None:
             rest.append(unit)
-        elif chain is not None and len(chain) < CHAIN_STAGES and _residual_fits(unit, chain):
-            del open_chains[unit.step.inputs[0]]
-            chain.append(unit)
-            open_chains[unit.step.outputs[0]] = chain
-        elif len(unit.step.inputs) == 1:
-            chains.append([unit])
-            open_chains[unit.step.outputs[0]] = chains[-1]
-        else:
-            rest.append(unit)
+            continue
+        chain = open_chains.pop(unit.step.inputs[0], None)
+        full = chain is not None and CHAIN_STAGES == len(chain)
+        if chain is None or full or len(_beside(chain)) == MOST_BESIDE:
+            chain = []
+            chains.append(chain)
+        chain.append(unit)
+        open_chains[unit.step.outputs[0]] = chain
     pieces = [piece for chain in chains for piece in _closed(chain)]
-    joined = [_join(piece) if len(piece) > 1 else piece[0] for piece in pieces]
+    joined = [_join(piece) if _gains(piece, target) else piece[0] for piece in pieces]
     place = {node: at for at, unit in enumerate(units) for node in unit.nodes}
     return sorted((*rest, *joined), key=lambda unit: place[unit.nodes[0]])
 
 
+def _values(chain: Sequence[Unit]) -> list[str]:
+    """Names of the values of a chain, its input first."""
+    return [chain[0].step.inputs[0], *(unit.step.outputs[0] for unit in chain)]
+
+
+def _beside(chain: Sequence[Unit]) -> list[str]:
+    """Names of the residuals that come from outside."""
+    inside = _values(chain)
+    return list(
+        dict.fromkeys(
+            name for unit in chain for name in unit.step.inputs[1:] if name not in inside
+        )
+    )
+
+
+def _gains(piece: Sequence[Unit], target: Target) -> bool:
+    """Whether a piece is better a chain: alone, only a window larger than 1x1 is."""
+    return len(piece) > 1 or _kind(piece[0], target) == WINDOW
+
+
 def _kind(unit: Unit, target: Target) -> str | None:
-    """What a convolution may be in a chain, or None when it can be in none."""
+    """What a convolution is in a chain, or None when it can be in none."""
     if unit.step.kind != "conv":
         return None
     node = unit.nodes[0]
-    x, y = node.inputs[0], node.outputs[0]
-    sizes = _sizes(x), _sizes(y)
-    if not all(sizes):
-        return None
+    sizes = _sizes(node.inputs[0]), _sizes(node.outputs[0])
     weight = ops.read_packed(node)
-    group = node.attributes["group"].as_int()
+    strides, pads, dilations, group = _window(unit.step)
+    if not all(sizes) or dilations != [1, 1]:
+        return None
     if roofline.generates(weight.block, group, None, target):
         return None
-    strides, pads = (list(node.attributes[name].as_ints()) for name in ("strides", "pads"))
     kernel = list(weight.shape[1:3])
     if kernel == [1, 1] and strides == [1, 1] and not any(pads):
         return POINTWISE
     whole = weight.index.size == math.prod(weight.grid[:2])
     if group == weight.shape[0] and weight.shape[3] == 1 and whole:
-        plain = list(node.attributes["dilations"].as_ints()) == [1, 1]
-        return DEPTHWISE if plain and _same(kernel, strides, pads, *sizes) else None
-    return OTHER
+        return DEPTHWISE if _same(kernel, strides, pads, *sizes) else None
+    return WINDOW
+
+
+def _window(step: Step) -> tuple[list[int], list[int], list[int], int]:
+    """Strides, pads, dilations and group of a convolution."""
+    a = list(step.attributes)
+    return a[:2], a[2:6], a[6:8], a[8]
 
 
 def _sizes(value: ir.Value | None) -> list[int]:
@@ -97,41 +117,31 @@ def _same(
     return all(y[1] <= isa.lanes or y[1] >= isa.lanes + reach for isa in ISAS.values())
 
 
-def _values(chain: Sequence[Unit]) -> list[str]:
-    """Names of the values of a chain, its input first."""
-    return [chain[0].step.inputs[0], *(unit.step.outputs[0] for unit in chain)]
-
-
-def _residual_fits(unit: Unit, chain: Sequence[Unit]) -> bool:
-    return len(unit.step.inputs) == 1 or unit.step.inputs[1] in _values(chain)
-
-
 def _closed(chain: list[Unit]) -> Iterator[list[Unit]]:
     """The chain, cut where a value inside is read by others too."""
     nodes = {unit.nodes[0] for unit in chain}
-    for at, unit in enumerate(chain[:-1]):
+    for at, unit in enumerate(chain[:-1], 1):
         value = unit.nodes[0].outputs[0]
         if value.is_graph_output() or set(value.consumers()) - nodes:
-            yield from _closed(chain[: at + 1])
-            rest = chain[at + 1 :]
-            fits = [_residual_fits(each, rest[:n] or rest[:1]) for n, each in enumerate(rest)]
-            last = fits.index(False) if False in fits else len(rest)
-            yield from _closed(rest[:last]) if last else ()
-            yield from ([each] for each in rest[last:])
+            yield from _closed(chain[:at])
+            yield from _closed(chain[at:])
             return
     yield chain
 
 
 def _join(chain: Sequence[Unit]) -> Unit:
-    values = _values(chain)
+    values, beside = _values(chain), _beside(chain)
+    place = {name: BESIDE + at for at, name in enumerate(beside)}
+    place |= {name: at for at, name in enumerate(values)}
     attributes: list[int] = []
     for unit in chain:
-        residual = values.index(unit.step.inputs[1]) if len(unit.step.inputs) > 1 else -1
+        residual = place[unit.step.inputs[1]] if len(unit.step.inputs) > 1 else -1
         attributes += [*unit.step.attributes, residual]
+    names = [str(unit.step.name) for unit in chain]
     step = Step(
         "chain",
-        f"{chain[0].step.name} ... {chain[-1].step.name}",
-        (values[0],),
+        names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}",
+        (values[0], *beside),
         (values[-1],),
         tuple(name for unit in chain for name in unit.step.constants),
         tuple(attributes),
