@@ -78,11 +78,12 @@ static const char *infer(const void *state, const sc_tensor *const *in, sc_tenso
 
 /* ---- one image ---- */
 typedef struct {
-  const sc_chain *c;
+  sc_chain *c;
   const sc_chain_plan *p;
   const sc_host *host;
   const sc_segment *segment;
-  i64 stage, tasks;              /* of a layer that is shared */
+  const char *frame;             /* of the caller */
+  i64 stage, parts, tasks;       /* of a layer that is shared: parts of its rows, and shares of units in each */
   const float *x, *beside[BESIDE];
   float *y, *whole, *task;       /* memory of the image, and of the task: windows, copies, results */
   int failed;
@@ -140,8 +141,19 @@ static void stream_rows(sc_stream *s, i64 stage, i64 top, i64 rows)
   run_rows(m, stage, top, rows, 0, units_of(&m->c->stages[stage]), copies, copies + m->segment->copies);
 }
 
+enum { FAR = 1 << 18 };          /* bytes between frames of one thread */
+
+/* Notes whether this is another thread than the caller's. */
+static void note_thread(const image *m)
+{
+  const char *here = __builtin_frame_address(0);
+  i64 apart = here - m->frame;
+  if ((apart > FAR || apart < -FAR) && !m->c->company) __atomic_store_n(&m->c->company, 1, __ATOMIC_RELAXED);
+}
+
 static void task_part(void *data, u64 i)
 {
+  note_thread(data);
   image own = *(const image *)data;
   const sc_segment *g = own.segment;
   int slot;
@@ -151,7 +163,7 @@ static void task_part(void *data, u64 i)
     return;
   }
   sc_stream s = {.chain = own.c, .values = own.p->values, .first = g->first, .end = g->end, .run = stream_rows, .data = &own};
-  SC(sc_stream_part)(&s, (i64)i, sc_parts_of(&own.p->values[g->end]));
+  SC(sc_stream_part)(&s, (i64)i, own.parts);
   sc_scratch_put(own.host, slot, own.task);
 }
 
@@ -162,20 +174,26 @@ static void task_pack(void *data, u64 i)
   pack_rows(m, m->stage, 0, m->p->values[m->stage + 1].height, m->task, channels * (i64)i / m->tasks, channels * ((i64)i + 1) / m->tasks);
 }
 
+/* A share of the units of a part of the rows. A part packs what it reads itself; one that is everything was packed before. */
 static void task_stage(void *data, u64 i)
 {
   image *m = data;
   const sc_stage *s = &m->c->stages[m->stage];
-  i64 units = units_of(s), from = units * (i64)i / m->tasks, end = units * ((i64)i + 1) / m->tasks;
-  if (!s->depthwise) from = sc_share(s->kernel, (i64)i, m->tasks), end = sc_share(s->kernel, (i64)i + 1, m->tasks);
+  const sc_grid *g = &m->p->grids[m->stage];
+  i64 part = (i64)i / m->tasks, share = (i64)i % m->tasks, units = units_of(s), height = m->p->values[m->stage + 1].height;
+  i64 top = height * part / m->parts, rows = height * (part + 1) / m->parts - top;
+  i64 from = units * share / m->tasks, end = units * (share + 1) / m->tasks, own = m->parts > 1 && g->pitch ? g->floats : 0;
+  if (!s->depthwise) from = sc_share(s->kernel, share, m->tasks), end = sc_share(s->kernel, share + 1, m->tasks);
+  note_thread(m);
   int slot;
-  float *together = sc_scratch_get(m->host, m->segment->together - m->segment->copies + LINE, &slot);
-  if (!together) {
+  float *memory = sc_scratch_get(m->host, own + m->segment->together - m->segment->copies + LINE, &slot);
+  if (!memory) {
     __atomic_store_n(&m->failed, 1, __ATOMIC_RELAXED);
     return;
   }
-  run_rows(m, m->stage, 0, m->p->values[m->stage + 1].height, from, end, m->task, together);
-  sc_scratch_put(m->host, slot, together);
+  if (own) pack_rows(m, m->stage, top, rows, memory, 0, m->p->values[m->stage].channels);
+  run_rows(m, m->stage, top, rows, from, end, own ? memory : m->task, memory + own);
+  sc_scratch_put(m->host, slot, memory);
 }
 
 static int run_tasks(image *m, void (*task)(void *, u64), i64 count, const sc_parallel *parallel, void **host_error)
@@ -193,7 +211,10 @@ static int run_stage(image *m, const sc_parallel *parallel, void **host_error)
   const sc_value *out = &m->p->values[m->stage + 1];
   i64 weights = s->depthwise ? s->kernel->tap_count : s->kernel->strip_count ? s->kernel->tap_count * s->kernel->strips[0].mr : 0;
   int slot, status = SC_OK, packs = g->pitch > 0;
-  m->tasks = clip((weights + out->channels) * ceil_div(out->height * out->width, VL) / SMALL, 1, clip(units_of(s), 1, STEP_TASKS));
+  i64 work = (weights + out->channels) * ceil_div(out->height * out->width, VL);
+  m->tasks = clip(work / SMALL, 1, clip(units_of(s), 1, STEP_TASKS));
+  m->parts = m->tasks > 1 && m->c->company && out->height >= CHAIN_LEAST ? CHAIN_PARTS : 1;
+  if (m->parts > 1) return m->tasks = packs ? 1 : CHAIN_PARTS, run_tasks(m, task_stage, m->parts * m->tasks, parallel, host_error);
   if (packs) {
     m->task = sc_scratch_get(m->host, g->floats, &slot);
     if (!m->task) return SC_MEMORY;
@@ -217,7 +238,8 @@ static int run_image(image *m, const sc_parallel *parallel, void **host_error)
     copy_floats(m->whole + first->offset + ch * first->pitch, m->x + ch * first->height * first->width, first->height * first->width);
   for (i64 n = 0; n < p->count && !status; n++) {
     m->segment = &p->segments[n];
-    if (m->segment->streamed) status = run_tasks(m, task_part, sc_parts_of(&p->values[m->segment->end]), parallel, host_error);
+    m->parts = sc_parts_of(&p->values[m->segment->end], m->c->company);
+    if (m->segment->streamed) status = run_tasks(m, task_part, m->parts, parallel, host_error);
     else for (m->stage = m->segment->first; m->stage < m->segment->end && !status; m->stage++) status = run_stage(m, parallel, host_error);
   }
   sc_scratch_put(m->host, slot, m->whole);
@@ -226,7 +248,7 @@ static int run_image(image *m, const sc_parallel *parallel, void **host_error)
 
 /* ---- a batch: images beside each other where there are several ---- */
 typedef struct {
-  const sc_chain *c;
+  sc_chain *c;
   const sc_chain_plan *p;
   const sc_call *call;
   const sc_tensor *const *in;
@@ -245,6 +267,7 @@ static int run_one(const batch *b, i64 i, const sc_parallel *parallel, void **ho
 {
   const sc_value *first = &b->p->values[0], *last = &b->p->values[b->c->count];
   image m = {.c = b->c, .p = b->p, .host = b->call->host,
+             .frame = __builtin_frame_address(0),
              .x = (const float *)b->in[0]->data + i * first->channels * first->height * first->width,
              .y = b->y + i * last->channels * last->height * last->width};
   for (i64 n = 0; b->in[1 + n]; n++) {

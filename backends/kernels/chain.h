@@ -52,6 +52,7 @@ typedef struct {
   i64 count;
   sc_stage stages[SC_CHAIN_STAGES];
   sc_chain_plan *plans[CHAIN_PLANS];
+  int company;                   /* whether a task ever ran on another thread than the caller's */
 } sc_chain;
 
 /* Sizes of all values for an input of this size; null, or what is wrong. */
@@ -72,12 +73,15 @@ struct sc_stream {
   void *data;
 };
 
-enum { CHAIN_PARTS = 2 };        /* of the last value of a segment, made independently of each other */
+enum { CHAIN_PARTS = 2, CHAIN_LEAST = 14 }; /* parts of rows for several threads; rows below which there are none */
 
 /* Streams part `part` of `parts` of the last value. */
 HIDDEN void SC(sc_stream_part)(sc_stream *stream, i64 part, i64 parts);
-/* How many parts a value is made in. */
-static inline i64 sc_parts_of(const sc_value *v) { return v->height >= 4 * CHAIN_PARTS * v->rows ? CHAIN_PARTS : 1; }
+/* Parts of the rows of a value, each made by one task: threads then share few rows. One where there is no second thread. */
+static inline i64 sc_parts_of(const sc_value *v, int company)
+{
+  return company && v->height >= CHAIN_LEAST && v->height >= CHAIN_PARTS * v->rows ? CHAIN_PARTS : 1;
+}
 /* The lowest input row that rows from `row` on of a stage's output read. */
 static inline i64 sc_lowest_row(const sc_stage *s, i64 row)
 {

@@ -93,10 +93,11 @@ static i64 pitch_of(i64 rows, i64 width) { return (ceil_div(rows * width + ROOM 
 static i64 lay_windows(const sc_chain *c, sc_value *values, i64 first, i64 end)
 {
   sc_stream s = {.chain = c, .values = values, .first = first, .end = end, .run = note_window, .data = values};
-  i64 floats = 0, parts = sc_parts_of(&values[end]);
+  i64 floats = 0;
   for (i64 v = first + 1; v < end; v++) values[v].held = values[v].rows;
   values[end].held = values[end].height;
-  for (i64 part = 0; part < parts; part++) SC(sc_stream_part)(&s, part, parts);
+  for (int company = 0; company < 2; company++)
+    for (i64 part = 0, parts = sc_parts_of(&values[end], company); part < parts; part++) SC(sc_stream_part)(&s, part, parts);
   values[end].held = values[end].height;
   for (i64 v = first + 1; v < end; v++) {
     if (values[v].held > values[v].height) values[v].held = values[v].height;
