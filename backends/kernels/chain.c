@@ -213,7 +213,7 @@ static int run_stage(image *m, const sc_parallel *parallel, void **host_error)
   int slot, status = SC_OK, packs = g->pitch > 0;
   i64 work = (weights + out->channels) * ceil_div(out->height * out->width, VL);
   m->tasks = clip(work / SMALL, 1, clip(units_of(s), 1, STEP_TASKS));
-  m->parts = m->tasks > 1 && m->c->company && out->height >= CHAIN_LEAST ? CHAIN_PARTS : 1;
+  m->parts = m->tasks > 1 ? sc_parts_of(out, m->c->company) : 1;
   if (m->parts > 1) return m->tasks = packs ? 1 : CHAIN_PARTS, run_tasks(m, task_stage, m->parts * m->tasks, parallel, host_error);
   if (packs) {
     m->task = sc_scratch_get(m->host, g->floats, &slot);
@@ -238,7 +238,7 @@ static int run_image(image *m, const sc_parallel *parallel, void **host_error)
     copy_floats(m->whole + first->offset + ch * first->pitch, m->x + ch * first->height * first->width, first->height * first->width);
   for (i64 n = 0; n < p->count && !status; n++) {
     m->segment = &p->segments[n];
-    m->parts = sc_parts_of(&p->values[m->segment->end], m->c->company);
+    m->parts = m->segment->streamed ? sc_parts_of(&p->values[m->segment->end], m->c->company) : 1;
     if (m->segment->streamed) status = run_tasks(m, task_part, m->parts, parallel, host_error);
     else for (m->stage = m->segment->first; m->stage < m->segment->end && !status; m->stage++) status = run_stage(m, parallel, host_error);
   }

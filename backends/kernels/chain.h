@@ -80,7 +80,8 @@ HIDDEN void SC(sc_stream_part)(sc_stream *stream, i64 part, i64 parts);
 /* Parts of the rows of a value, each made by one task: threads then share few rows. One where there is no second thread. */
 static inline i64 sc_parts_of(const sc_value *v, int company)
 {
-  return company && v->height >= CHAIN_LEAST && v->height >= CHAIN_PARTS * v->rows ? CHAIN_PARTS : 1;
+  int long_enough = v->height / CHAIN_PARTS * v->width >= 16; /* kernels read a vector at least */
+  return company && long_enough && v->height >= CHAIN_LEAST ? CHAIN_PARTS : 1;
 }
 /* The lowest input row that rows from `row` on of a stage's output read. */
 static inline i64 sc_lowest_row(const sc_stage *s, i64 row)
