@@ -1,6 +1,7 @@
 /* Steps on images in plain layout: pooling, and taking off dimensions. */
 #include "pack.h"
 #include "step.h"
+#include "vecmath.h"
 
 /* ---- pooling: attributes max, kernel 2, strides 2, pads 4, whether pads count; a kernel of 0 is the whole image ---- */
 enum { MAX, KERNEL, STRIDE = 3, PADS = 5, COUNT_PADS = 9, POOL_ATTRIBUTES };
@@ -40,15 +41,14 @@ static const char *infer_pool(const void *state, const sc_tensor *const *in, sc_
 
 typedef struct { const pool *p; const sc_tensor *x, *y; i64 planes, parts; } pool_job;
 
-static float sum_of(const float *x, i64 n)
+static float mean_of(const float *x, i64 n)
 {
   vf lanes = splat(0.f);
   float sum = 0.f;
   i64 i = 0;
   for (; i + VL <= n; i += VL) lanes += load(x + i);
   for (; i < n; i++) sum += x[i];
-  for (int l = 0; l < VL; l++) sum += lanes[l];
-  return sum;
+  return (sum + sum_of(lanes)) / (float)n;
 }
 
 static float window(const pool *p, const float *x, const i64 *size, i64 row, i64 column)
@@ -71,6 +71,53 @@ static float window(const pool *p, const float *x, const i64 *size, i64 row, i64
   return out / (float)count;
 }
 
+/* ---- maxima of small windows: of rows first, then along one ---- */
+enum { COLUMNS = 16 * VL, WIDEST = 16 };
+
+INLINE vf most(vf a, vf b) { return select_vf(a > b, a, b); }
+
+/* Columns [left, left + n) of input rows [from, end) as the largest of each; what lies outside of the image is -inf. */
+static void largest_rows(float *out, const float *x, i64 width, i64 from, i64 end, i64 left, i64 n)
+{
+  i64 first = clip(-left, 0, n), last = clip(width - left, first, n);
+  for (i64 i = 0; i < n; i++) out[i] = -__builtin_inff();
+  for (i64 r = from; r < end; r++) {
+    const float *row = x + r * width + left;
+    i64 i = first;
+    for (; i + VL <= last; i += VL) store(out + i, most(load(row + i), load(out + i)));
+    for (; i < last; i++) out[i] = row[i] > out[i] ? row[i] : out[i];
+  }
+}
+
+/* STEP: the stride along a row. */
+INLINE void largest_of_plane(const int STEP, const pool *p, const float *x, const i64 *in, float *y, const i64 *out)
+{
+  float row[STEP * COLUMNS + WIDEST + VL];
+  const i64 *a = p->a;
+  for (i64 r = 0; r < out[0]; r++, y += out[1]) {
+    i64 top = r * a[STRIDE] - a[PADS], from = clip(top, 0, in[0]), end = clip(top + a[KERNEL], 0, in[0]);
+    for (i64 c = 0; c < out[1]; c += COLUMNS) {
+      i64 n = clip(out[1] - c, 0, COLUMNS);
+      largest_rows(row, x, in[1], from, end, c * STEP - a[PADS + 1], STEP * ceil_div(n, VL) * VL + WIDEST + VL);
+      for (i64 i = 0; i < n; i += VL) {
+        vf v = splat(-__builtin_inff());
+        for (i64 k = 0; k < a[KERNEL + 1]; k++) v = most(STEP == 1 ? load(row + i + k) : every_second(row + 2 * i + k), v);
+        store_some(y + c + i, v, n - i);
+      }
+    }
+  }
+}
+
+/* Whether the maxima of a plane are done. */
+static int largest(const pool *p, const float *x, const i64 *in, float *y, const i64 *out)
+{
+  const i64 *a = p->a;
+  if (!a[MAX] || !a[KERNEL] || a[KERNEL + 1] < 1 || a[KERNEL + 1] > WIDEST || a[STRIDE + 1] > 2) return 0;
+  if (a[STRIDE + 1] == 1) largest_of_plane(1, p, x, in, y, out);
+  else largest_of_plane(2, p, x, in, y, out);
+  return 1;
+}
+
 static void task_pool(void *data, u64 part)
 {
   const pool_job *j = data;
@@ -79,8 +126,8 @@ static void task_pool(void *data, u64 part)
   for (i64 plane = from; plane < end; plane++) {
     const float *x = (const float *)j->x->data + plane * in[0] * in[1];
     float *y = (float *)j->y->data + plane * out[0] * out[1];
-    if (!a[KERNEL] && !a[KERNEL + 1] && !a[MAX]) *y = sum_of(x, in[0] * in[1]) / (float)(in[0] * in[1]);
-    else
+    if (!a[KERNEL] && !a[KERNEL + 1] && !a[MAX]) *y = mean_of(x, in[0] * in[1]);
+    else if (!largest(j->p, x, in, y, out))
       for (i64 r = 0; r < out[0]; r++)
         for (i64 c = 0; c < out[1]; c++) y[r * out[1] + c] = window(j->p, x, in, r, c);
   }

@@ -19,7 +19,7 @@ CHANNELS = (
 """Steps over images in layout C16, among those of :data:`PER_ISA`."""
 
 PER_ISA: tuple[str, ...] = (
-    *("plan.c", "geometry.c", "tile.c", "conv.c", "generated.c"),
+    *("plan.c", "geometry.c", "tile.c", "conv.c", "generated.c", "generated_image.c"),
     *("steps.c", "image.c", *TOKENS, *CHANNELS),
     *("depthwise.c", "depthwise_same.c", "matmul.c"),
 )
