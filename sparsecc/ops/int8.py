@@ -26,12 +26,14 @@ INPUTS: dict[str, tuple[str, ...]] = {
     "Depthwise": ("X", "values", "bias", "multiplier"),
     "Add": ("A", "B"),
     "Mean": ("X",),
+    "MaxPool": ("X",),
 }
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "Conv": (*WINDOW, *QUANT, "channels"),
     "Depthwise": (*WINDOW, *QUANT, "channels"),
     "Add": ("a", "b", "constant", "low", "high"),
     "Mean": ("multiplier", "x_zero", "y_zero"),
+    "MaxPool": ("kernel_shape", *WINDOW),
 }
 """All are required; those of Add and the multiplier of Mean are floats."""
 
@@ -160,4 +162,13 @@ def _mean() -> list[onnx.NodeProto]:
     ]
 
 
-_BODIES = {"Conv": _conv, "Depthwise": _depthwise, "Add": _add, "Mean": _mean}
+def _maxpool() -> list[onnx.NodeProto]:
+    pool = helper.make_node("MaxPool", ["X"], ["Y"])
+    for name in ATTRIBUTES["MaxPool"]:
+        pool.attribute.append(
+            AttributeProto(name=name, ref_attr_name=name, type=AttributeProto.INTS)
+        )
+    return [pool]
+
+
+_BODIES = {"Conv": _conv, "Depthwise": _depthwise, "Add": _add, "Mean": _mean, "MaxPool": _maxpool}

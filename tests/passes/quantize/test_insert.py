@@ -90,14 +90,14 @@ def test_every_layer_reads_and_writes_bytes() -> None:
     assert stored[4:].any()
 
 
-def test_a_grouped_convolution_is_left_and_said() -> None:
-    weights = {"w": np.ones((8, 4, 1, 1), np.float32)}
-    node = helper.make_node("Conv", ["x", "w"], ["y"], "grouped", group=2)
-    model = capture(small.model([node], {"x": ["n", 8, 9, 7]}, {"y": ["n", 8, 9, 7]}, weights))
+def test_what_the_kernels_lack_is_left_and_said() -> None:
+    weights = {"w": np.ones((8, 8, 1), np.float32)}
+    node = helper.make_node("Conv", ["x", "w"], ["y"], "flat")
+    model = capture(small.model([node], {"x": ["n", 8, 9]}, {"y": ["n", 8, 9]}, weights))
     ctx = Context(verify=True)
     assert not run([InsertQuantization({})], model, ctx)
     assert [(r.node, r.reason) for r in ctx.refusals] == [
-        ("grouped", "it has groups of several channels")
+        ("flat", "it is not a 2-D convolution with explicit padding")
     ]
 
 
