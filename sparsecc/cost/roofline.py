@@ -72,6 +72,12 @@ INPUT_GROUPS = Efficiency(0.36, 6.0)
 ROW_BLOCKS = {2: Efficiency(0.6, 8.0), 4: Efficiency(0.82, 8.0)}
 WIDE_ROW_BLOCKS = Efficiency(0.84, 8.0)
 
+INT8 = Efficiency(0.82, 2.0)
+"""Of four-by-four blocks; the depth is the blocks of four outputs."""
+INT8_DEPTHWISE = Efficiency(0.3)
+INT8_PER_BLOCK = 20
+"""Bytes of a block of 4x4 weights and its index."""
+
 NODE_MS = 0.004
 """Fixed cost of one node in a session, ms."""
 LAYOUT_GBS = 40.0
@@ -152,3 +158,15 @@ def sparse_ms(work: Work, block: Block, blocks: int, target: Target) -> float:
         + layout
         + _milliseconds(target, flops, efficiency, weight_bytes, work.activation_bytes)
     )
+
+
+def int8_ms(work: Work, blocks: int, target: Target) -> float:
+    """Time of the layer in eight bits with ``blocks`` 4x4 blocks, inside a region, ms."""
+    depth = blocks / max(1, math.ceil(work.rows / 4))
+    share = INT8_DEPTHWISE.eta
+    if work.groups == 1:
+        share = INT8.eta * depth / (depth + INT8.half_depth) * _filled(work.points, target.lanes)
+    flops = 2.0 * 16 * blocks * work.points
+    efficiency = max(1e-3, share) * target.int8_gain
+    moved = work.activation_bytes / 4
+    return _milliseconds(target, flops, efficiency, INT8_PER_BLOCK * blocks, moved)
