@@ -1,4 +1,4 @@
-"""Units of transformers besides attention: norms, dense layers, constant terms, one token of many."""
+"""Units of transformers besides attention: norms, dense layers, constant terms, one token."""
 
 from __future__ import annotations
 
@@ -36,17 +36,18 @@ def norm_in_parts(root: ir.Node, shapes: Shapes) -> Unit | None:
         return None
     epsilon, squares = _number_and_value(summed)
     variance = _maker(squares, "ReduceMean")
-    squared = _maker(variance.inputs[0], "Pow", "Mul") if variance is not None else None
     centred = _maker(divided.inputs[0], "Sub")
     scaled = _reader(divided.outputs[0], "Mul")
-    shifted = _reader(scaled.outputs[0], "Add") if scaled is not None else None
-    if epsilon is None or None in (variance, squared, centred, scaled, shifted):
+    if epsilon is None or variance is None or centred is None or scaled is None:
         return None
-    assert variance and squared and centred and scaled and shifted
+    squared = _maker(variance.inputs[0], "Pow", "Mul")
     mean = _maker(centred.inputs[1], "ReduceMean")
-    if mean is None or mean.inputs[0] is not centred.inputs[0]:
+    shifted = _reader(scaled.outputs[0], "Add")
+    if squared is None or mean is None or shifted is None:
         return None
-    if not (_is_square(squared, centred.outputs[0]) and all(map(_over_rows, (mean, variance)))):
+    if mean.inputs[0] is not centred.inputs[0] or not _is_square(squared, centred.outputs[0]):
+        return None
+    if not (_over_rows(mean) and _over_rows(variance)):
         return None
     nodes = [mean, centred, squared, variance, summed, root, divided, scaled, shifted]
     factors = [_other(scaled, divided.outputs[0]), _other(shifted, scaled.outputs[0])]

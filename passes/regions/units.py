@@ -15,7 +15,6 @@ from sparsecc.passes.regions.attention import attention
 from sparsecc.passes.regions.steps import step_of
 from sparsecc.passes.regions.unit import Match, Unit
 
-
 MATCHES: tuple[tuple[str, Match], ...] = (
     ("Softmax", attention),
     ("LayerNormalization", tokens.layer_norm),
