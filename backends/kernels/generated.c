@@ -3,6 +3,7 @@
 #include "tokens.h"
 
 enum {
+  LINE_BYTES = 64,               /* of a cache line */
   GROUP_FLOATS = 64 * 1024 / 4,  /* panels of a task of its own: about what a first-level cache holds */
   GROUP_BYTES = 48 * 1024,       /* of code that may run anew for every group */
   SHARED_FLOATS = 2048 * 1024 / 4, /* panels that all tasks share: few groups, so that code is read seldom */
@@ -23,12 +24,12 @@ static void pack_panels(const sc_job *j, i64 panel, i64 end, float *to, i64 firs
   }
 }
 
-static void finish_tokens(const sc_job *j, i64 strip, i64 panel, const float *x, float *sums)
+static void finish_tokens(const sc_job *j, i64 strip, i64 panel, const sc_input *in)
 {
   const sc_kernel *k = j->kernel;
   const sc_rows to = {j->y, j->residual, k->spec.rows, k->spec.activation};
   float out[(SC_STRIP_ROWS + LANES) * LANES];
-  strip_results(j, strip, x, out, sums);
+  strip_results(j, strip, in, out);
   i64 token = panel * LANES;
   unpack_rows(&to, out, LANES, token, clip(j->points - token, 0, LANES), k->strips[strip].row, k->strips[strip].mr);
 }
@@ -56,37 +57,55 @@ static sc_block block_after(const sc_kernel *k, sc_block b, i64 first, i64 last)
   return b.chunk + 1 < k->code->chunks ? block_at(k, b.chunk + 1, first, last) : block_at(k, 0, last, k->code->strips);
 }
 
-/* Memory that is brought into the second-level cache, a step at a time. */
-typedef struct { const char *at, *end; i64 step; } sc_ahead;
+/* How many lines of code and of weights a cell prefetches. */
+typedef struct { i64 code, weights; } sc_lines;
 
-static sc_ahead ahead(const void *from, const void *end, i64 steps)
+static sc_lines lines_of(const sc_code *code, i64 chunk, i64 strip)
 {
-  i64 lines = ceil_div((const char *)end - (const char *)from, 4 * LINE);
-  return (sc_ahead){from, end, ceil_div(lines, steps) * 4 * LINE};
+  const sc_code_cell *cell = &sc_code_cells(code)[chunk * code->strips + strip];
+  i64 biases = chunk ? 0 : sc_code_row(code, strip + 1) - sc_code_row(code, strip);
+  i64 lines = (cell[1].stream - cell->stream - biases + SC_FETCH_EVERY / 2 - 1) / SC_FETCH_EVERY;
+  return (sc_lines){lines - lines / SC_FETCH_KINDS, lines / SC_FETCH_KINDS};
 }
 
-INLINE void fetch(sc_ahead *a)
+/* Memory to prefetch in a number of calls: `extra` lines before each, the others during it. */
+typedef struct { const char *at, *end; i64 extra; } sc_ahead;
+
+static sc_ahead ahead(const void *from, const void *end, i64 calls, i64 during)
 {
-  const char *stop = a->end - a->at < a->step ? a->end : a->at + a->step;
-  for (; a->at < stop; a->at += 4 * LINE) __builtin_prefetch(a->at, 0, 3);
+  i64 left = ceil_div((const char *)end - (const char *)from, LINE_BYTES) - during;
+  return (sc_ahead){from, end, left > 0 ? ceil_div(left, calls) : 0};
 }
 
-/* A block for all panels. Meanwhile the code and the weights of the next one are fetched as data: the processor foresees
-   data, but not code. */
+/* Where the `during` lines of the next call begin. */
+INLINE const char *fetch(sc_ahead *a, i64 during)
+{
+  for (i64 i = 0; i < a->extra && a->at < a->end; i++, a->at += LINE_BYTES) __builtin_prefetch(a->at);
+  const char *at = a->at;
+  if (at < a->end) a->at += during * LINE_BYTES;
+  return at;
+}
+
+/* A block for all panels. Meanwhile the code and the weights of the next one are prefetched. */
 static void run_block(const sc_job *j, sc_block b, sc_block next, i64 span, const sc_panels *at)
 {
   const sc_kernel *k = j->kernel;
   const sc_code_cell *cells = sc_code_cells(k->code) + next.chunk * k->code->strips;
-  i64 calls = (at->end - at->panel) * (b.end - b.first);
-  sc_ahead code = ahead(sc_codes.text + cells[next.first].entry, sc_codes.text + cells[next.end].entry, calls);
-  sc_ahead weights = ahead(k->weights + cells[next.first].stream, k->weights + cells[next.end].stream, calls);
-  for (i64 p = at->panel; p < at->end; p++)
+  i64 panels = at->end - at->panel, calls = panels * (b.end - b.first);
+  sc_lines all = {0, 0};
+  for (i64 s = b.first; s < b.end; s++) {
+    sc_lines lines = lines_of(k->code, b.chunk, s);
+    all.code += panels * lines.code, all.weights += panels * lines.weights;
+  }
+  sc_ahead code = ahead(sc_codes.text + cells[next.first].entry, sc_codes.text + cells[next.end].entry, calls, all.code);
+  sc_ahead weights = ahead(k->weights + cells[next.first].stream, k->weights + cells[next.end].stream, calls, all.weights);
+  for (i64 p = 0; p < panels; p++)
     for (i64 s = b.first; s < b.end; s++) {
-      const float *x = at->x + (p - at->panel) * j->floats;
-      float *sums = at->sums + ((s - span) * (at->end - at->panel) + p - at->panel) * SUMS;
-      fetch(&code), fetch(&weights);
-      if (b.chunk + 1 < k->code->chunks) call_cell(k, b.chunk, s, x, 0, 0, SC_NONE, sums);
-      else j->finish(j, s, p, x, sums);
+      sc_lines lines = lines_of(k->code, b.chunk, s);
+      sc_input in = {at->x + p * j->floats, at->sums + ((s - span) * panels + p) * SUMS, fetch(&code, lines.code),
+                     fetch(&weights, lines.weights)};
+      if (b.chunk + 1 < k->code->chunks) call_cell(k, b.chunk, s, &in, 0, 0, SC_NONE);
+      else j->finish(j, s, at->panel + p, &in);
     }
 }
 

@@ -10,6 +10,9 @@ enum {
   TASKS = 16
 };
 
+/* What the cells of a strip and a panel take: the panel from its first row on, their sums, and what to prefetch. */
+typedef struct { const float *x; float *sums; const char *code, *weights; } sc_input;
+
 typedef struct sc_job sc_job;
 struct sc_job {
   sc_kernel *kernel;
@@ -27,36 +30,36 @@ struct sc_job {
   i64 span;                      /* strips whose sums are kept at a time */
   i64 shares, parts;             /* of strips and of panels */
   void (*pack)(const sc_job *, i64 panel, i64 end, float *to, i64 first, i64 last);
-  void (*finish)(const sc_job *, i64 strip, i64 panel, const float *x, float *sums); /* the last cell of a strip */
+  void (*finish)(const sc_job *, i64 strip, i64 panel, const sc_input *in); /* the last cell of a strip */
   i32 failed;
 };
 
-/* ---- one strip times one panel ---- */
+/* ---- one cell times one panel ---- */
 /* Least and greatest result of the activations that are nothing but bounds. */
 static const float bounds[][2] = {[SC_NONE] = {-__builtin_inff(), __builtin_inff()},
                                   [SC_RELU] = {0.f, __builtin_inff()},
                                   [SC_RELU6] = {0.f, 6.f}};
 
-/* x: the panel, from its first row on. */
-static inline void call_cell(const sc_kernel *k, i64 chunk, i64 strip, const float *x, float *y, i64 pitch, i32 activation, float *sums)
+static inline void call_cell(const sc_kernel *k, i64 chunk, i64 strip, const sc_input *in, float *y, i64 pitch, i32 activation)
 {
   i64 cell = chunk * k->code->strips + strip;
   sc_cell_fn code = (sc_cell_fn)(u64)sc_code_text(k->code, cell);
-  code(x + (sc_code_column(k->code, chunk) + SC_STRIP_AHEAD) * LANES, k->weights + sc_code_cells(k->code)[cell].stream + SC_STRIP_AHEAD,
-       y, pitch * (i64)sizeof *y, bounds[activation], sums);
+  sc_cell_beside beside = {bounds[activation][0], bounds[activation][1], in->code, in->weights};
+  code(in->x + (sc_code_column(k->code, chunk) + SC_STRIP_AHEAD) * LANES,
+       k->weights + sc_code_cells(k->code)[cell].stream + SC_STRIP_AHEAD, y, pitch * (i64)sizeof *y, &beside, in->sums);
 }
 
-static inline void last_cell(const sc_kernel *k, i64 strip, const float *x, float *y, i64 pitch, i32 activation, float *sums)
+static inline void last_cell(const sc_kernel *k, i64 strip, const sc_input *in, float *y, i64 pitch, i32 activation)
 {
-  call_cell(k, k->code->chunks - 1, strip, x, y, pitch, activation, sums);
+  call_cell(k, k->code->chunks - 1, strip, in, y, pitch, activation);
 }
 
 /* All of a strip's results at `out`, finished but for the residual and what comes after it. */
-static inline void strip_results(const sc_job *j, i64 strip, const float *x, float *out, float *sums)
+static inline void strip_results(const sc_job *j, i64 strip, const sc_input *in, float *out)
 {
   const sc_kernel *k = j->kernel;
   i32 activation = j->residual ? SC_NONE : k->spec.activation, bounded = activation <= SC_RELU6;
-  last_cell(k, strip, x, out, LANES, bounded ? activation : SC_NONE, sums);
+  last_cell(k, strip, in, out, LANES, bounded ? activation : SC_NONE);
   if (!bounded) SC(sc_activate)(out, k->strips[strip].mr * LANES, activation);
 }
 

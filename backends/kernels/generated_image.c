@@ -227,7 +227,7 @@ static int run_phases(sc_job *j, const sc_parallel *parallel, void **host_error)
 }
 
 /* ---- results ---- */
-static void finish_pixels(const sc_job *j, i64 strip, i64 panel, const float *x, float *sums)
+static void finish_pixels(const sc_job *j, i64 strip, i64 panel, const sc_input *in)
 {
   const sc_kernel *k = j->kernel;
   const sc_strip *s = &k->strips[strip];
@@ -235,11 +235,11 @@ static void finish_pixels(const sc_job *j, i64 strip, i64 panel, const float *x,
   i64 pitch = j->pitch, to = j->origin + (at.image * k->spec.rows + s->row) * pitch + at.first;
   for (i64 r = 0; j->residual && r < s->mr; r++) __builtin_prefetch(j->residual + to + r * pitch + LANES); /* the next panel's */
   if (at.count == LANES && !j->residual && k->spec.activation <= SC_RELU6) {
-    last_cell(k, strip, x, j->y + to, pitch, k->spec.activation, sums);
+    last_cell(k, strip, in, j->y + to, pitch, k->spec.activation);
     return;
   }
   float out[SUMS], *row = out;
-  strip_results(j, strip, x, out, sums);
+  strip_results(j, strip, in, out);
   if (j->residual) {
     for (i64 r = 0; r < s->mr; r++, row += LANES)
       if (at.count == LANES) add_lanes(row, j->residual + to + r * pitch);

@@ -11,7 +11,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 
-from sparsecc.backends.codegen.outer_product import LANES, ROWS, WINDOW
+from sparsecc.backends.codegen.outer_product import EVERY, KINDS, LANES, ROWS, WINDOW
 from sparsecc.cost.roofline import GENERATED_ISA
 from sparsecc.formats.blocks import Block
 from sparsecc.ops import ACTIVATIONS, VARIANTS
@@ -192,6 +192,7 @@ def c_header() -> str:
         f"enum {{ SC_MATVEC_TOKENS = {MATVEC_TOKENS} }};",
         f"enum {{ SC_STRIP_ROWS = {ROWS}, SC_STRIP_LANES = {LANES} }};",
         f"enum {{ SC_STRIP_AHEAD = {WINDOW // 2} }};",
+        f"enum {{ SC_FETCH_EVERY = {EVERY}, SC_FETCH_KINDS = {KINDS} }};",
         f"enum {{ SC_STEP_KINDS = {len(STEPS)} }};",
         f"#define SC_STEPS_KEY {steps_key()}LL",
         f"#define SC_STEPS(X) {' '.join(f'X({kind})' for kind in STEPS)}",
