@@ -33,11 +33,6 @@ INLINE void copy_lanes(float *out, const float *from)
   UNROLL for (int i = 0; i < LANES; i += VL) store(out + i, load(from + i));
 }
 
-INLINE void add_lanes(float *out, const float *more)
-{
-  UNROLL for (int i = 0; i < LANES; i += VL) store(out + i, load(out + i) + load(more + i));
-}
-
 /* Rows [first, last) of N panels at `to`, j->floats from each other; panel p begins `starts[p]` pixels from the first. */
 INLINE void pack_run(const int N, const sc_job *j, const float *from, const i64 *starts, float *to, i64 first, i64 last)
 {
@@ -227,29 +222,37 @@ static int run_phases(sc_job *j, const sc_parallel *parallel, void **host_error)
 }
 
 /* ---- results ---- */
+/* Rows of results, LANES apart, with their residuals, within bounds. */
+static void store_rows(float *y, const float *from, const float *residual, i64 pitch, i64 rows, const float *bound)
+{
+  const vf low = splat(bound[0]), high = splat(bound[1]);
+  for (i64 r = 0; r < rows; r++, y += pitch, residual += pitch, from += LANES)
+    UNROLL for (int i = 0; i < LANES; i += VL)
+      store(y + i, at_most(at_least(load(from + i) + load(residual + i), low), high));
+}
+
 static void finish_pixels(const sc_job *j, i64 strip, i64 panel, const sc_input *in)
 {
   const sc_kernel *k = j->kernel;
   const sc_strip *s = &k->strips[strip];
   sc_spot at = spot(j, panel);
   i64 pitch = j->pitch, to = j->origin + (at.image * k->spec.rows + s->row) * pitch + at.first;
-  for (i64 r = 0; j->residual && r < s->mr; r++) __builtin_prefetch(j->residual + to + r * pitch + LANES); /* the next panel's */
-  if (at.count == LANES && !j->residual && k->spec.activation <= SC_RELU6) {
+  int bounded = k->spec.activation <= SC_RELU6;
+  if (at.count == LANES && !j->residual && bounded) {
     last_cell(k, strip, in, j->y + to, pitch, k->spec.activation);
     return;
   }
   float out[SUMS], *row = out;
+  for (i64 r = 0; j->residual && r < s->mr; r++) __builtin_prefetch(j->residual + to + r * pitch + LANES); /* the next panel's */
   strip_results(j, strip, in, out);
-  if (j->residual) {
-    for (i64 r = 0; r < s->mr; r++, row += LANES)
-      if (at.count == LANES) add_lanes(row, j->residual + to + r * pitch);
-      else for (i64 i = 0; i < at.count; i++) row[i] += j->residual[to + r * pitch + i];
-    SC(sc_activate)(out, s->mr * LANES, k->spec.activation);
+  if (at.count == LANES && j->residual && bounded) {
+    store_rows(j->y + to, out, j->residual + to, pitch, s->mr, bounds[k->spec.activation]);
+    return;
   }
-  row = out;
-  for (i64 r = 0; r < s->mr; r++, row += LANES)
-    if (at.count == LANES) copy_lanes(j->y + to + r * pitch, row);
-    else copy_floats(j->y + to + r * pitch, row, at.count);
+  for (i64 r = 0; j->residual && r < s->mr; r++)
+    for (i64 i = 0; i < at.count; i++) out[r * LANES + i] += j->residual[to + r * pitch + i];
+  if (j->residual) SC(sc_activate)(out, s->mr * LANES, k->spec.activation);
+  for (i64 r = 0; r < s->mr; r++, row += LANES) copy_floats(j->y + to + r * pitch, row, at.count);
 }
 
 /* ---- other images: tiles in which the pixels of every tap are contiguous ---- */

@@ -82,6 +82,8 @@ NODE_MS = 0.004
 """Fixed cost of one node in a session, ms."""
 LAYOUT_GBS = 40.0
 """Rate at which activations change layout at the border of a sparse node, GB/s."""
+PANEL_GBS = 80.0
+"""Rate at which generated code's panels are packed, GB/s."""
 FEW_POINTS = 4
 """Up to this many tokens a linear layer is bound by reading its weights."""
 WORTHWHILE = 0.97
@@ -142,20 +144,19 @@ def sparse_ms(work: Work, block: Block, blocks: int, target: Target) -> float:
     generated = generates(block, work.groups, None if work.is_conv else work.points, target)
     quality = GENERATED if generated else sparse_efficiency(block)
     depth = blocks / max(1, math.ceil(work.rows / r))
-    moved = work.activation_bytes
+    layout = work.activation_bytes / LAYOUT_GBS
     if generated:
         depth *= GENERATED_ROWS / work.cols
-        moved += 4 * work.cols * work.points  # every tap of every point is packed into panels
+        layout += 4 * work.cols * work.points / PANEL_GBS  # every tap of every point
     few = not work.is_conv and work.points <= FEW_POINTS
     lanes = 1.0 if few else _filled(work.points, target.lanes)
     efficiency = max(1e-3, quality.eta * depth / (depth + quality.half_depth) * lanes)
     stored = blocks * r * c
     weight_bytes = stored * BYTES_PER_WEIGHT + blocks * BYTES_PER_INDEX
-    layout = moved / LAYOUT_GBS * 1e-6
     flops = 2.0 * stored * work.points
     return (
         NODE_MS
-        + layout
+        + layout * 1e-6
         + _milliseconds(target, flops, efficiency, weight_bytes, work.activation_bytes)
     )
 
