@@ -11,6 +11,8 @@ enum {
   BLOCK_BYTES = 24 * 1024,       /* of code that runs for all panels before the next: the processor keeps it decoded */
   GROUP_PANELS = 4,              /* at least: packing several at once is quicker */
   MANY_GROUPS = 8,
+  LARGE_GROUP = 12, FEW_GROUPS = 4, /* panels of a task of its own where code is large, and least tasks */
+  PASS_FLOATS = 256 * 1024 / 4,  /* of those panels, packed at a time: they stay in the second-level cache */
   SHARE_STRIPS = 4, PART_PANELS = 8 /* least of a task: fewer would read inputs and code more often */
 };
 
@@ -20,7 +22,7 @@ static void pack_panels(const sc_job *j, i64 panel, i64 end, float *to, i64 firs
   i64 depth = j->kernel->spec.channels;
   for (; panel < end; panel++, to += j->floats) {
     i64 token = panel * LANES;
-    pack_tokens(j->x + token * depth, depth, clip(j->points - token, 0, LANES), to, LANES, first, last);
+    pack_tokens(j->x + token * depth + first, depth, clip(j->points - token, 0, LANES), to, LANES, 0, last - first);
   }
 }
 
@@ -38,8 +40,8 @@ static void finish_tokens(const sc_job *j, i64 strip, i64 panel, const sc_input 
 /* Strips [first, end) of a chunk: they run for every panel before the next block. */
 typedef struct { i64 chunk, first, end; } sc_block;
 
-/* Panels [panel, end), packed at x, and room for their sums. */
-typedef struct { i64 panel, end; const float *x; float *sums; } sc_panels;
+/* Panels [panel, end), room for their sums, and their rows of chunks [chunk, stop), packed at x. */
+typedef struct { i64 panel, end; float *sums; i64 chunk, stop; const float *x; } sc_panels;
 
 /* As many strips before `last` as stay decoded, at least one if there is one. */
 static sc_block block_at(const sc_kernel *k, i64 chunk, i64 first, i64 last)
@@ -50,11 +52,17 @@ static sc_block block_at(const sc_kernel *k, i64 chunk, i64 first, i64 last)
   return (sc_block){chunk, first, end};
 }
 
-/* The block after b in a span of strips; after its last one that of the strips that follow. */
-static sc_block block_after(const sc_kernel *k, sc_block b, i64 first, i64 last)
+/* Goes on to the next block in a span of strips [first, last). After its last one *b is what is likely to run then, which may
+   be nothing, and the answer is zero. */
+static int next_block(const sc_kernel *k, const sc_panels *at, i64 first, i64 last, sc_block *b)
 {
-  if (b.end < last) return block_at(k, b.chunk, b.end, last);
-  return b.chunk + 1 < k->code->chunks ? block_at(k, b.chunk + 1, first, last) : block_at(k, 0, last, k->code->strips);
+  i64 strips = k->code->strips;
+  int more = b->end < last || b->chunk + 1 < at->stop;
+  if (b->end < last) *b = block_at(k, b->chunk, b->end, last);
+  else if (more) *b = block_at(k, b->chunk + 1, first, last);
+  else if (last < strips) *b = block_at(k, at->chunk, last, strips);
+  else *b = at->stop < k->code->chunks ? block_at(k, at->stop, 0, strips) : (sc_block){0, strips, strips};
+  return more;
 }
 
 /* How many lines of code and of weights a cell prefetches. */
@@ -102,7 +110,7 @@ static void run_block(const sc_job *j, sc_block b, sc_block next, i64 span, cons
   for (i64 p = 0; p < panels; p++)
     for (i64 s = b.first; s < b.end; s++) {
       sc_lines lines = lines_of(k->code, b.chunk, s);
-      sc_input in = {at->x + p * j->floats, at->sums + ((s - span) * panels + p) * SUMS, fetch(&code, lines.code),
+      sc_input in = {at->x + p * j->floats, sc_code_column(k->code, at->chunk), at->sums + ((s - span) * panels + p) * SUMS, fetch(&code, lines.code),
                      fetch(&weights, lines.weights)};
       if (b.chunk + 1 < k->code->chunks) call_cell(k, b.chunk, s, &in, 0, 0, SC_NONE);
       else j->finish(j, s, at->panel + p, &in);
@@ -114,8 +122,9 @@ static void compute(const sc_job *j, i64 strip, i64 last, const sc_panels *at)
 {
   for (i64 end; strip < last; strip = end) {
     end = strip + j->span < last ? strip + j->span : last;
-    for (sc_block b = block_at(j->kernel, 0, strip, end), next; b.first < end; b = next) {
-      next = block_after(j->kernel, b, strip, end);
+    int more = strip < end;
+    for (sc_block b = block_at(j->kernel, at->chunk, strip, end), next = b; more; b = next) {
+      more = next_block(j->kernel, at, strip, end, &next);
       run_block(j, b, next, strip, at);
     }
   }
@@ -137,8 +146,12 @@ static void task_own_group(void *data, u64 i)
     __atomic_store_n(&j->failed, 1, __ATOMIC_RELAXED);
     return;
   }
-  j->pack(j, first, end, packed, 0, j->kernel->code->depth);
-  compute(j, 0, j->kernel->strip_count, &(sc_panels){first, end, packed, packed + j->group * j->floats});
+  const sc_code *code = j->kernel->code;
+  for (i64 c = 0; c < code->chunks; c += j->pass) {
+    i64 stop = clip(c + j->pass, 0, code->chunks);
+    j->pack(j, first, end, packed, sc_code_column(code, c), sc_code_column(code, stop));
+    compute(j, 0, code->strips, &(sc_panels){first, end, packed + j->group * j->floats, c, stop, packed});
+  }
   sc_scratch_put(&j->kernel->host, slot, packed);
 }
 
@@ -146,7 +159,8 @@ static void task_pack(void *data, u64 i)
 {
   const sc_job *j = data;
   i64 depth = j->kernel->code->depth, blocks = ceil_div(depth, VL), last = blocks * ((i64)i + 1) / TASKS * VL;
-  j->pack(j, j->first, group_end(j, j->first), j->packed, blocks * (i64)i / TASKS * VL, last < depth ? last : depth);
+  i64 first = blocks * (i64)i / TASKS * VL;
+  j->pack(j, j->first, group_end(j, j->first), j->packed + first * LANES, first, last < depth ? last : depth);
 }
 
 static void task_compute(void *data, u64 i)
@@ -161,7 +175,7 @@ static void task_compute(void *data, u64 i)
     return;
   }
   compute(j, sc_share(j->kernel, share, j->shares), sc_share(j->kernel, share + 1, j->shares),
-          &(sc_panels){j->first + from, j->first + to, j->packed + from * j->floats, sums});
+          &(sc_panels){j->first + from, j->first + to, sums, 0, j->kernel->code->chunks, j->packed + from * j->floats});
   if (floats) sc_scratch_put(&j->kernel->host, slot, sums);
 }
 
@@ -182,15 +196,29 @@ static int run_shared(sc_job *j, const sc_parallel *parallel, void **host_error)
   return status;
 }
 
+/* Floats between panels of some rows: an odd number of cache lines, so that neighbours fall into different sets. */
+static i64 panel_floats(i64 rows) { return (rows | 1) * LANES; }
+
+/* Panels in groups, each a task that packs its own, a few chunks at a time; zero where they had better be shared. */
+static i64 own_groups(sc_job *j)
+{
+  const sc_code *code = j->kernel->code;
+  i64 small = clip(GROUP_FLOATS / panel_floats(code->depth), clip(j->panels, 1, GROUP_PANELS), j->panels);
+  i64 bytes = sc_code_text(code, code->strips * code->chunks) - sc_code_text(code, 0);
+  if (bytes <= GROUP_BYTES && ceil_div(j->panels, small) >= MANY_GROUPS) j->group = small;
+  else if (j->panels >= FEW_GROUPS * LARGE_GROUP) j->group = ceil_div(j->panels, j->panels / LARGE_GROUP);
+  else return 0;
+  i64 chunk = ceil_div(code->depth, code->chunks);
+  j->pass = clip(PASS_FLOATS / (j->group * chunk * LANES), 1, code->chunks);
+  j->floats = panel_floats(chunk * j->pass), j->span = code->strips;
+  return ceil_div(j->panels, j->group);
+}
+
 int SC(sc_run_panels)(sc_job *j, const sc_parallel *parallel, void **host_error)
 {
-  j->floats = (j->kernel->code->depth | 1) * LANES; /* an odd number of cache lines: neighbours fall into different sets */
-  j->group = clip(GROUP_FLOATS / j->floats, clip(j->panels, 1, GROUP_PANELS), j->panels);
-  j->span = clip(SUM_FLOATS / (j->group * SUMS), 1, j->kernel->strip_count);
-  i64 groups = ceil_div(j->panels, j->group);
-  const sc_code *code = j->kernel->code;
-  if (groups >= MANY_GROUPS && sc_code_text(code, code->strips * code->chunks) - sc_code_text(code, 0) <= GROUP_BYTES)
-    return sc_run_job(parallel, task_own_group, groups, j, host_error);
+  i64 groups = own_groups(j);
+  if (groups) return sc_run_job(parallel, task_own_group, groups, j, host_error);
+  j->floats = panel_floats(j->kernel->code->depth);
   j->group = ceil_div(j->panels, ceil_div(j->panels, clip(SHARED_FLOATS / j->floats, 1, j->panels)));
   return run_shared(j, parallel, host_error);
 }

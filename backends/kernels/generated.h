@@ -10,8 +10,8 @@ enum {
   TASKS = 16
 };
 
-/* What the cells of a strip and a panel take: the panel from its first row on, their sums, and what to prefetch. */
-typedef struct { const float *x; float *sums; const char *code, *weights; } sc_input;
+/* What the cells of a strip and a panel take: the panel from row `first` on, their sums, and what to prefetch. */
+typedef struct { const float *x; i64 first; float *sums; const char *code, *weights; } sc_input;
 
 typedef struct sc_job sc_job;
 struct sc_job {
@@ -28,7 +28,9 @@ struct sc_job {
   i64 panels, floats;            /* in all; floats of one */
   i64 group, first;              /* panels of a group; the first of the shared one */
   i64 span;                      /* strips whose sums are kept at a time */
+  i64 pass;                      /* chunks that a task with panels of its own packs at a time */
   i64 shares, parts;             /* of strips and of panels */
+  /* Rows [first, last) of panels [panel, end); `to` is where row `first` of the first one goes. */
   void (*pack)(const sc_job *, i64 panel, i64 end, float *to, i64 first, i64 last);
   void (*finish)(const sc_job *, i64 strip, i64 panel, const sc_input *in); /* the last cell of a strip */
   i32 failed;
@@ -45,7 +47,7 @@ static inline void call_cell(const sc_kernel *k, i64 chunk, i64 strip, const sc_
   i64 cell = chunk * k->code->strips + strip;
   sc_cell_fn code = (sc_cell_fn)(u64)sc_code_text(k->code, cell);
   sc_cell_beside beside = {bounds[activation][0], bounds[activation][1], in->code, in->weights};
-  code(in->x + (sc_code_column(k->code, chunk) + SC_STRIP_AHEAD) * LANES,
+  code(in->x + (sc_code_column(k->code, chunk) - in->first + SC_STRIP_AHEAD) * LANES,
        k->weights + sc_code_cells(k->code)[cell].stream + SC_STRIP_AHEAD, y, pitch * (i64)sizeof *y, &beside, in->sums);
 }
 

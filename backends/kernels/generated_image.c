@@ -41,7 +41,7 @@ INLINE void pack_run(const int N, const sc_job *j, const float *from, const i64 
   i64 start[N]; /* a copy that no store can reach */
   UNROLL for (int p = 0; p < N; p++) start[p] = starts[p];
   for (i64 d = first; d < last; d++)
-    UNROLL for (int p = 0; p < N; p++) copy_lanes(to + p * floats + d * LANES, from + offsets[d] + start[p]);
+    UNROLL for (int p = 0; p < N; p++) copy_lanes(to + p * floats + (d - first) * LANES, from + offsets[d] + start[p]);
 }
 
 /* Rows of the only panel of a tile that has fewer pixels than lanes. */
@@ -49,7 +49,7 @@ static void pack_few(const sc_job *j, const float *from, float *to, i64 first, i
 {
   for (i64 d = first; d < last; d++) {
     const float *row = from + j->geometry->offsets[d];
-    for (i64 i = 0; i < LANES; i++) to[d * LANES + i] = i < j->points ? row[i] : 0.f;
+    for (i64 i = 0; i < LANES; i++) to[(d - first) * LANES + i] = i < j->points ? row[i] : 0.f;
   }
 }
 
@@ -153,10 +153,10 @@ static void pack_moved_pixels(const sc_job *j, i64 panel, i64 end, float *to, i6
       sc_tap tap;
       place_tap(j, d / channels, pixels, n, &tap);
       more = clip(channels - c, 0, last - d);
-      if (n == 8) pack_tap(8, j, &tap, starts, at, to + d * LANES, c, c + more);
-      else if (n == 4) pack_tap(4, j, &tap, starts, at, to + d * LANES, c, c + more);
-      else if (n == 2) pack_tap(2, j, &tap, starts, at, to + d * LANES, c, c + more);
-      else pack_tap(1, j, &tap, starts, at, to + d * LANES, c, c + more);
+      if (n == 8) pack_tap(8, j, &tap, starts, at, to + (d - first) * LANES, c, c + more);
+      else if (n == 4) pack_tap(4, j, &tap, starts, at, to + (d - first) * LANES, c, c + more);
+      else if (n == 2) pack_tap(2, j, &tap, starts, at, to + (d - first) * LANES, c, c + more);
+      else pack_tap(1, j, &tap, starts, at, to + (d - first) * LANES, c, c + more);
     }
   }
 }
