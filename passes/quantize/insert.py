@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 from sparsecc.errors import PlanError
 from sparsecc.passes import edit
 from sparsecc.passes.base import Context, Kind, Pass
-from sparsecc.passes.quantize.arithmetic import Scale, quantize_bias, quantize_rows, scale_of
+from sparsecc.passes.quantize.arithmetic import (
+    Scale,
+    least_scale,
+    quantize_bias,
+    quantize_rows,
+    scale_of,
+)
 from sparsecc.quality.ranges import Range
 
 OPSET = 13
@@ -70,7 +76,8 @@ def _check_opset(model: ir.Model) -> None:
     if model.opset_imports.get("", 0) < OPSET:
         raise PlanError(
             f"int8 needs ONNX opset {OPSET}, the model has {model.opset_imports.get('')}",
-            fix=f"export the model with opset {OPSET} or newer",
+            fix=f"export the model with opset {OPSET} or newer, or convert it: "
+            f"onnx.version_converter.convert_version(model, {OPSET})",
         )
 
 
@@ -180,15 +187,14 @@ def _quantize_weight(node: ir.Node, scales: Mapping[ir.Value, Scale]) -> None:
     weight = edit.constant(node.inputs[1]) if node.op_type in _WEIGHTED else None
     if weight is None:
         return
-    axis = row_axis(node)
-    stored, scale = quantize_rows(weight, axis)
+    axis, data = row_axis(node), node.inputs[0]
+    assert data is not None
+    bias = edit.constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    stored, scale = quantize_rows(weight, axis, least_scale(bias, scales[data].scale))
     zero = np.zeros(len(scale), np.int8)
     node.replace_input_with(1, _dequantized(node, "weight", stored, scale, zero, axis))
-    bias = edit.constant(node.inputs[2]) if len(node.inputs) > 2 else None
     if bias is None:
         return
-    data = node.inputs[0]
-    assert data is not None
     both = (scale * np.float32(scales[data].scale)).astype(np.float32)
     both = np.maximum(both, np.finfo(np.float32).tiny)
     none = np.zeros(len(scale), np.int32)
