@@ -23,7 +23,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 import sparsecc
-from benchmarks import build, spec
+from benchmarks import build, quantize, spec
 from benchmarks.peers import Peer, Setting, UnavailableError
 from benchmarks.peers.environment import python_of
 from benchmarks.rows import Row
@@ -35,8 +35,8 @@ from sparsecc.bench.worker import Job
 from sparsecc.errors import SparseccError
 from sparsecc.manifest import MODEL_NAME
 
-BASELINE, OURS = "onnxruntime", "sparsecc"
-TITLES = {BASELINE: "ONNX Runtime", OURS: "sparsecc"}
+BASELINE, OURS, FLOAT = "onnxruntime", "sparsecc", "onnxruntime-float32"
+TITLES = {BASELINE: "ONNX Runtime", OURS: "sparsecc", FLOAT: "ONNX Runtime float32"}
 TOLERANCE = 1e-3
 OPEN_LIMIT_S = 300.0
 CONVERT_LIMIT_S = 600.0
@@ -55,6 +55,7 @@ class Prepared:
         folder: Where models, artifacts and conversions are kept.
         layers: It as text.
         path: The ONNX file.
+        float_path: The same weights in float32; the same file unless the model is eight-bit.
         feeds: Its inputs.
         reference: Its output in ONNX Runtime without graph optimisation.
         compile_s: Time sparsecc took.
@@ -66,6 +67,7 @@ class Prepared:
     folder: Path
     layers: list[Layer]
     path: Path
+    float_path: Path
     feeds: dict[str, NDArray[Any]]
     reference: NDArray[Any]
     compile_s: float
@@ -114,6 +116,7 @@ def prepare(
     say("building")
     layers = list(layers or spec.load(name))
     path = build.write(name, pattern, folder / "models", layers)
+    plain = build.write(name, quantize.float_pattern(pattern), folder / "models", layers)
     feeds = build.inputs(layers)
     reference = _plain(path, feeds)
     say("compiling")
@@ -124,7 +127,9 @@ def prepare(
     except SparseccError as error:
         failure = one_line(error)
     seconds = time.perf_counter() - start
-    prepared = Prepared(name, pattern, folder, layers, path, feeds, reference, seconds, failure)
+    prepared = Prepared(
+        name, pattern, folder, layers, path, plain, feeds, reference, seconds, failure
+    )
     prepared.inputs.parent.mkdir(parents=True, exist_ok=True)
     np.savez(prepared.inputs, *feeds.values())
     return prepared
@@ -163,6 +168,8 @@ def race(
         BASELINE: (ort.__version__, partial(_open_baseline, prepared, threads)),
         OURS: (sparsecc.__version__, partial(_open_ours, prepared, threads)),
     }
+    if quantize.is_int8(prepared.pattern):
+        openers[FLOAT] = (ort.__version__, partial(_open_float, prepared, threads))
     for peer in peers:
         openers[peer.name] = (peer.version, partial(_open_fastest, prepared, threads, peer, say))
     with ExitStack() as stack:
@@ -232,6 +239,13 @@ def _job(prepared: Prepared, model: Path, threads: int, library: Path | None = N
 def _open_baseline(prepared: Prepared, threads: int) -> Entry:
     worker = Worker(TITLES[BASELINE], _job(prepared, prepared.path, threads))
     return _checked(prepared, worker, size_mb=_size_mb(prepared.path))
+
+
+def _open_float(prepared: Prepared, threads: int) -> Entry:
+    """The model before it was made eight-bit: what int8 gains, and what it costs."""
+    worker = Worker(TITLES[FLOAT], _job(prepared, prepared.float_path, threads))
+    error = relative_error(next(iter(worker.outputs.values())), prepared.reference)
+    return Entry({"error": error, "size_mb": _size_mb(prepared.float_path)}, worker)
 
 
 def _open_ours(prepared: Prepared, threads: int) -> Entry:
@@ -356,7 +370,7 @@ def _checked(prepared: Prepared, worker: Worker, **row: Any) -> Entry:
         UnavailableError: It is not; the process is ended.
     """
     error = relative_error(next(iter(worker.outputs.values())), prepared.reference)
-    if not error < TOLERANCE:
+    if not error < (quantize.TOLERANCE if quantize.is_int8(prepared.pattern) else TOLERANCE):
         worker.end()
         raise UnavailableError(f"wrong answer: off by {error:.1e} of the largest value")
     return Entry({"error": error, **row}, worker)

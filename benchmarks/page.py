@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from benchmarks import quantize
 from benchmarks.measure import BASELINE, OURS
 from benchmarks.rows import Row
 
 NAME = "benchmarks"
 PICTURE = "benchmarks.svg"
+INT8_NOTE = (
+    "`int8:` rows: ONNX Runtime and sparsecc run the same QDQ model, eight-bit weights and "
+    "activations; beside it ONNX Runtime on the float32 model of the same weights."
+)
 TOO_BUSY = 0.3  # cores above the number of threads: a helper thread may wake now and then
 
 
@@ -40,7 +45,9 @@ def section(rows: Sequence[Row], titles: Mapping[str, str], machine: Mapping[str
     versions = {r.engine: r.version for r in rows}
     engines = ", ".join(f"{title} {versions[key]}" for key, title in shown.items())
     where = f"{machine['processor']}, {machine['cores']} cores. {engines}."
-    parts = [where, f"![Speed-up over ONNX Runtime]({PICTURE})", *tables, missing(rows, shown)]
+    note = INT8_NOTE if any(quantize.is_int8(row.pattern) for row in rows) else ""
+    picture = f"![Speed-up over ONNX Runtime]({PICTURE})"
+    parts = [where, picture, *tables, note, missing(rows, shown)]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -27,16 +27,17 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 import sparsecc
-from benchmarks import measure, page, peers, plots, rows, spec
+from benchmarks import measure, page, peers, plots, quantize, rows, spec
 from benchmarks.peers import Peer
 from benchmarks.rows import Report, Row
 
 ALL = "all"
 MODELS = "mobilenet_v1,mobilenet_v2,resnet50,bert_base"
-PATTERNS = "4x1:0.8,4x1:0.9,unstructured:0.9"
+PATTERNS = "4x1:0.8,4x1:0.9,unstructured:0.9,int8:4x4:0.8"
 SHARES = (0.7, 0.8, 0.9, 0.95)
 KINDS = ("4x1", "16x1", "unstructured")
-GRID = ("dense", "4x1:0.3", *(f"{kind}:{share}" for kind in KINDS for share in SHARES))
+INT8 = ("int8:4x4:0.8", "int8:4x4:0.9")
+GRID = ("dense", "4x1:0.3", *(f"{kind}:{share}" for kind in KINDS for share in SHARES), *INT8)
 PEERS = "mnn,openvino,litert"
 
 
@@ -91,7 +92,12 @@ def chosen_peers(names: str) -> list[Peer]:
 
 def fill(report: Report, grid: Grid, output: Path) -> None:
     """Measures what the report lacks and writes it after every race."""
-    jobs = [(model, pattern) for model in grid.models for pattern in grid.patterns]
+    jobs = [
+        (model, pattern)
+        for model in grid.models
+        for pattern in grid.patterns
+        if not quantize.is_int8(pattern) or spec.reads_pictures(spec.load(model))
+    ]
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=len(jobs) * len(grid.threads))
         for model, pattern in jobs:

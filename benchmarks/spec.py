@@ -76,6 +76,11 @@ def load(name: str) -> list[Layer]:
     return parse(path.read_text())
 
 
+def reads_pictures(layers: list[Layer]) -> bool:
+    """Whether the input is [batch, channels, height, width]."""
+    return layers[0].argument.count("x") == 3
+
+
 def names() -> list[str]:
     """Names of all benchmark models."""
     return sorted(path.stem for path in MODELS.glob("*.txt"))

@@ -41,7 +41,7 @@ from sparsecc.progress import Progress, part, silent
 from sparsecc.quality.calibration import Calibration, load_calibration
 from sparsecc.quality.example_inputs import example_inputs as made_up_inputs
 from sparsecc.quality.ranges import value_ranges
-from sparsecc.report.rows import LayerRow
+from sparsecc.report.rows import DENSE_KERNEL, LayerRow
 from sparsecc.request import Request, read_request
 from sparsecc.search.allocation import Decision, allocate
 from sparsecc.search.plan import Plan, PlanLayer, PlanRefusal
@@ -217,7 +217,7 @@ def with_reasons(rows: Sequence[LayerRow], decisions: Mapping[str, Decision]) ->
     """Rows in which a layer that was not pruned on purpose says so, not that it has no zeros."""
     return [
         dataclasses.replace(row, why=decisions[row.name].reason)
-        if row.name in decisions and decisions[row.name].reason and not row.is_sparse
+        if row.name in decisions and decisions[row.name].reason and row.kernel == DENSE_KERNEL
         else row
         for row in rows
     ]
@@ -265,7 +265,7 @@ def plan_of(
         layers=tuple(
             planned(row, row.shape, decisions[row.name], results.get(row.name))
             for row in rows
-            if row.shape is not None
+            if row.shape is not None and row.name in decisions
         ),
         refusals=tuple(PlanRefusal(**dataclasses.asdict(each)) for each in ctx.refusals),
     )

@@ -17,6 +17,7 @@ from sparsecc.capture import capture
 from sparsecc.cost import roofline
 from sparsecc.passes import edit, pipeline
 from sparsecc.passes.base import Context, Refusal, run
+from sparsecc.passes.quantize.rows import int8_rows
 from sparsecc.passes.weights.choose import node_work
 from sparsecc.passes.weights.dense_beside import DenseBeside
 from sparsecc.passes.weights.depthwise import Depthwise
@@ -56,6 +57,8 @@ def rewrite(graph: ir.Model, target: Target, ctx: Context) -> list[LayerRow]:
     for each in beside:
         for name in each.replaced:
             rows[name] = dataclasses.replace(rows[name], kernel=each.KERNEL, why=each.WHY)
+    for name, row in int8_rows(graph, target).items():
+        rows[name] = dataclasses.replace(row, op=rows[name].op)
     return sorted(rows.values(), key=lambda row: order.get(row.name, len(order)))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 RDX, RSI, RDI = 2, 6, 7
-RCX, R8, R9 = 1, 8, 9
+RCX, R8, R9, R10, R11 = 1, 8, 9, 10, 11
 LONGEST = 10
 """Bytes of the longest instruction made here."""
 
@@ -100,6 +100,20 @@ def add(register: int, amount: ArrayLike) -> Instructions:
 def add_register(register: int, other: int, count: int) -> Instructions:
     """``add r64, r64`` for the first eight registers, ``count`` of them."""
     return _fixed((0x48, 0x01, 0xC0 | other << 3 | register), count)
+
+
+def pointer(register: int, base: int, displacement: int, count: int) -> Instructions:
+    """``mov r64, [base + displacement]`` among registers 8 to 15, ``count`` of them."""
+    return _fixed((0x4D, 0x8B, 0x40 | (register & 7) << 3 | base & 7, displacement), count)
+
+
+def prefetch(base: int, displacement: ArrayLike) -> Instructions:
+    """``prefetcht0 [base + displacement]`` for registers 8 to 15."""
+    at = np.atleast_1d(np.asarray(displacement, np.int64))
+    code = _table(len(at))
+    code[:, :4] = (0x41, 0x0F, 0x18, 0x88 | base & 7)
+    code[:, 4:8] = _little_endian(at)
+    return Instructions(code, np.full(len(code), 8))
 
 
 def leave(count: int) -> Instructions:

@@ -2,8 +2,9 @@
    strips of 16, values cut into strips of 16; rows of queries then go through the outer-product micro-kernel twice,
    with the softmax of a block of keys between, while the scores are in cache. Later blocks of keys rescale what the
    earlier ones gave. */
+#include "attention.h"
 #include "outer.h"
-#include "step.h"
+#include "t64.h"
 #include "tokens.h"
 
 enum {
@@ -14,23 +15,13 @@ enum {
   ROWS_OF_SPLIT = 56             /* least queries of a part of a head: every part turns the keys anew */
 };
 
-/* Scores below count as masked: to the base 2 they are still finite. */
-#define LEAST (-1e38f)
-
 typedef struct {
-  i64 heads, dim, offset[3];     /* columns before the heads of q, k, v */
-  float scale;
-  int masked, constant;          /* whether there is a mask, and whether it is a constant */
-  sc_tensor mask;                /* the constant */
-} attention;
-
-typedef struct {
-  const attention *a;
-  const float *x[3], *mask;
+  const sc_attention *a;
+  const float *x[3];
   float *y;
   i64 pitch[3];                  /* floats between tokens of q, k, v */
   i64 batch, queries, keys, splits;
-  i64 mask_step[3];              /* floats between batches, heads, queries of the mask */
+  sc_mask mask;
   const sc_host *host;
   i32 failed;
 } job;
@@ -46,9 +37,9 @@ static const char *create(const sc_step_spec *spec, const sc_host *host, void **
   for (int i = 2; i < 5; i++) if (n[i] < 0 || n[i] > 1 << 30) return "a column is out of range";
   if (spec->inputs < 3 || spec->constant_count < 0 || spec->inputs + spec->constant_count > 4 || spec->outputs != 1)
     return "it has three inputs, one output and at most one mask";
-  attention *a = sc_get(host, sizeof *a);
+  sc_attention *a = sc_get(host, sizeof *a);
   if (!a) return "there is no memory for it";
-  *a = (attention){.heads = n[0], .dim = n[1], .offset = {n[2], n[3], n[4]}, .scale = sc_float_attribute(n[5])};
+  *a = (sc_attention){.heads = n[0], .dim = n[1], .offset = {n[2], n[3], n[4]}, .scale = sc_float_attribute(n[5])};
   *state = a;
   sc_scratch_retain();
   a->masked = spec->inputs + spec->constant_count == 4, a->constant = spec->constant_count == 1;
@@ -81,10 +72,12 @@ static const char *check_mask(const sc_tensor *mask, const i64 want[4])
 
 static const char *infer(const void *state, const sc_tensor *const *in, sc_tensor *const *out)
 {
-  const attention *a = state;
+  const sc_attention *a = state;
   const i32 rank = in[0]->rank;
+  const int lanes = in[0]->layout == SC_T64;
+  if (lanes && a->dim < OUTER_LEAST) return "with tokens in the lanes, heads need six features";
   for (int i = 0; i < 3; i++) {
-    if (!sc_is_plain(in[i]) || in[i]->rank != rank || rank < 2 || rank > 3)
+    if (!(lanes ? sc_is_t64(in[i]) : sc_is_plain(in[i])) || in[i]->rank != rank || rank < 2 || rank > 3)
       return "q, k, v must be float32 [batch, tokens, features]";
     if (rank == 3 && in[i]->dims[0] != in[0]->dims[0]) return "q, k, v have different batch sizes";
     if (a->offset[i] + a->heads * a->dim > in[i]->dims[rank - 1]) return "the heads do not fit into the features";
@@ -96,7 +89,7 @@ static const char *infer(const void *state, const sc_tensor *const *in, sc_tenso
   if (wrong) return wrong;
   *out[0] = *in[0];
   out[0]->data = 0, out[0]->dims[rank - 1] = a->heads * a->dim;
-  return 0;
+  return lanes && !sc_is_t64(out[0]) ? "with tokens in the lanes, there must be 16 features" : 0;
 }
 
 /* ---- strips of keys and values ---- */
@@ -158,7 +151,7 @@ typedef struct {
 INLINE float largest_score(float *s, i64 n, const float *mask)
 {
   for (i64 i = n; i % VL; i++) s[i] = -__builtin_inff();
-  vf high = splat(LEAST);
+  vf high = splat(SC_LEAST_SCORE);
   for (i64 i = 0; i < n; i += VL) {
     vf v = load(s + i);
     if (mask) store(s + i, v += load_some(mask + i, n - i, 0.f));
@@ -188,7 +181,7 @@ static void key_block(const job *j, tile *t, i64 rows, i64 from, i64 n, const fl
   void (*const multiply)(const product *) = products[outer_size(rows)];
   multiply(&(product){t->q, t->keys + from * dim, dim, dim * WIDE, ceil_div(n, WIDE), t->scores, 0});
   float tops[OUTER_MOST];
-  for (i64 r = 0; r < rows; r++) tops[r] = largest_score(t->scores + r * ROW, n, mask ? mask + r * j->mask_step[2] : 0);
+  for (i64 r = 0; r < rows; r++) tops[r] = largest_score(t->scores + r * ROW, n, mask ? mask + r * j->mask.step[2] : 0);
   for (i64 r = 0; r < rows; r++) {
     const float top = tops[r] > t->top[r] ? tops[r] : t->top[r];
     if (from > 0 && top > t->top[r]) {
@@ -204,14 +197,14 @@ static void key_block(const job *j, tile *t, i64 rows, i64 from, i64 n, const fl
 /* Queries [from, from + rows) of one head. */
 static void tile_of(const job *j, tile *t, i64 batch, i64 head, i64 from, i64 rows)
 {
-  const attention *a = j->a;
+  const sc_attention *a = j->a;
   const float *q = j->x[0] + (batch * j->queries + from) * j->pitch[0] + a->offset[0] + head * a->dim;
   for (i64 r = 0; r < rows; r++) {
     for (i64 f = 0; f < a->dim; f += VL)
       store(t->q + r * ROW + f, load_some(q + r * j->pitch[0] + f, a->dim - f, 0.f) * a->scale);
-    t->top[r] = LEAST, t->total[r] = 0.f;
+    t->top[r] = SC_LEAST_SCORE, t->total[r] = 0.f;
   }
-  const float *mask = j->mask ? j->mask + batch * j->mask_step[0] + head * j->mask_step[1] + from * j->mask_step[2] : 0;
+  const float *mask = j->mask.data ? j->mask.data + batch * j->mask.step[0] + head * j->mask.step[1] + from * j->mask.step[2] : 0;
   for (i64 k = 0; k < j->keys; k += KEYS)
     key_block(j, t, rows, k, j->keys - k < KEYS ? j->keys - k : KEYS, mask ? mask + k : 0);
   float *y = j->y + ((batch * j->queries + from) * a->heads + head) * a->dim;
@@ -225,7 +218,7 @@ static void tile_of(const job *j, tile *t, i64 batch, i64 head, i64 from, i64 ro
 static void task(void *data, u64 i)
 {
   job *j = data;
-  const attention *a = j->a;
+  const sc_attention *a = j->a;
   const i64 split = (i64)i % j->splits, head = (i64)i / j->splits % a->heads, batch = (i64)i / j->splits / a->heads;
   const i64 key_floats = (j->keys + WIDE - 1) / WIDE * WIDE * a->dim, wide_dim = (a->dim + WIDE - 1) / WIDE * WIDE;
   int slot;
@@ -248,27 +241,15 @@ static void task(void *data, u64 i)
   sc_scratch_put(j->host, slot, memory);
 }
 
-/* Floats between the mask of one batch, head, query and the next. */
-static void set_mask(job *j, const sc_tensor *mask)
-{
-  j->mask = mask->data;
-  i64 step = mask->dims[mask->rank - 1];
-  for (int axis = 2; axis >= 0; axis--) {
-    int i = axis - 4 + mask->rank;
-    i64 dim = i >= 0 ? mask->dims[i] : 1;
-    j->mask_step[axis] = dim == 1 ? 0 : step;
-    step *= dim;
-  }
-}
-
 static int run(void *state, const sc_tensor *const *in, sc_tensor *const *out, const sc_call *call)
 {
-  const attention *a = state;
+  const sc_attention *a = state;
   const i32 rank = in[0]->rank;
+  if (in[0]->layout == SC_T64) return SC(sc_attention_t64)(a, in, out[0], call);
   job j = {.a = a, .y = out[0]->data, .host = call->host, .batch = rank == 3 ? in[0]->dims[0] : 1,
-           .queries = in[0]->dims[rank - 2], .keys = in[1]->dims[rank - 2]};
+           .queries = in[0]->dims[rank - 2], .keys = in[1]->dims[rank - 2],
+           .mask = sc_mask_of(a, in)};
   for (int i = 0; i < 3; i++) j.x[i] = in[i]->data, j.pitch[i] = in[i]->dims[rank - 1];
-  if (a->masked) set_mask(&j, a->constant ? &a->mask : in[3]);
   const i64 heads = j.batch * a->heads;
   if (heads * j.queries == 0) return SC_OK;
   j.splits = clip(ceil_div(STEP_TASKS, heads), 1, clip(j.queries / ROWS_OF_SPLIT, 1, j.queries));

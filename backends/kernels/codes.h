@@ -21,9 +21,12 @@ typedef struct {
   const unsigned char *text;
 } sc_code_table;
 
+/* What a cell takes besides: bounds of results, and the code and weights that it prefetches. */
+typedef struct { float low, high; const char *code, *weights; } sc_cell_beside;
+
 /* One panel times one cell; the arguments are those of outer_product.py: panel and stream point SC_STRIP_AHEAD vectors and
    floats further. */
-typedef void (*sc_cell_fn)(const float *panel, const float *stream, float *y, i64 pitch, const float *bounds, float *sums);
+typedef void (*sc_cell_fn)(const float *panel, const float *stream, float *y, i64 pitch, const sc_cell_beside *beside, float *sums);
 
 /* Empty unless the library was linked with a table of its own. */
 __attribute__((visibility("hidden"))) extern sc_code_table sc_codes;

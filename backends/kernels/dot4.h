@@ -70,6 +70,17 @@ DEFINE_DOT4(dot4, vs, vi)
 DEFINE_DOT4(dot4_one, i16x8, i32x4)
 #endif
 
+/* A number, rounded to even, then plus zero, between low and high; NaN becomes low. */
+INLINE x8 byte_of(float v, i32 zero, i32 low, i32 high)
+{
+  float least = (float)(low - zero), most = (float)(high - zero);
+  v = v > least ? v : least;
+  v = (v < most ? v : most) + SC_ROUND_MAGIC;
+  i32 bits;
+  __builtin_memcpy(&bits, &v, 4);
+  return (x8)(bits + zero);
+}
+
 INLINE vi splat_i(i32 s) { return s - (vi){0}; }
 INLINE i32x4 splat_one(i32 s) { return s - (i32x4){0}; }
 
@@ -94,15 +105,17 @@ INLINE i32x4 splat_one(i32 s) { return s - (i32x4){0}; }
 #endif
 #define SHUFFLE(a, b, list) __builtin_shufflevector(a, b, list)
 
-/* Four vectors of numbers, rounded to even and kept in what a byte holds: each 16 bytes are four bytes of each in turn.
-   Numbers are less than 2^31. */
-INLINE vb narrow(vf v[4])
+/* Four vectors of numbers, rounded to even, then plus zero and kept in what a byte holds: each 16 bytes are four bytes of
+   each in turn. Numbers are less than 2^31. ONNX rounds before it adds the zero point: ties would go another way after. */
+INLINE vb narrow(vf v[4], short zero)
 {
+  const vs z = zero - (vs){0};
 #if defined(__x86_64__)
   vi n[4];
   UNROLL for (int j = 0; j < 4; j++) __asm__("vcvtps2dq %1, %0" : "=v"(n[j]) : "v"(v[j]));
   __asm__("vpackssdw %1, %0, %0" : "+v"(n[0]) : "v"(n[1]));
   __asm__("vpackssdw %1, %0, %0" : "+v"(n[2]) : "v"(n[3]));
+  UNROLL for (int j = 0; j < 4; j += 2) __asm__("vpaddsw %1, %0, %0" : "+v"(n[j]) : "v"(z));
   __asm__("vpackuswb %1, %0, %0" : "+v"(n[0]) : "v"(n[2]));
   return (vb)n[0];
 #else
@@ -112,6 +125,7 @@ INLINE vb narrow(vf v[4])
   UNROLL for (int j = 0; j < 4; j++) __asm__("fcvtns %0.4s, %1.4s" : "=w"(n[j]) : "w"(v[j]));
   __asm__("sqxtn %0.4h, %1.4s\n sqxtn2 %0.8h, %2.4s" : "=&w"(low) : "w"(n[0]), "w"(n[1]));
   __asm__("sqxtn %0.4h, %1.4s\n sqxtn2 %0.8h, %2.4s" : "=&w"(high) : "w"(n[2]), "w"(n[3]));
+  __asm__("sqadd %0.8h, %0.8h, %2.8h\n sqadd %1.8h, %1.8h, %2.8h" : "+w"(low), "+w"(high) : "w"(z));
   __asm__("sqxtn %0.8b, %1.8h\n sqxtn2 %0.16b, %2.8h" : "=&w"(out) : "w"(low), "w"(high));
   return out;
 #endif

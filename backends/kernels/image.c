@@ -49,15 +49,14 @@ typedef struct {
   int failed;
 } pool_job;
 
-static float sum_of_floats(const float *x, i64 n)
+static float mean_of(const float *x, i64 n)
 {
   vf lanes = splat(0.f);
   float sum = 0.f;
   i64 i = 0;
   for (; i + VL <= n; i += VL) lanes += load(x + i);
   for (; i < n; i++) sum += x[i];
-  for (int l = 0; l < VL; l++) sum += lanes[l];
-  return sum;
+  return (sum + sum_of(lanes)) / (float)n;
 }
 
 /* How many positions from `at` on a window of `size` covers: those of the image, or, where pads count, of it and its pads. */
@@ -130,7 +129,7 @@ static void task_pool(void *data, u64 part)
   for (i64 plane = from; plane < end; plane++) {
     const float *x = (const float *)j->x->data + plane * in[0] * in[1];
     float *y = (float *)j->y->data + plane * out[0] * out[1];
-    if (!a[KERNEL]) *y = sum_of_floats(x, in[0] * in[1]) / (float)(in[0] * in[1]);
+    if (!a[KERNEL]) *y = mean_of(x, in[0] * in[1]);
     else if (a[MAX]) pool_plane(j, x, y, row, share, 1);
     else pool_plane(j, x, y, row, share, 0);
   }

@@ -8,11 +8,11 @@
 /* A pixel: four channels. */
 typedef i32 dword __attribute__((aligned(1), may_alias));
 
-/* How sums of four output channels become bytes: round(sum * multiplier + zero), clamped. */
+/* How sums of four output channels become bytes: round(sum * multiplier) + zero, clamped. */
 typedef struct {
   i32 *bias;                     /* per row, rows padded to a multiple of four */
   float *multiplier;
-  float zero, low, high;         /* of bytes as they lie in memory: less SC_X_BIAS */
+  i32 zero, low, high;           /* of bytes as they lie in memory: less SC_X_BIAS */
 } sc_requant;
 
 /* A packed weight: strips of four output rows. */
@@ -43,7 +43,7 @@ typedef struct {
   i32 columns, stride;           /* 3 or 5, and 1 or 2; or 0 */
   const i32 *bias;
   const float *multiplier;
-  float zero, low, high;
+  i32 zero, low, high;
   x8 *y;
   i64 rows, pixels;              /* of y */
   i64 step;                      /* bytes from the taps of a row to those of the next */

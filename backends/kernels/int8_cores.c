@@ -5,7 +5,7 @@
 INLINE void tile(const int NR, const sc_int8_weight *k, i64 s, i64 end, const sc_int8_tile *t)
 {
   const i64 last = NR > 1 ? t->last : 0;
-  const vf zero = splat(k->out.zero);
+  const short zero = (short)k->out.zero;
   const x8 low = (x8)k->out.low, high = (x8)k->out.high;
   for (; s < end; s++) {
     vi sum[4][SC_INT8_NR];
@@ -26,8 +26,8 @@ INLINE void tile(const int NR, const sc_int8_weight *k, i64 s, i64 end, const sc
     x8 *y = t->y + s * t->pitch;
     UNROLL for (int n = 0; n < NR; n++) {
       vf v[4];
-      UNROLL for (int r = 0; r < 4; r++) v[r] = scaled(sum[r][n], splat(k->out.multiplier[4 * s + r]), zero);
-      vb rows = bound(narrow(v), low, high);
+      UNROLL for (int r = 0; r < 4; r++) v[r] = scaled(sum[r][n], splat(k->out.multiplier[4 * s + r]));
+      vb rows = bound(narrow(v, zero), low, high);
       *(vb_at *)(y + (n == NR - 1 ? last : n * VB)) = SHUFFLE(rows, rows, BYTES(BYTE_TURN, 0));
     }
   }
@@ -78,11 +78,9 @@ INLINE void pixels(const int PX, const sc_int8_weight *k, i64 s, i64 end, const 
     UNROLL for (int p = 0; p < PX; p++) {
       i32x4 all = sum[0][p];
       UNROLL for (int u = 1; u < U; u++) all += sum[u][p];
-      f32x4 v = __builtin_convertvector(all, f32x4) * *(const f32x4_at *)(k->out.multiplier + 4 * s) + k->out.zero;
+      f32x4 v = __builtin_convertvector(all, f32x4) * *(const f32x4_at *)(k->out.multiplier + 4 * s);
       UNROLL for (int r = 0; r < 4; r++) {
-        float f = v[r] < k->out.low ? k->out.low : v[r] > k->out.high ? k->out.high : v[r];
-        f += SC_ROUND_MAGIC;
-        __builtin_memcpy(y + 4 * p + r, &f, 1);
+        y[4 * p + r] = byte_of(v[r], k->out.zero, k->out.low, k->out.high);
       }
     }
   }

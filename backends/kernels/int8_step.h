@@ -84,8 +84,7 @@ static inline const char *int8_requant(sc_requant *out, const sc_constant *bias,
     out->bias[r] = (i32)all;
     out->multiplier[r] = r < bias->count ? m[r] : 0.f;
   }
-  out->zero = (float)(quant[1] - SC_X_BIAS);
-  out->low = (float)(quant[2] - SC_X_BIAS), out->high = (float)(quant[3] - SC_X_BIAS);
+  out->zero = (i32)quant[1] - SC_X_BIAS, out->low = (i32)quant[2] - SC_X_BIAS, out->high = (i32)quant[3] - SC_X_BIAS;
   return 0;
 }
 

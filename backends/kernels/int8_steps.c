@@ -1,5 +1,5 @@
 /* The smaller int8 step kinds, on bytes in layout C4.
-   int8_quantize    floats [N, C, ...] in layout plain to bytes. Attributes: bits of the float32 1 / scale, zero point.
+   int8_quantize    floats [N, C, ...] in layout plain to bytes. Attributes: bits of the float32 scale, zero point.
    int8_dequantize  bytes to floats in layout plain. Attributes: bits of the float32 scale, zero point, rank: of Y, 4 or,
                     where H = W = 1, 2.
    int8_add         clamp(round(A * a + B * b + constant)). Attributes: bits of the float32 a, b and constant, least and
@@ -37,16 +37,6 @@ static const char *make(const sc_step_spec *s, const sc_host *host, i64 inputs, 
   for (i64 i = floats; i < attributes; i++)
     if (s->attributes[i] < 0 || s->attributes[i] > 255) return "a zero point or bound is outside 0..255";
   return 0;
-}
-
-/* The byte, as it lies in memory, of an already scaled number less SC_X_BIAS. */
-INLINE i32 to_byte(float v, float low, float high)
-{
-  v = v > low ? v : low; /* NaN becomes low */
-  v = (v < high ? v : high) + SC_ROUND_MAGIC;
-  i32 bits;
-  __builtin_memcpy(&bits, &v, 4);
-  return bits & 0xff;
 }
 
 typedef struct {
@@ -88,8 +78,10 @@ static span span_of(const job *j, u64 i)
 static const char *quantize_create(const sc_step_spec *s, const sc_host *host, void **state)
 {
   const char *wrong = make(s, host, 1, 2, 1, (step **)state);
-  if (!wrong) ((step *)*state)->zero[0] = s->attributes[1];
-  return wrong;
+  if (wrong) return wrong;
+  step *k = *state;
+  k->zero[0] = s->attributes[1];
+  return k->scale[0] > 0.f ? 0 : "the scale is not positive";
 }
 
 static const char *quantize_infer(const void *state, const sc_tensor *const *in, sc_tensor *const *out)
@@ -110,20 +102,22 @@ static void quantize_task(void *data, u64 i)
   const float *row[4];
   for (i64 c = 0; c < 4; c++) row[c] = x + (c <= last ? c : last) * j->pixels; /* beyond the last: anything, its weights are zero */
   i32 *y = (i32 *)j->y->data + (at.image * j->groups + at.group) * j->pixels;
-  const float scale = j->step->scale[0], zero = (float)(j->step->zero[0] - SC_X_BIAS);
-  const vf low = splat(0 - SC_X_BIAS), high = splat(255 - SC_X_BIAS);
+  /* Divided as ONNX does it, not multiplied by the inverse: pixels of pictures often lie on ties. */
+  const float scale = j->step->scale[0];
+  const i32 zero = (i32)j->step->zero[0] - SC_X_BIAS;
+  const vf low = splat((float)(0 - SC_X_BIAS - zero)), high = splat((float)(255 - SC_X_BIAS - zero));
   i64 p = at.from;
   for (; p + VL <= at.end; p += VL) {
     vi bytes[4];
     UNROLL for (int c = 0; c < 4; c++) {
-      vf v = load(row[c] + p) * scale + zero;
-      bytes[c] = (vi)(at_most(select_vf(v > low, v, low), high) + splat(SC_ROUND_MAGIC)) & 0xff;
+      vf v = load(row[c] + p) / scale;
+      bytes[c] = ((vi)(at_most(select_vf(v > low, v, low), high) + splat(SC_ROUND_MAGIC)) + zero) & 0xff;
     }
     *(vi_at *)(y + p) = bytes[0] | bytes[1] << 8 | bytes[2] << 16 | bytes[3] << 24;
   }
   for (; p < at.end; p++) {
     u32 pixel = 0;
-    for (int c = 0; c < 4; c++) pixel |= (u32)to_byte(row[c][p] * scale + zero, low[0], high[0]) << 8 * c;
+    for (int c = 0; c < 4; c++) pixel |= (u32)(unsigned char)byte_of(row[c][p] / scale, zero, 0 - SC_X_BIAS, 255 - SC_X_BIAS) << 8 * c;
     y[p] = (i32)pixel;
   }
 }
@@ -224,7 +218,8 @@ static void add_task(void *data, u64 i)
     __builtin_memcpy(y + from, &yv, VL);
   }
   for (; from < end; from++)
-    y[from] = (x8)to_byte((float)a[from] * k->scale[0] + (float)b[from] * k->scale[1] + k->scale[2], low, high);
+    y[from] = byte_of((float)a[from] * k->scale[0] + (float)b[from] * k->scale[1] + k->scale[2], 0, (i32)k->low - SC_X_BIAS,
+                      (i32)k->high - SC_X_BIAS);
 }
 
 static int add_run(void *state, const sc_tensor *const *in, sc_tensor *const *out, const sc_call *call)
@@ -258,7 +253,8 @@ static void mean_task(void *data, u64 i)
 {
   const job *j = data;
   i64 pixels = pixels_of(j->a), all = j->pixels, from = all * (i64)i / j->parts, end = all * ((i64)i + 1) / j->parts;
-  const float scale = j->step->scale[0] / (float)pixels, zero = (float)(j->step->zero[1] - SC_X_BIAS);
+  const float scale = j->step->scale[0] / (float)pixels;
+  const i32 zero = (i32)j->step->zero[1] - SC_X_BIAS;
   typedef x8 bytes __attribute__((vector_size(16)));
   typedef i32 sums __attribute__((vector_size(64)));
   for (i64 g = from; g < end; g++) {
@@ -275,7 +271,7 @@ static void mean_task(void *data, u64 i)
       for (int c = 0; c < 4; c++) total[c] += x[4 * p + c];
     for (int c = 0; c < 4; c++) {
       i32 sum = total[c] + total[4 + c] + total[8 + c] + total[12 + c] - (i32)(pixels * (j->step->zero[0] - SC_X_BIAS));
-      y[c] = (x8)to_byte((float)sum * scale + zero, 0 - SC_X_BIAS, 255 - SC_X_BIAS);
+      y[c] = byte_of((float)sum * scale, zero, 0 - SC_X_BIAS, 255 - SC_X_BIAS);
     }
   }
 }

@@ -3,7 +3,7 @@
 #define SC_INT8_WINDOW_H
 #include "int8.h"
 
-INLINE vf scaled(vi sum, vf multiplier, vf zero) { return __builtin_convertvector(sum, vf) * multiplier + zero; }
+INLINE vf scaled(vi sum, vf multiplier) { return __builtin_convertvector(sum, vf) * multiplier; }
 
 /* Sixteen bytes four times over: a value for each of the four channels in turn. */
 INLINE vi repeat(const void *p)
@@ -34,12 +34,12 @@ INLINE void zip(vi z[4], const x8 *const *taps, i64 at)
 #define NEXT_PIXELS(lane, h) ((lane) + 4)
 INLINE vi further(vi now, vi next) { return __builtin_shufflevector(now, next, LANES(NEXT_PIXELS, 0)); }
 
-typedef struct { vf multiplier, zero; x8 low, high; } int8_output;
+typedef struct { vf multiplier; short zero; x8 low, high; } int8_output;
 INLINE void put(x8 *y, const vi sum[4], const int8_output *o)
 {
   vf v[4];
-  UNROLL for (int j = 0; j < 4; j++) v[j] = scaled(sum[j], o->multiplier, o->zero);
-  *(vb_at *)y = bound(narrow(v), o->low, o->high);
+  UNROLL for (int j = 0; j < 4; j++) v[j] = scaled(sum[j], o->multiplier);
+  *(vb_at *)y = bound(narrow(v, o->zero), o->low, o->high);
 }
 
 /* Where the rows of one call go. Bytes beyond the end of a row narrower than a vector belong to the row below, which is
@@ -146,7 +146,7 @@ ZIPPED(5, 2)
 
 static void run_window(const sc_int8_window *w)
 {
-  const int8_output o = {(vf)repeat(w->multiplier), splat(w->zero), (x8)w->low, (x8)w->high};
+  const int8_output o = {(vf)repeat(w->multiplier), (short)w->zero, (x8)w->low, (x8)w->high};
   const x8 *end = w->y + w->rows * w->pixels * 4;
   switch (w->columns) {
   case 3: (w->stride == 1 ? zipped_3_1 : zipped_3_2)(w, &o, end); break;

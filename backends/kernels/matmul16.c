@@ -11,6 +11,7 @@ enum { PANEL = 28, PITCH = 32 };
 #else
 enum { PANEL = 24, PITCH = 24 };
 #endif
+enum { PACKED, ROWS_ARE_OUTPUTS, COLUMNS_ARE_OUTPUTS }; /* how a weight lies */
 enum {
   PREFETCH_TAPS = 3,
   NEAR = 1 << 17,                /* floats of panels that the second-level cache keeps beside the weights */
@@ -42,23 +43,26 @@ static const char no_memory[] = "there is no memory for its weight";
 
 static const char *dense_weight(const sc_step_spec *spec, const sc_host *host, matmul16 *m, const float **bias)
 {
-  if (spec->constant_count != 2) return "a dense weight and a bias are needed";
-  const sc_constant *w = spec->constants, *b = w + 1;
-  const i64 most = 1 << 30, n = w->dims[0], k = w->dims[1];
+  if (spec->constant_count < 1 || spec->constant_count > 2) return "a dense weight and at most a bias are needed";
+  const sc_constant *w = spec->constants, *b = spec->constant_count == 2 ? w + 1 : 0;
+  const i64 most = 1 << 30, by_rows = spec->attributes[1] == ROWS_ARE_OUTPUTS;
+  const i64 n = w->dims[!by_rows], k = w->dims[by_rows];
   if (w->type != SC_F32 || w->rank != 2 || n < 1 || k < 1 || n > most || k > most || w->count != n * k)
-    return "the weight must be float32 [outputs, inputs]";
-  if (b->type != SC_F32 || b->rank != 1 || b->count != n) return "the bias must be float32 [outputs]";
+    return "the weight must be a float32 matrix";
+  if (b && (b->type != SC_F32 || b->rank != 1 || b->count != n)) return "the bias must be float32 [outputs]";
   m->outputs = n, m->depth = k, m->blocks = ceil_div(n, WIDE), m->dense = 1;
   float *weights = m->owned_weights = sc_get(host, m->blocks * m->depth * WIDE * 4);
   i32 *index = m->owned_index = sc_get(host, m->depth * 4);
   m->starts = sc_get(host, (m->blocks + 1) * 8);
   if (!weights || !index || !m->starts) return no_memory;
   const float *from = w->data;
+  const i64 row_step = by_rows ? k : 1, step = by_rows ? 1 : n;
   for (i64 row = 0; row < m->blocks * WIDE; row++)
-    for (i64 i = 0; i < k; i++) weights[(row / WIDE * k + i) * WIDE + row % WIDE] = row < n ? from[row * k + i] : 0.f;
+    for (i64 i = 0; i < k; i++)
+      weights[(row / WIDE * k + i) * WIDE + row % WIDE] = row < n ? from[row * row_step + i * step] : 0.f;
   for (i64 i = 0; i < k; i++) index[i] = (i32)i;
   for (i64 block = 0; block <= m->blocks; block++) m->starts[block] = block * k;
-  m->weights = weights, m->index = index, *bias = b->data;
+  m->weights = weights, m->index = index, *bias = b ? b->data : 0;
   return 0;
 }
 
@@ -108,24 +112,26 @@ static const char *packed_weight(const sc_step_spec *spec, const sc_host *host, 
   return 0;
 }
 
-/* Attributes: activation, whether the weight is dense. Constants: the packed weight, or W [N, K] and the bias. */
+/* Attributes: activation, how the weight lies. Constants: the packed weight, or W ([N, K] or [K, N]) and a bias if there
+   is one. */
 static const char *create(const sc_step_spec *spec, const sc_host *host, void **state)
 {
   *state = 0;
   if (spec->attribute_count != 2) return "it has two attributes";
   if (spec->inputs < 1 || spec->inputs > 2 || spec->outputs != 1) return "it has one or two inputs and one output";
   if (spec->attributes[0] < 0 || spec->attributes[0] >= SC_ACTIVATIONS) return "unknown activation";
+  if (spec->attributes[1] < PACKED || spec->attributes[1] > COLUMNS_ARE_OUTPUTS) return "unknown form of a weight";
   matmul16 *m = sc_get(host, sizeof *m);
   if (!m) return no_memory;
   *m = (matmul16){.activation = (i32)spec->attributes[0], .residual = spec->inputs == 2};
   *state = m;
   sc_scratch_retain();
   const float *bias = 0;
-  const char *wrong = (spec->attributes[1] ? dense_weight : packed_weight)(spec, host, m, &bias);
+  const char *wrong = (spec->attributes[1] == PACKED ? packed_weight : dense_weight)(spec, host, m, &bias);
   if (wrong) return wrong;
   m->bias = sc_get(host, m->blocks * WIDE * 4);
   if (!m->bias) return no_memory;
-  for (i64 i = 0; i < m->blocks * WIDE; i++) m->bias[i] = i < m->outputs ? bias[i] : 0.f;
+  for (i64 i = 0; i < m->blocks * WIDE; i++) m->bias[i] = bias && i < m->outputs ? bias[i] : 0.f;
   return 0;
 }
 

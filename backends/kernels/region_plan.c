@@ -1,20 +1,22 @@
 /* Shapes of all values of a region for one set of input sizes, their places in the arena, and the run. */
 #include "region_plan.h"
 
-enum { ALIGN = 64, SLACK = 64 /* kernels may read a vector beyond a tensor */ };
+enum { ALIGN = 64, SLACK = 64 /* kernels may read a vector beyond a tensor */, TOKENS = 64 /* in the lanes of T64 */ };
 #define TOO_LARGE (1LL << 40)
 
 i64 sc_tensor_bytes(const sc_tensor *t)
 {
-  i64 size = sc_size_type(t->type), lanes = t->layout == SC_C16 ? 16 : t->layout == SC_C4 ? 4 : 1;
+  const i64 type = sc_size_type(t->type);
+  i64 size = 1, lanes = t->layout == SC_C16 ? 16 : t->layout == SC_C4 ? 4 : 1;
   for (i32 i = 0; i < t->rank; i++) {
     i64 d = t->dims[i];
     if (d < 0 || d > TOO_LARGE) return -1;
     if (i == 1 && lanes > 1) d = (d + lanes - 1) / lanes * lanes;
+    if (i == t->rank - 1 && t->layout == SC_T64) size = (size + TOKENS - 1) / TOKENS * TOKENS;
     size *= d;
-    if (size > TOO_LARGE) return -1;
+    if (size > TOO_LARGE / type) return -1;
   }
-  return (size + ALIGN - 1) / ALIGN * ALIGN;
+  return (size * type + ALIGN - 1) / ALIGN * ALIGN;
 }
 
 /* ---- places: larger values first, each at the lowest address free during its life ---- */

@@ -9,8 +9,11 @@ from sparsecc.backends.codegen.toolchain import Unit
 from sparsecc.backends.kernels.table import ISAS, Isa, c_header
 
 HERE = Path(__file__).parent
-TOKENS = ("matmul16.c", "attention.c", "norm.c", "elementwise.c")
-"""Steps over row-major tokens, among those of :data:`PER_ISA`."""
+TOKENS = (
+    *("matmul16.c", "matmul_step.c", "attention.c", "attention_t64.c"),
+    *("norm.c", "elementwise.c", "select.c", "t64.c"),
+)
+"""Steps over tokens; the second needs :data:`PIXELS`, among those of :data:`PER_ISA`."""
 
 CHANNELS = (
     *("tile16.c", "grid16.c", "weight16.c", "pad16.c"),
@@ -18,11 +21,13 @@ CHANNELS = (
 )
 """Steps over images in layout C16, among those of :data:`PER_ISA`."""
 
-PER_ISA: tuple[str, ...] = (
-    *("plan.c", "geometry.c", "tile.c", "conv.c", "generated.c"),
-    *("steps.c", "image.c", *TOKENS, *CHANNELS),
+PIXELS = (
+    *("plan.c", "geometry.c", "tile.c", "conv.c", "generated.c", "generated_image.c"),
     *("depthwise.c", "depthwise_same.c", "matmul.c", "chain.c", "chain_plan.c", "chain_grid.c"),
 )
+"""The ops with pixels or tokens in the lanes, among those of :data:`PER_ISA`."""
+
+PER_ISA: tuple[str, ...] = (*PIXELS, "steps.c", "image.c", *TOKENS, *CHANNELS)
 """Compiled once per instruction set."""
 
 INT8 = (

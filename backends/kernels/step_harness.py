@@ -17,6 +17,7 @@ from sparsecc.backends.kernels.sources import (
     CHANNELS,
     CLANG_WIDE,
     HERE,
+    PIXELS,
     TOKENS,
     int8_units,
     read_sources,
@@ -29,7 +30,10 @@ Array = NDArray[np.generic]
 KINDS = ("conv", "depthwise", "maxpool", "quantize", "dequantize", "add", "mean")
 """The int8 step kinds without their prefix, as the executable numbers them."""
 
-TOKEN_KINDS = ("matmul16", "attention", "layer_norm", "softmax", "activation", "add")
+TOKEN_KINDS = (
+    *("matmul16", "attention", "layer_norm", "softmax", "activation", "add"),
+    *("select", "to_t64", "from_t64", "matmul"),
+)
 """The step kinds of transformers, which have an executable of their own."""
 
 CHANNEL_KINDS = ("conv16", "depthwise16", "separable16")
@@ -41,7 +45,8 @@ IMAGE_KINDS = ("chain", "pool", "conv")
 TYPES = ("float32", "int32", "int64", "uint8", "int8")
 """Element types, in the order of region.h."""
 
-PLAIN, C16, C4 = range(3)
+PLAIN, C16, C4, T64 = range(4)
+T64_LANES = 64
 RANK = 6
 HEADER_BYTES = (3 + RANK) * 8
 
@@ -53,7 +58,7 @@ class Tensor:
     Attributes:
         data: Its elements as they lie; ``[N, ceil(C/4), H, W, 4]`` in layout C4.
         dims: Its dimensions.
-        layout: ``PLAIN`` or ``C4``.
+        layout: ``PLAIN``, ``C16``, ``C4`` or ``T64``.
     """
 
     data: Array
@@ -87,6 +92,27 @@ def from_c4(tensor: Tensor, bias: int) -> NDArray[np.uint8]:
     n, c, h, w = tensor.dims
     lanes = tensor.data.view(np.uint8).reshape(n, -1, h, w, 4) + np.uint8(bias)
     return np.ascontiguousarray(lanes.transpose(0, 1, 4, 2, 3).reshape(n, -1, h, w)[:, :c])
+
+
+def to_t64(x: NDArray[np.float32], beyond: float = 0) -> Tensor:
+    """Tokens ``[..., F]`` in layout T64.
+
+    Args:
+        x: The tokens.
+        beyond: What lies in the lanes that have no token.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    padded = np.full((-(-len(rows) // T64_LANES) * T64_LANES, x.shape[-1]), beyond, np.float32)
+    padded[: len(rows)] = rows
+    return Tensor(padded.reshape(-1, T64_LANES, x.shape[-1]).swapaxes(1, 2), x.shape, T64)
+
+
+def from_t64(tensor: Tensor) -> NDArray[np.float32]:
+    """Inverse of :func:`to_t64`."""
+    features = tensor.dims[-1]
+    rows = tensor.data.reshape(-1, features, T64_LANES).swapaxes(1, 2).reshape(-1, features)
+    kept = rows[: math.prod(tensor.dims[:-1])].reshape(tensor.dims)
+    return np.ascontiguousarray(kept, np.float32)
 
 
 @dataclass(frozen=True)
@@ -128,7 +154,7 @@ def _step_units(isa: str, names: Sequence[str], sources: Sequence[str]) -> tuple
     how = ISAS[isa]
     defines = (f"VB={how.vector_bytes}", f"SC_SUFFIX={how.suffix}")
     flags = CLANG_WIDE if how.vector_bytes == 64 else ()
-    base = ("check.c", "cpu.c", "weight.c", "region_plan.c")
+    base = ("check.c", "cpu.c", "codes.c", "weight.c", "region_plan.c")
     return (
         *(Unit(source, how.cpu, defines, flags) for source in sources),
         *(Unit(source) for source in base),
@@ -137,7 +163,7 @@ def _step_units(isa: str, names: Sequence[str], sources: Sequence[str]) -> tuple
 
 
 def _token_units(isa: str) -> tuple[Unit, ...]:
-    return _step_units(isa, TOKEN_KINDS, TOKENS)
+    return _step_units(isa, TOKEN_KINDS, (*TOKENS, *PIXELS))
 
 
 def _channel_units(isa: str) -> tuple[Unit, ...]:
@@ -266,7 +292,10 @@ def run_outputs(step: Step, command: Sequence[str]) -> list[Tensor]:
 
 def _read_tensor(said: bytes) -> Tensor:
     kind, layout, rank, *dims = np.frombuffer(said[:HEADER_BYTES], np.int64).tolist()
-    lanes = {PLAIN: 1, C16: 16, C4: 4}[layout]
+    lanes = {PLAIN: 1, C16: 16, C4: 4, T64: 1}[layout]
     padded = [-(-d // lanes) * lanes if axis == 1 else d for axis, d in enumerate(dims[:rank])]
+    if layout == T64:
+        tokens = math.prod(dims[: rank - 1])
+        padded = [-(-tokens // T64_LANES) * T64_LANES, dims[rank - 1]]
     data = np.frombuffer(said, TYPES[kind], math.prod(padded), HEADER_BYTES)
     return Tensor(data, tuple(dims[:rank]), layout)

@@ -1,6 +1,5 @@
-/* The step kinds of one instruction set, and those of the pixels-in-lanes kernels: SparseConv and SparseMatMul. */
-#include "kernel.h"
-#include "region.h"
+/* The step kinds of one instruction set, and that of the pixels-in-lanes convolution. */
+#include "step.h"
 
 #define DECLARE(kind) extern const sc_step_kind SC(sc_step_##kind);
 SC_STEPS(DECLARE)
@@ -15,36 +14,18 @@ static void destroy(void *state, const sc_host *host)
   SC(sc_destroy)(state);
 }
 
-/* attributes: for a convolution strides, pads, dilations, group; always the activation last. */
-static const char *create(const sc_step_spec *spec, const sc_host *host, int conv, void **state)
-{
-  sc_spec s = {.stride = {1, 1}, .dilation = {1, 1}, .group = 1};
-  if (spec->attribute_count != (conv ? WINDOW : 1) || spec->inputs > 2 || spec->outputs != 1) return "a malformed step";
-  const i64 *a = spec->attributes;
-  if (conv) {
-    for (int i = 0; i < 2; i++) s.stride[i] = a[i], s.dilation[i] = a[6 + i];
-    for (int i = 0; i < 4; i++) s.pad[i] = a[2 + i];
-    s.group = a[8];
-  }
-  i64 activation = a[spec->attribute_count - 1];
-  if (activation < 0 || activation >= SC_ACTIVATIONS) return "unknown activation";
-  s.activation = (i32)activation;
-  const char *wrong = sc_read_packed(spec, 0, conv, &s);
-  if (wrong) return wrong;
-  return SC(sc_create)(&s, host, (sc_kernel **)state) ? "there is not enough memory to prepare the weights" : 0;
-}
-
-static const char *same_shape(const sc_tensor *a, const sc_tensor *b)
-{
-  int same = a->rank == b->rank && a->layout == b->layout && a->type == b->type;
-  for (i32 i = 0; same && i < a->rank; i++) same = a->dims[i] == b->dims[i];
-  return same ? 0 : "the residual has another shape than the output";
-}
-
-/* ---- convolution ---- */
+/* Attributes: strides, pads, dilations, group, activation. */
 static const char *create_conv(const sc_step_spec *spec, const sc_host *host, void **state)
 {
-  return create(spec, host, 1, state);
+  const i64 *a = spec->attributes;
+  if (spec->attribute_count != WINDOW || spec->inputs > 2 || spec->outputs != 1) return "a malformed step";
+  if (a[WINDOW - 1] < 0 || a[WINDOW - 1] >= SC_ACTIVATIONS) return "unknown activation";
+  sc_spec s = {.group = a[8], .activation = (i32)a[WINDOW - 1]};
+  for (int i = 0; i < 2; i++) s.stride[i] = a[i], s.dilation[i] = a[6 + i];
+  for (int i = 0; i < 4; i++) s.pad[i] = a[2 + i];
+  const char *wrong = sc_read_packed(spec, 0, 1, &s);
+  if (wrong) return wrong;
+  return SC(sc_create)(&s, host, (sc_kernel **)state) ? "there is not enough memory to prepare the weights" : 0;
 }
 
 static const char *infer_conv(const void *state, const sc_tensor *const *in, sc_tensor *const *out)
@@ -59,7 +40,7 @@ static const char *infer_conv(const void *state, const sc_tensor *const *in, sc_
     if (size < 1) return "the image is smaller than the window";
     out[0]->dims[2 + i] = size;
   }
-  return in[1] ? same_shape(in[1], out[0]) : 0;
+  return in[1] && !sc_same_dims(in[1], out[0]) ? "the residual has another shape than the output" : 0;
 }
 
 static int run_conv(void *state, const sc_tensor *const *in, sc_tensor *const *out, const sc_call *call)
@@ -69,29 +50,4 @@ static int run_conv(void *state, const sc_tensor *const *in, sc_tensor *const *o
   return SC(sc_conv)(state, &image, in[0]->data, in[1] ? in[1]->data : 0, out[0]->data, call->parallel, call->host_error);
 }
 
-/* ---- matrix product ---- */
-static const char *create_matmul(const sc_step_spec *spec, const sc_host *host, void **state)
-{
-  return create(spec, host, 0, state);
-}
-
-static const char *infer_matmul(const void *state, const sc_tensor *const *in, sc_tensor *const *out)
-{
-  const sc_spec *s = &((const sc_kernel *)state)->spec;
-  const sc_tensor *x = in[0];
-  if (x->type != SC_F32 || x->layout != SC_PLAIN || x->rank < 1 || x->dims[x->rank - 1] != s->channels)
-    return "its input does not have the features of its weight";
-  *out[0] = *x;
-  out[0]->dims[x->rank - 1] = s->rows;
-  return in[1] ? same_shape(in[1], out[0]) : 0;
-}
-
-static int run_matmul(void *state, const sc_tensor *const *in, sc_tensor *const *out, const sc_call *call)
-{
-  i64 tokens = 1;
-  for (i32 i = 0; i + 1 < in[0]->rank; i++) tokens *= in[0]->dims[i];
-  return SC(sc_matmul)(state, tokens, in[0]->data, in[1] ? in[1]->data : 0, out[0]->data, call->parallel, call->host_error);
-}
-
 HIDDEN const sc_step_kind SC(sc_step_conv) = {"SparseConv", create_conv, destroy, infer_conv, run_conv};
-HIDDEN const sc_step_kind SC(sc_step_matmul) = {"SparseMatMul", create_matmul, destroy, infer_matmul, run_matmul};

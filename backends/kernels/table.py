@@ -11,7 +11,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 
-from sparsecc.backends.codegen.outer_product import LANES, ROWS, WINDOW
+from sparsecc.backends.codegen.outer_product import EVERY, KINDS, LANES, ROWS, WINDOW
 from sparsecc.cost.roofline import GENERATED_ISA
 from sparsecc.formats.blocks import Block
 from sparsecc.ops import ACTIVATIONS, VARIANTS
@@ -59,7 +59,8 @@ ISAS: dict[str, Isa] = {
 
 STEPS: tuple[str, ...] = (
     *("conv", "chain", "matmul", "pool", "flatten", "add", "activation"),
-    *("matmul16", "attention", "layer_norm", "softmax"),
+    *("matmul16", "attention", "layer_norm", "softmax", "select"),
+    *("to_t64", "from_t64"),
     *("conv16", "depthwise16", "separable16"),
     *("int8_conv", "int8_depthwise", "int8_maxpool", "int8_add", "int8_mean"),
     *("int8_quantize", "int8_dequantize"),
@@ -194,6 +195,7 @@ def c_header() -> str:
         f"enum {{ SC_MATVEC_TOKENS = {MATVEC_TOKENS} }};",
         f"enum {{ SC_STRIP_ROWS = {ROWS}, SC_STRIP_LANES = {LANES} }};",
         f"enum {{ SC_STRIP_AHEAD = {WINDOW // 2} }};",
+        f"enum {{ SC_FETCH_EVERY = {EVERY}, SC_FETCH_KINDS = {KINDS} }};",
         f"enum {{ SC_STEP_KINDS = {len(STEPS)}, SC_CHAIN_STAGES = {CHAIN_STAGES} }};",
         f"#define SC_STEPS_KEY {steps_key()}LL",
         f"#define SC_STEPS(X) {' '.join(f'X({kind})' for kind in STEPS)}",

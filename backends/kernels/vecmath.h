@@ -70,6 +70,13 @@ INLINE float inverse_root(float v)
   return y;
 }
 
+INLINE vf inverse_roots(vf v)
+{
+  vf y = (vf)(0x5f3759df - ((vi)v >> 1));
+  UNROLL for (int i = 0; i < 4; i++) y = y * (1.5f - .5f * v * y * y);
+  return y;
+}
+
 /* Up to VL floats; lanes that do not exist are `rest`. */
 INLINE vf load_some(const float *p, i64 n, float rest)
 {

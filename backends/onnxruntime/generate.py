@@ -13,7 +13,7 @@ from sparsecc.cost import roofline
 from sparsecc.targets import Target
 
 MAX_WEIGHTS = 80_000_000
-"""Non-zeros of a model that code is generated for, about 8 bytes each: a library of 640 MB, while
+"""Non-zeros of a model that code is generated for, about 9 bytes each: a library of 720 MB, while
 relative addresses reach 2 GB. Weights beyond run through the kernel that reads positions as data.
 """
 

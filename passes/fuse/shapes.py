@@ -7,6 +7,7 @@ is computed from other terms. Equal terms are equal numbers in every run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
@@ -34,6 +35,10 @@ class Shapes:
         if one is None or other is None or len(one) != len(other):
             return False
         return one == other
+
+    def terms(self, value: ir.Value) -> Terms | None:
+        """A term for each dimension of `value`; None where not even the rank is known."""
+        return self._of(value)
 
     def replaced(self, old: ir.Value, new: ir.Value) -> None:
         """Note that `new` has taken the place of `old`."""
@@ -156,6 +161,45 @@ def _transpose(node: ir.Node, inputs: list[Terms | None]) -> Terms | None:
     return tuple(x[axis] for axis in order)
 
 
+def _reshape(node: ir.Node, inputs: list[Terms | None]) -> Terms | None:
+    x, wanted = inputs[0], constant(node.inputs[1])
+    zero_is_a_size = node.attributes.get_int("allowzero", 0)
+    if x is None or wanted is None or zero_is_a_size:
+        return None
+    sizes: list[int] = wanted.reshape(-1).tolist()
+    if any(size == 0 and at >= len(x) for at, size in enumerate(sizes)):
+        return None
+    copied = {at for at, size in enumerate(sizes) if size == 0}
+    taken = math.prod(size for size in sizes if size > 0)
+    rest = _rest([term for at, term in enumerate(x) if at not in copied], taken)
+    return tuple(
+        x[at] if size == 0 else rest if size < 0 else size for at, size in enumerate(sizes)
+    )
+
+
+def _rest(terms: list[Term], taken: int) -> Term:
+    """How many elements are left for one dimension where others take `taken` of them."""
+    numbers = math.prod(term for term in terms if isinstance(term, int))
+    others = [term for term in terms if not isinstance(term, int)]
+    if taken and numbers % taken == 0 and not others:
+        return numbers // taken
+    if len(others) == 1 and numbers == taken:
+        return others[0]
+    return ("rest", tuple(terms), taken)
+
+
+def _unsqueeze(node: ir.Node, inputs: list[Terms | None]) -> Terms | None:
+    x, second = inputs[0], constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    given = node.attributes.get_ints("axes")
+    axes = given if second is None else second.reshape(-1).tolist()
+    if x is None or axes is None:
+        return None
+    rank = len(x) + len(axes)
+    ones = {axis % rank for axis in axes}
+    left = iter(x)
+    return tuple(1 if axis in ones else next(left) for axis in range(rank))
+
+
 def _concat(node: ir.Node, inputs: list[Terms | None]) -> Terms | None:
     known = [terms for terms in inputs if terms is not None]
     axis = node.attributes.get_int("axis", 0)
@@ -171,7 +215,11 @@ def _concat(node: ir.Node, inputs: list[Terms | None]) -> Terms | None:
 
 def _matmul(node: ir.Node, inputs: list[Terms | None]) -> Terms | None:
     a, b = inputs[:2]
-    return (*a[:-1], b[-1]) if a and b and len(b) == 2 else None
+    if not a or not b or len(b) < 2 or len(a) < len(b):
+        return None
+    if len(b) == 2:
+        return (*a[:-1], b[-1])
+    return (*a[:-2], b[-1]) if len(a) == len(b) and a[:-2] == b[:-2] else None
 
 
 def _gather(node: ir.Node, inputs: list[Terms | None]) -> Terms | None:
@@ -223,7 +271,9 @@ _STANDARD: Mapping[str, Rule] = {
     "GlobalMaxPool": _global_pool,
     "MatMul": _matmul,
     "MaxPool": _pool,
+    "Reshape": _reshape,
     "Resize": _resize,
     "Transpose": _transpose,
+    "Unsqueeze": _unsqueeze,
 }
 _SPARSE: Mapping[str, Rule] = {"SparseConv": _sparse_conv, "SparseMatMul": _sparse_matmul}

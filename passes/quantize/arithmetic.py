@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 LEVELS = 255
 WEIGHT_LEVELS = 127
 LARGEST = 2**31 - 1
+BIAS_LEVELS = 2**24
+"""Of a bias in units of its row: as many as a float32 tells apart."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,31 @@ def scale_of(low: float, high: float) -> Scale:
 
 
 def quantize_rows(
-    weight: NDArray[np.floating], axis: int = 0
+    weight: NDArray[np.floating], axis: int = 0, least: NDArray[np.floating] | float = 0.0
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """A weight as bytes -127..127 and one scale for each index along ``axis``; zeros stay zeros."""
+    """A weight as bytes -127..127 and one scale for each index along ``axis``; zeros stay zeros.
+
+    Args:
+        weight: The weight.
+        axis: Along which there are scales.
+        least: The smallest scale, one for each index or one for all.
+    """
     others = tuple(i for i in range(weight.ndim) if i != axis)
     most = np.abs(weight).max(axis=others, initial=0.0).astype(np.float64)
     scale = np.where(most > 0, most / WEIGHT_LEVELS, 1.0).astype(np.float32)
-    scale = np.maximum(scale, np.finfo(np.float32).tiny)
+    scale = np.maximum(scale, np.maximum(least, np.finfo(np.float32).tiny)).astype(np.float32)
     wide = np.expand_dims(scale, others).astype(np.float64)
     rounded = np.rint(weight / wide).clip(-WEIGHT_LEVELS, WEIGHT_LEVELS)
     return rounded.astype(np.int8), scale
+
+
+def least_scale(bias: NDArray[np.floating] | None, input_scale: float) -> NDArray[np.floating]:
+    """The smallest scales of the rows of a weight with which its bias stays far below 32 bits.
+
+    Channels that training left without weights still have a bias: in units of their own scale it
+    would be huge.
+    """
+    return np.abs(np.zeros(1) if bias is None else bias) / (input_scale * BIAS_LEVELS)
 
 
 def quantize_bias(bias: NDArray[np.floating], scale: NDArray[np.floating]) -> NDArray[np.int32]:

@@ -15,12 +15,20 @@ from numpy.typing import NDArray
 from sparsecc.errors import PlanError
 from sparsecc.passes import edit
 from sparsecc.passes.base import Context, Kind, Pass
-from sparsecc.passes.quantize.arithmetic import Scale, quantize_bias, quantize_rows, scale_of
+from sparsecc.passes.quantize.arithmetic import (
+    Scale,
+    least_scale,
+    quantize_bias,
+    quantize_rows,
+    scale_of,
+)
 from sparsecc.quality.ranges import Range
 
 OPSET = 13
 """First opset in which a weight has a scale for each output."""
 CLAMPS = ("Relu", "Clip")
+_WEIGHTED = ("Conv", "Gemm", "MatMul")
+_POOLS = ("GlobalAveragePool", "ReduceMean", "MaxPool")
 
 
 class InsertQuantization(Pass):
@@ -45,6 +53,9 @@ class InsertQuantization(Pass):
             value: scale_of(*self._ranges[value.name or ""]) for value in _values_around(nodes)
         }
         for node in nodes:
+            if node.op_type == "MaxPool" and node.inputs[0] is not None:
+                scales[node.outputs[0]] = scales[node.inputs[0]]  # the same bytes, fewer of them
+        for node in nodes:
             _quantize_weight(node, scales)
         for value, scale in scales.items():
             _quantize_value(value, scale)
@@ -65,7 +76,8 @@ def _check_opset(model: ir.Model) -> None:
     if model.opset_imports.get("", 0) < OPSET:
         raise PlanError(
             f"int8 needs ONNX opset {OPSET}, the model has {model.opset_imports.get('')}",
-            fix=f"export the model with opset {OPSET} or newer",
+            fix=f"export the model with opset {OPSET} or newer, or convert it: "
+            f"onnx.version_converter.convert_version(model, {OPSET})",
         )
 
 
@@ -73,7 +85,7 @@ def covered_nodes(model: ir.Model, ctx: Context) -> list[ir.Node]:
     """Nodes that the int8 kernels cover, in order; refusals of the others go to ``ctx``."""
     covered: list[ir.Node] = []
     quantized: set[ir.Value] = set()
-    for node in edit.nodes_of(model, "Conv", "Gemm", "Add", "GlobalAveragePool"):
+    for node in edit.nodes_of(model, *_WEIGHTED, "Add", *_POOLS):
         why = _why_not(node, quantized)
         if why:
             ctx.refuse(InsertQuantization.name, node, why)
@@ -84,19 +96,27 @@ def covered_nodes(model: ir.Model, ctx: Context) -> list[ir.Node]:
 
 
 def _why_not(node: ir.Node, quantized: set[ir.Value]) -> str:
-    if node.graph is None or any(value is None for value in node.inputs[:2]):
+    if any(value is None for value in node.inputs[:2]):
         return "an input is missing"
-    if node.op_type in ("Add", "GlobalAveragePool"):
-        rank4 = all(
-            v is not None and v.shape is not None and len(v.shape) == 4 for v in node.inputs
-        )
+    if node.op_type in _POOLS:
+        known = pools_image(node) and node.inputs[0] in quantized
+        return "" if known else "it is not a plain pooling of an eight-bit image"
+    if node.op_type == "Add":
+        rank4 = all(v.shape is not None and len(v.shape) == 4 for v in node.inputs if v is not None)
         same = len({str(v.shape) for v in node.inputs if v is not None}) == 1
-        if not (rank4 and same and all(v in quantized for v in node.inputs)):
-            return "its inputs are not eight-bit images of one shape"
-        return ""
+        known = rank4 and same and all(v in quantized for v in node.inputs)
+        return "" if known else "its inputs are not eight-bit images of one shape"
+    return _why_not_layer(node)
+
+
+def _why_not_layer(node: ir.Node) -> str:
     weight = edit.constant(node.inputs[1])
     if weight is None or weight.dtype != np.float32:
         return "its weight is not a float32 constant"
+    if node.op_type == "MatMul":
+        x = node.inputs[0]
+        rows = x is not None and x.shape is not None and len(x.shape) == 2 == weight.ndim
+        return "" if rows else "it is not a product of rows and a matrix"
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         bias = edit.constant(node.inputs[2])
         if bias is None or bias.shape != (rows_of(node, weight),):
@@ -105,12 +125,25 @@ def _why_not(node: ir.Node, quantized: set[ir.Value]) -> str:
         plain = [node.attributes.get_float(name, 1.0) for name in ("alpha", "beta")] == [1.0, 1.0]
         ok = plain and not node.attributes.get_int("transA", 0)
         return "" if ok else "its input is transposed or it is scaled"
-    group = node.attributes.get_int("group", 1)
-    if weight.ndim != 4 or node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
-        return "it is not a 2-D convolution with explicit padding"
-    if group != 1 and not is_depthwise(node, weight):
-        return "it has groups of several channels"
-    return ""
+    plain = weight.ndim == 4 and node.attributes.get_string("auto_pad", "NOTSET") == "NOTSET"
+    return "" if plain else "it is not a 2-D convolution with explicit padding"
+
+
+def pools_image(node: ir.Node) -> bool:
+    """Whether a pooling, or a ReduceMean, is one of images that the kernels have."""
+    x, read = node.inputs[0], node.attributes
+    if x is None or x.shape is None or len(x.shape) != 4:
+        return False
+    if node.op_type == "GlobalAveragePool":
+        return True
+    if node.op_type == "ReduceMean":
+        given = edit.constant(node.inputs[1]) if len(node.inputs) > 1 else None
+        axes = list(read.get_ints("axes", ())) if given is None else given.tolist()
+        return sorted(axis % 4 for axis in axes) == [2, 3]
+    kernel, pads = read.get_ints("kernel_shape", ()), read.get_ints("pads", (0, 0, 0, 0))
+    inside = all(pad < kernel[at % 2] for at, pad in enumerate(pads))
+    plain = not read.get_int("ceil_mode", 0) and len(node.outputs) == 1
+    return plain and inside and read.get_string("auto_pad", "NOTSET") == "NOTSET"
 
 
 def is_depthwise(node: ir.Node, weight: NDArray[Any]) -> bool:
@@ -125,12 +158,13 @@ def rows_of(node: ir.Node, weight: NDArray[Any]) -> int:
 
 def row_axis(node: ir.Node) -> int:
     """The axis of the weight along which the outputs lie."""
-    return 1 if node.op_type == "Gemm" and not node.attributes.get_int("transB", 0) else 0
+    by_columns = node.op_type != "Conv" and not node.attributes.get_int("transB", 0)
+    return 1 if by_columns else 0
 
 
 def output_of(node: ir.Node) -> ir.Value:
     """The output of a node, or of the clamp that alone reads it."""
-    after = edit.sole_consumer(node.outputs[0])
+    after = None if node.op_type in _POOLS else edit.sole_consumer(node.outputs[0])
     bounded = after is not None and edit.is_op(after, *CLAMPS) and _has_bounds(after)
     return after.outputs[0] if after is not None and bounded else node.outputs[0]
 
@@ -150,18 +184,17 @@ def _values_around(nodes: Sequence[ir.Node]) -> list[ir.Value]:
 
 
 def _quantize_weight(node: ir.Node, scales: Mapping[ir.Value, Scale]) -> None:
-    weight = edit.constant(node.inputs[1]) if node.op_type in ("Conv", "Gemm") else None
+    weight = edit.constant(node.inputs[1]) if node.op_type in _WEIGHTED else None
     if weight is None:
         return
-    axis = row_axis(node)
-    stored, scale = quantize_rows(weight, axis)
+    axis, data = row_axis(node), node.inputs[0]
+    assert data is not None
+    bias = edit.constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    stored, scale = quantize_rows(weight, axis, least_scale(bias, scales[data].scale))
     zero = np.zeros(len(scale), np.int8)
     node.replace_input_with(1, _dequantized(node, "weight", stored, scale, zero, axis))
-    bias = edit.constant(node.inputs[2]) if len(node.inputs) > 2 else None
     if bias is None:
         return
-    data = node.inputs[0]
-    assert data is not None
     both = (scale * np.float32(scales[data].scale)).astype(np.float32)
     both = np.maximum(both, np.finfo(np.float32).tiny)
     none = np.zeros(len(scale), np.int32)

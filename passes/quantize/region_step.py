@@ -59,7 +59,7 @@ def _border(node: ir.Node) -> Step | None:
         return None
     data = [str(node.inputs[0].name)] if node.inputs[0] is not None else []
     if node.op_type == "QuantizeLinear":
-        return _step("int8_quantize", node, data, [], [bits(1 / scale), int(zero.reshape(()))])
+        return _step("int8_quantize", node, data, [], [bits(scale), int(zero.reshape(()))])
     numbers = [bits(scale), int(zero.reshape(())), _RANK]
     return _step("int8_dequantize", node, data, [], numbers)
 

@@ -30,14 +30,14 @@ class ToInt8(Pass):
         if model.opset_imports.get("", 0) < int8.LEAST_OPSET:
             return False
         groups = find_groups(model, ctx)
-        if not any(group.op in ("Conv", "Depthwise") for group in groups):
+        if not any(group.is_layer for group in groups):
             return False
         graph = model.graph
         now: dict[ir.Value, ir.Value] = {}
         for group in groups:
             nodes = _nodes(group, now)
             graph.insert_after(group.nodes[-1], nodes)
-            if group.op == "Dequantize":
+            if nodes[0].op_type == "DequantizeLinear":
                 _take_over(graph, group.output, nodes[-1].outputs[0])
             else:
                 now[group.output] = nodes[-1].outputs[0]
@@ -48,19 +48,18 @@ class ToInt8(Pass):
 
 
 def _nodes(group: Group, now: dict[ir.Value, ir.Value]) -> list[ir.Node]:
-    if group.op == "Quantize":
-        return _quantize(group)
-    if group.op == "Dequantize":
-        return _dequantize(group, now[group.inputs[0]])
-    like = group.nodes[0]
-    names = int8.INPUTS[group.op][len(group.inputs) :]
+    like, layer = group.nodes[0], group.made
+    if layer is None:
+        is_down = like.op_type == "QuantizeLinear"
+        return _quantize(group) if is_down else _dequantize(group, now[group.inputs[0]])
+    names = int8.INPUTS[layer.op][len(group.inputs) :]
     arrays = [
         edit.new_initializer(like, f"{like.name}.{name}", array)
-        for name, array in zip(names, group.constants, strict=True)
+        for name, array in zip(names, layer.constants, strict=True)
     ]
-    attributes = ir.convenience.convert_attributes(group.attributes)
+    attributes = ir.convenience.convert_attributes(layer.attributes)
     inputs = [*(now[value] for value in group.inputs), *arrays]
-    made = ir.Node(int8.DOMAIN, group.op, inputs, attributes, name=like.name, version=int8.VERSION)
+    made = ir.Node(int8.DOMAIN, layer.op, inputs, attributes, name=like.name, version=int8.VERSION)
     like.name = f"{like.name}/float"
     return [_named(made, like, "bytes", _image(group.output), ir.DataType.UINT8)]
 
@@ -91,7 +90,6 @@ def _scalars(like: ir.Node, scale: Scale) -> list[ir.Value]:
 
 def _quantize(group: Group) -> list[ir.Node]:
     (old,), (value,) = group.nodes, group.inputs
-    assert group.scale is not None
     before: list[ir.Node] = []
     if value.shape is not None and len(value.shape) == 2:
         shape = edit.new_initializer(old, f"{old.name}.shape", np.array([0, 0, 1, 1], np.int64))
@@ -106,7 +104,6 @@ def _quantize(group: Group) -> list[ir.Node]:
 
 def _dequantize(group: Group, value: ir.Value) -> list[ir.Node]:
     (old,) = group.nodes
-    assert group.scale is not None
     made = ir.Node(
         "", "DequantizeLinear", [value, *_scalars(old, group.scale)], name=f"{old.name}/numbers"
     )

@@ -11,7 +11,7 @@ from sparsecc import ops
 from sparsecc.backends.codegen.program import Step
 from sparsecc.backends.kernels.table import CHAIN_STAGES, ISAS
 from sparsecc.cost import roofline
-from sparsecc.passes.regions.units import Unit
+from sparsecc.passes.regions.unit import Unit
 from sparsecc.targets import Target
 
 POINTWISE, DEPTHWISE, WINDOW = "pointwise", "depthwise", "window"
@@ -35,7 +35,7 @@ def chained(units: Sequence[Unit], target: Target) -> list[Unit]:
             rest.append(unit)
             continue
         chain = open_chains.pop(unit.step.inputs[0], None)
-        full = chain is not None and CHAIN_STAGES == len(chain)
+        full = chain is not None and len(chain) == CHAIN_STAGES
         if chain is None or full or len(_beside(chain)) == MOST_BESIDE:
             chain = []
             chains.append(chain)
@@ -56,9 +56,7 @@ def _beside(chain: Sequence[Unit]) -> list[str]:
     """Names of the residuals that come from outside."""
     inside = _values(chain)
     return list(
-        dict.fromkeys(
-            name for unit in chain for name in unit.step.inputs[1:] if name not in inside
-        )
+        dict.fromkeys(name for unit in chain for name in unit.step.inputs[1:] if name not in inside)
     )
 
 

@@ -15,7 +15,9 @@ from sparsecc.ops import int8
 from sparsecc.passes import edit
 from sparsecc.passes.base import Context, Pass
 from sparsecc.passes.regions.chains import chained
-from sparsecc.passes.regions.units import Unit, groups, units_of
+from sparsecc.passes.regions.lanes import lay_out
+from sparsecc.passes.regions.unit import Unit
+from sparsecc.passes.regions.units import groups, units_of
 from sparsecc.targets import Target
 
 LEAST_STEPS = 2
@@ -110,11 +112,9 @@ def _borders(group: Sequence[Unit]) -> tuple[list[ir.Value], list[ir.Value]]:
 def _outline(model: ir.Model, group: Sequence[Unit], op_type: str) -> Region:
     inputs, outputs = _borders(group)
     data = [value for value in inputs if edit.constant(value) is None]
-    program = Program(
-        tuple(str(value.name) for value in data),
-        tuple(str(value.name) for value in outputs),
-        tuple(unit.step for unit in group),
-    )
+    read, made = ([str(value.name) for value in values] for values in (data, outputs))
+    steps = lay_out([unit.step for unit in group], made)
+    program = Program(tuple(read), tuple(made), steps)
     by_name = {str(value.name): value for value in inputs}
     fixed = [by_name[name] for name in program.constants]
     rest = [value for value in inputs if value not in data and value not in fixed]
@@ -139,7 +139,7 @@ def _outline(model: ir.Model, group: Sequence[Unit], op_type: str) -> Region:
         old.replace_all_uses_with(new, replace_graph_outputs=True)
         old.name, new.name = f"{name}.inside", name
     graph.remove(nodes, safe=True)
-    return Region(op_type, len(group), tuple(str(node.name) for node in nodes))
+    return Region(op_type, len(program.steps), tuple(str(node.name) for node in nodes))
 
 
 def _program_inputs(like: ir.Node, op_type: str, program: Program) -> list[ir.Value]:

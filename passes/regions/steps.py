@@ -9,12 +9,17 @@ import onnx_ir as ir
 
 from sparsecc import ops
 from sparsecc.backends.codegen.program import Step
+from sparsecc.backends.kernels.table import MATVEC_TOKENS
 from sparsecc.ops.activations import ACTIVATIONS
 from sparsecc.passes.edit import constant, is_op
 from sparsecc.passes.fuse.shapes import Shapes
 from sparsecc.passes.quantize.region_step import int8_step
 
 _CODES = {activation.name: code for code, activation in enumerate(ACTIVATIONS)}
+_LEAST_FEATURES = 16
+"""Least inputs and outputs of a matmul with its tokens in the lanes."""
+_WIDE = 16
+"""Outputs in the lanes of ``matmul16``: its blocks have a multiple of so many rows."""
 Rule = Callable[[ir.Node, Shapes], Step | str]
 """The step of a node, or why there is none."""
 
@@ -51,14 +56,29 @@ def _sparse(node: ir.Node) -> Step:
     for key in ("strides", "pads", "dilations", "group"):
         value = attributes.get(key, [])
         window += [value] if isinstance(value, int) else value
-    return Step(
-        "conv" if variant.base == "SparseConv" else "matmul",
-        str(node.name),
-        tuple(data),
-        (str(node.outputs[0].name),),
-        tuple(constants),
-        (*window, _CODES[variant.activation]),
-    )
+    if variant.base == "SparseConv":
+        kind, numbers = "conv", [*window, _CODES[variant.activation]]
+    elif not _tokens_in_lanes(node) and ops.read_packed(node).block[0] % _WIDE == 0:
+        kind, numbers = "matmul16", [_CODES[variant.activation], 0]
+    else:
+        kind, numbers = "matmul", [_CODES[variant.activation], int(_tokens_in_lanes(node))]
+    made = (str(node.outputs[0].name),)
+    return Step(kind, str(node.name), tuple(data), made, tuple(constants), tuple(numbers))
+
+
+def _tokens_in_lanes(node: ir.Node) -> bool:
+    """Whether a sparse matmul is best with its tokens in the lanes.
+
+    Weights without blocks have code of their own, and a few tokens would leave lanes empty: as
+    many as the model does not say are taken for many, but for rows of a batch.
+    """
+    x, weight = node.inputs[0], ops.read_packed(node)
+    if weight.block == (1, 1) or min(weight.shape) < _LEAST_FEATURES:
+        return False
+    dims = list(x.shape or ())[:-1] if x is not None else []
+    if not all(isinstance(dim, int) for dim in dims):
+        return len(dims) > 1
+    return math.prod(int(str(dim)) for dim in dims) > MATVEC_TOKENS
 
 
 def _pool(node: ir.Node, shapes: Shapes) -> Step | str:
@@ -122,6 +142,11 @@ def _activation(name: str) -> Rule:
     return rule
 
 
+def _gelu(node: ir.Node, shapes: Shapes) -> Step | str:
+    by_tanh = node.attributes.get_string("approximate", "none") == "tanh"
+    return _activation("gelu_tanh" if by_tanh else "gelu")(node, shapes)
+
+
 _RULES: dict[str, Rule] = {
     "MaxPool": _pool,
     "AveragePool": _pool,
@@ -130,6 +155,7 @@ _RULES: dict[str, Rule] = {
     "Flatten": _flatten,
     "Reshape": _flatten,
     "Add": _add,
+    "Gelu": _gelu,
     "Relu": _activation("relu"),
     "Sigmoid": _activation("sigmoid"),
     "HardSwish": _activation("hardswish"),

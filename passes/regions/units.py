@@ -1,46 +1,31 @@
-"""What a region is made of: units, each some nodes that one step of the library computes."""
+"""What a region is made of: the units that cover a graph, and how they group."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
 from sparsecc.backends.codegen.program import Step
+from sparsecc.passes.edit import is_op
 from sparsecc.passes.fuse.shapes import Shapes
+from sparsecc.passes.regions import tokens
+from sparsecc.passes.regions.attention import attention
 from sparsecc.passes.regions.steps import step_of
+from sparsecc.passes.regions.unit import Match, Unit
 
-
-@dataclass(frozen=True, eq=False)
-class Unit:
-    """Nodes and the step that computes them.
-
-    Attributes:
-        nodes: In the order of the graph.
-        step: Its inputs, outputs and constants are names of values of the graph.
-    """
-
-    nodes: tuple[ir.Node, ...]
-    step: Step
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether only its own nodes read the values that its step does not make."""
-        return all(
-            value.name in self.step.outputs
-            or not (value.is_graph_output() or set(value.consumers()) - set(self.nodes))
-            for node in self.nodes
-            for value in node.outputs
-        )
-
-
-Match = Callable[[ir.Node, Shapes], Unit | None]
-"""The unit that ends in a node, or None where there is none of its kind."""
-
-MATCHES: tuple[Match, ...] = ()
-"""Units of several nodes; the first that matches takes the nodes."""
+MATCHES: tuple[tuple[str, Match], ...] = (
+    ("Softmax", attention),
+    ("LayerNormalization", tokens.layer_norm),
+    ("Sqrt", tokens.norm_in_parts),
+    ("MatMul", tokens.dense),
+    ("Gemm", tokens.dense),
+    ("Add", tokens.constant_term),
+    ("Gather", tokens.select),
+)
+"""Units of several nodes, or with constants, by the op type of a node that each has once. Earlier
+rows take nodes from later ones."""
 
 
 def units_of(model: ir.Model) -> tuple[list[Unit], dict[ir.Node, str]]:
@@ -67,13 +52,12 @@ def units_of(model: ir.Model) -> tuple[list[Unit], dict[ir.Node, str]]:
 def _wide_units(graph: ir.Graph, shapes: Shapes) -> list[Unit]:
     units: list[Unit] = []
     taken: set[ir.Node] = set()
-    for node in graph:
-        found = (match(node, shapes) for match in MATCHES)
-        for unit in found:
+    for op_type, match in MATCHES:
+        for node in graph:
+            unit = match(node, shapes) if is_op(node, op_type) and node not in taken else None
             if unit is not None and unit.is_closed and taken.isdisjoint(unit.nodes):
                 units.append(unit)
                 taken.update(unit.nodes)
-                break
     return units
 
 

@@ -75,10 +75,18 @@ IN_REGION = Efficiency(0.92, 3.5)
 """Blocks of four and more rows in a region, where activations are read as the layer before left
 them in cache."""
 
+INT8 = Efficiency(0.82, 2.0)
+"""Of four-by-four blocks; the depth is the blocks of four outputs."""
+INT8_DEPTHWISE = Efficiency(0.3)
+INT8_PER_BLOCK = 20
+"""Bytes of a block of 4x4 weights and its index."""
+
 NODE_MS = 0.004
 """Fixed cost of one node in a session, ms."""
 LAYOUT_GBS = 40.0
 """Rate at which activations change layout at the border of a sparse node, GB/s."""
+PANEL_GBS = 80.0
+"""Rate at which generated code's panels are packed, GB/s."""
 FEW_POINTS = 4
 """Up to this many tokens a linear layer is bound by reading its weights."""
 WORTHWHILE = 0.97
@@ -157,19 +165,30 @@ def sparse_ms(
     generated = generates(block, work.groups, None if work.is_conv else work.points, target)
     quality = GENERATED if generated else sparse_efficiency(block, beside=beside)
     depth = blocks / max(1, math.ceil(work.rows / r))
-    moved = 0 if beside else work.activation_bytes
+    layout = 0.0 if beside else work.activation_bytes / LAYOUT_GBS
     if generated:
         depth *= GENERATED_ROWS / work.cols
-        moved += 4 * work.cols * work.points  # every tap of every point is packed into panels
+        layout += 4 * work.cols * work.points / PANEL_GBS  # every tap of every point
     few = not work.is_conv and work.points <= FEW_POINTS
     lanes = 1.0 if few else _filled(work.points, target.lanes)
     efficiency = max(1e-3, quality.eta * depth / (depth + quality.half_depth) * lanes)
     stored = blocks * r * c
     weight_bytes = stored * BYTES_PER_WEIGHT + blocks * BYTES_PER_INDEX
-    layout = moved / LAYOUT_GBS * 1e-6
     flops = 2.0 * stored * work.points
     return (
         (0.0 if beside else NODE_MS)
-        + layout
+        + layout * 1e-6
         + _milliseconds(target, flops, efficiency, weight_bytes, work.activation_bytes)
     )
+
+
+def int8_ms(work: Work, blocks: int, target: Target) -> float:
+    """Time of the layer in eight bits with ``blocks`` 4x4 blocks, inside a region, ms."""
+    depth = blocks / max(1, math.ceil(work.rows / 4))
+    share = INT8_DEPTHWISE.eta
+    if work.groups == 1:
+        share = INT8.eta * depth / (depth + INT8.half_depth) * _filled(work.points, target.lanes)
+    flops = 2.0 * 16 * blocks * work.points
+    efficiency = max(1e-3, share) * target.int8_gain
+    moved = work.activation_bytes / 4
+    return _milliseconds(target, flops, efficiency, INT8_PER_BLOCK * blocks, moved)

@@ -26,12 +26,14 @@ INPUTS: dict[str, tuple[str, ...]] = {
     "Depthwise": ("X", "values", "bias", "multiplier"),
     "Add": ("A", "B"),
     "Mean": ("X",),
+    "MaxPool": ("X",),
 }
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "Conv": (*WINDOW, *QUANT, "channels"),
     "Depthwise": (*WINDOW, *QUANT, "channels"),
     "Add": ("a", "b", "constant", "low", "high"),
     "Mean": ("multiplier", "x_zero", "y_zero"),
+    "MaxPool": ("kernel_shape", *WINDOW),
 }
 """All are required; those of Add and the multiplier of Mean are floats."""
 
@@ -118,16 +120,6 @@ def _depthwise() -> list[onnx.NodeProto]:
     return [*constants(second=[1]), unsqueeze, *_convolution("oihw", grouped=True)]
 
 
-def _to_bytes(number: str) -> list[onnx.NodeProto]:
-    """Round to even, keep between ``low`` and ``high`` (floats), and make bytes of it."""
-    node = helper.make_node
-    return [
-        node("Round", [number], ["rounded"]),
-        node("Clip", ["rounded", "low", "high"], ["bounded"]),
-        node("Cast", ["bounded"], ["Y"], to=TensorProto.UINT8),
-    ]
-
-
 def _add() -> list[onnx.NodeProto]:
     node = helper.make_node
     floats = ("a", "b", "constant")
@@ -140,7 +132,9 @@ def _add() -> list[onnx.NodeProto]:
         node("Mul", ["b_bytes", "b"], ["b_part"]),
         node("Add", ["a_part", "b_part"], ["parts"]),
         node("Add", ["parts", "constant"], ["sum"]),
-        *_to_bytes("sum"),
+        node("Round", ["sum"], ["rounded"]),
+        node("Clip", ["rounded", "low", "high"], ["bounded"]),
+        node("Cast", ["bounded"], ["Y"], to=TensorProto.UINT8),
     ]
 
 
@@ -149,15 +143,26 @@ def _mean() -> list[onnx.NodeProto]:
     return [
         *_given("multiplier", TensorProto.FLOAT, number="value_float"),
         *(n for name in ("x_zero", "y_zero") for n in _given(name, TensorProto.FLOAT)),
-        _scalar("low", np.float32(0)),
-        _scalar("high", np.float32(255)),
+        _scalar("least", np.float32(0)),
+        _scalar("most", np.float32(255)),
         node("Cast", ["X"], ["bytes"], to=TensorProto.FLOAT),
         node("Sub", ["bytes", "x_zero"], ["centred"]),
         node("GlobalAveragePool", ["centred"], ["mean"]),
         node("Mul", ["mean", "multiplier"], ["scaled"]),
-        node("Add", ["scaled", "y_zero"], ["number"]),
-        *_to_bytes("number"),
+        node("Round", ["scaled"], ["rounded"]),  # before the zero point, as QuantizeLinear does it
+        node("Add", ["rounded", "y_zero"], ["number"]),
+        node("Clip", ["number", "least", "most"], ["bounded"]),
+        node("Cast", ["bounded"], ["Y"], to=TensorProto.UINT8),
     ]
 
 
-_BODIES = {"Conv": _conv, "Depthwise": _depthwise, "Add": _add, "Mean": _mean}
+def _maxpool() -> list[onnx.NodeProto]:
+    pool = helper.make_node("MaxPool", ["X"], ["Y"])
+    for name in ATTRIBUTES["MaxPool"]:
+        pool.attribute.append(
+            AttributeProto(name=name, ref_attr_name=name, type=AttributeProto.INTS)
+        )
+    return [pool]
+
+
+_BODIES = {"Conv": _conv, "Depthwise": _depthwise, "Add": _add, "Mean": _mean, "MaxPool": _maxpool}

@@ -11,4 +11,5 @@ ARM64_LINUX = Target(
     ghz=2.4,
     llc_bytes=4 << 20,
     dram_gbs=10,
+    int8_gain=4,
 )

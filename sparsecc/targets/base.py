@@ -18,6 +18,7 @@ class Target:
         ghz: Clock of a typical core under vector load.
         llc_bytes: Last-level cache a core can fill.
         dram_gbs: Memory bandwidth of one core, GB/s.
+        int8_gain: Multiply-adds of bytes for each one of float32.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Target:
     ghz: float
     llc_bytes: int
     dram_gbs: float
+    int8_gain: float
 
     @property
     def peak_gflops(self) -> float:

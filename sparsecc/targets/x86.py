@@ -18,6 +18,7 @@ X86_64_V4 = Target(
     ghz=3.9,
     llc_bytes=32 << 20,
     dram_gbs=15,
+    int8_gain=4,
 )
-X86_64_V3 = dataclasses.replace(X86_64_V4, name=_V3, isas=(_V3,), lanes=8)
+X86_64_V3 = dataclasses.replace(X86_64_V4, name=_V3, isas=(_V3,), lanes=8, int8_gain=1)
 X86_64 = dataclasses.replace(X86_64_V4, name="x86-64", isas=(_V3, _V4))

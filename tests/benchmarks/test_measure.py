@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import measure, run, spec
-from benchmarks.measure import BASELINE, OURS, relative_error
+from benchmarks.measure import BASELINE, FLOAT, OURS, relative_error
 from benchmarks.peers import Peer, Setting
 from benchmarks.rows import Report
 
@@ -131,6 +131,17 @@ def test_a_model_that_does_not_compile_still_measures_the_others(prepared, peer)
     rows = race(replace(prepared, failure="node 'x': no"), peer(RIGHT))
     assert rows[OURS].unavailable == "node 'x': no"
     assert rows["peer"].ms > 0
+
+
+def test_an_int8_model_races_against_the_same_model_and_its_float32_one(tmp_path):
+    ready = measure.prepare("tiny", "int8:4x4:0.5", tmp_path, lambda stage: None, LAYERS)
+    assert ready.float_path != ready.path
+    rows = race(ready)
+    assert list(rows) == [BASELINE, OURS, FLOAT]
+    assert not any(row.unavailable for row in rows.values())
+    assert rows[OURS].error < 0.1
+    assert rows[FLOAT].error > 0
+    assert rows[FLOAT].size_mb > rows[BASELINE].size_mb
 
 
 def test_a_grid_is_filled_and_not_measured_twice(tmp_path, monkeypatch):

@@ -17,10 +17,16 @@ from tests import small
 TOLERANCE = 1e-4
 
 
+INSIDE = ["fc1", "fc2", "head"]
+
+
 @pytest.fixture(scope="module")
 def compiled() -> sparsecc.Compiled:
-    """One artifact for any number of rows."""
-    return sparsecc.compile(small.mlp("n"), sparsity="4x1:0.8", verify=True)
+    """One artifact for any number of rows; its last node is none of the library's."""
+    model = small.mlp("n")
+    model.graph.node[-1].output[0] = "z"
+    model.graph.node.append(onnx.helper.make_node("Softplus", ["z"], ["y"], "last"))
+    return sparsecc.compile(model, sparsity="4x1:0.8", verify=True)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 70])
@@ -32,20 +38,20 @@ def test_one_artifact_serves_every_batch(compiled: sparsecc.Compiled, stock, row
 
 def test_the_manifest_says_what_is_in_a_region_and_what_is_not(compiled: sparsecc.Compiled) -> None:
     (region,) = compiled.manifest.regions
-    assert region == {"op_type": "Region0", "steps": 2, "nodes": ["fc1", "fc2"]}
+    assert region == {"op_type": "Region0", "steps": 3, "nodes": INSIDE}
     outside = {each["node"]: each["reason"] for each in compiled.manifest.refusals}
-    assert outside["head"] == "the kernel library has no Gemm"
+    assert outside["last"] == "the kernel library has no Softplus"
     model = onnx.load(compiled.path / "model.onnx")
-    assert [node.op_type for node in model.graph.node] == ["Region0", "Gemm"]
+    assert [node.op_type for node in model.graph.node] == ["Region0", "Softplus"]
 
 
 def test_the_report_says_it_in_a_line(compiled: sparsecc.Compiled) -> None:
     text = " ".join(str(compiled.report).split())
-    assert "2 of 3 nodes in 1 region; outside: 1× the kernel library has no Gemm" in text
-    assert text.count("the kernel library has no Gemm") == 1
+    assert "3 of 4 nodes in 1 region; outside: 1× the kernel library has no Softplus" in text
+    assert text.count("the kernel library has no Softplus") == 1
     data = compiled.report.to_json()
-    assert data["regions"] == [["fc1", "fc2"]]
-    assert data["outside_regions"] == {"the kernel library has no Gemm": 1}
+    assert data["regions"] == [INSIDE]
+    assert data["outside_regions"] == {"the kernel library has no Softplus": 1}
 
 
 def test_a_saved_artifact_is_inspected_and_verified(
@@ -54,7 +60,7 @@ def test_a_saved_artifact_is_inspected_and_verified(
     folder = compiled.save(tmp_path / "artifact")
     assert verify(folder)["ok"]
     assert [row.is_sparse for row in inspect(folder)] == [True, True, False]
-    assert Report.from_manifest(compiled.manifest).regions == [["fc1", "fc2"]]
+    assert Report.from_manifest(compiled.manifest).regions == [INSIDE]
 
 
 def test_a_model_without_sparse_layers_has_no_region() -> None:

@@ -11,7 +11,7 @@
 #define DECLARE(kind) extern const sc_step_kind SC(sc_step_##kind);
 SC_TEST_KINDS(DECLARE)
 #define ENTRY(kind) &SC(sc_step_##kind),
-static const sc_step_kind *const kinds[] = {SC_TEST_KINDS(ENTRY)};
+HIDDEN const sc_step_kind *const SC(sc_steps)[] = {SC_TEST_KINDS(ENTRY)};
 
 enum { MOST = 8, MOST_ATTRIBUTES = 1024, MOST_CONSTANTS = 512 };
 typedef struct { i64 kind, attributes, constants, inputs, outputs, backwards, repeat; } header;
@@ -47,6 +47,10 @@ static void fail(const char *message)
 static i64 bytes_of(const described *d)
 {
   i64 count = 1, group = d->layout == SC_C4 ? 4 : d->layout == SC_C16 ? 16 : 1;
+  if (d->layout == SC_T64) {
+    for (i64 i = 0; i + 1 < d->rank; i++) count *= d->dims[i];
+    return (count + 63) / 64 * 64 * d->dims[d->rank - 1] * sc_size_type((i32)d->type);
+  }
   for (i64 i = 0; i < d->rank; i++) count *= i == 1 ? (d->dims[1] + group - 1) / group * group : d->dims[i];
   return count * sc_size_type((i32)d->type);
 }
@@ -81,8 +85,8 @@ int main(void)
     constants[i] = (sc_constant){.type = (i32)d.type, .rank = (i32)d.rank, .data = data, .count = 1};
     for (i64 a = 0; a < d.rank; a++) constants[i].dims[a] = d.dims[a], constants[i].count *= d.dims[a];
   }
-  sc_tensor in[MOST], y[MOST], *out[MOST];
-  const sc_tensor *ins[MOST];
+  sc_tensor in[MOST], y[MOST], *out[MOST + 1] = {0};
+  const sc_tensor *ins[MOST + 1] = {0};
   for (i64 i = 0; i < h.inputs; i++) {
     described d;
     void *data = read_data(&d);
@@ -93,7 +97,7 @@ int main(void)
   int backwards = (int)h.backwards, status = 0;
   const sc_parallel parallel = {serial, &backwards};
   void *error = 0, *state;
-  const sc_step_kind *kind = kinds[h.kind];
+  const sc_step_kind *kind = SC(sc_steps)[h.kind];
   const char *wrong = kind->create(&spec, &host, &state);
   for (i64 i = 0; i < h.outputs; i++) y[i] = (sc_tensor){.data = 0}, out[i] = &y[i];
   if (!wrong) wrong = kind->infer(state, ins, out);

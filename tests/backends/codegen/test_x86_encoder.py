@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import capstone
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,6 +53,15 @@ def test_multiply_adds(zmm: int, a: int, base: int, at: int) -> None:
     number = address(base, at, "dword")
     (text,) = disassemble(x86.fma_broadcast(zmm, a, base, at))
     assert text == f"vfmadd231ps zmm{zmm}, zmm{a}, {number}{{1to16}}"
+
+
+@pytest.mark.parametrize("base", [x86.R10, x86.R11])
+def test_pointers_and_prefetches(base: int) -> None:
+    assert disassemble(x86.pointer(base, x86.R8, 16, 1)) == [f"mov r{base}, qword ptr [r8 + 0x10]"]
+    assert disassemble(x86.prefetch(base, [0, 64])) == [
+        f"prefetcht0 byte ptr [r{base}]",
+        f"prefetcht0 byte ptr [r{base} + 0x40]",
+    ]
 
 
 @given(VECTORS, VECTORS, VECTORS)

@@ -338,13 +338,23 @@ def test_quantize_is_exact(machine: Machine) -> None:
         x = ((image.x.astype(np.float32) - 128) * np.float32(spread * image.scale)).astype(
             np.float32
         )
-        attributes = [bits(1 / image.scale), image.zero]
+        attributes = [bits(image.scale), image.zero]
         step = Step("quantize", attributes, [], [Tensor(x, x.shape)])
         exact = x.astype(np.float64) / image.scale + image.zero
         got = from_c4(run_step(step, machine.command), machine.bias)
         check_bytes(got, exact.clip(0, 255))
 
     holds()
+
+
+def test_quantize_breaks_ties_as_onnx_does(machine: Machine) -> None:
+    """Pixels in -1..1 all lie between two bytes: divided, rounded to even, then the zero point."""
+    pixels = np.arange(256, dtype=np.float32) / np.float32(127.5) - 1
+    x, scale = pixels.reshape(1, 1, 16, 16), np.float32(1 / 127.5)
+    for zero in (127, 128):
+        step = Step("quantize", [bits(float(scale)), zero], [], [Tensor(x, x.shape)])
+        got = from_c4(run_step(step, machine.command), machine.bias)
+        np.testing.assert_array_equal(got, (np.rint(x / scale) + zero).clip(0, 255))
 
 
 def test_what_is_no_number_becomes_a_byte(machine: Machine) -> None:

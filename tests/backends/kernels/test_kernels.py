@@ -279,7 +279,10 @@ def test_many_tokens_take_several_tiles(command: list[str]) -> None:
 @pytest.mark.parametrize("command", ["x86-64-v4"], indirect=True)
 @pytest.mark.parametrize(
     ("channels", "kernel", "side", "stride"),
-    [(300, 1, 14, 1), (40, 1, 100, 1), (64, 3, 40, 1), (70, 3, 33, 2), (512, 1, 7, 1)],
+    [
+        *((300, 1, 14, 1), (40, 1, 100, 1), (64, 3, 40, 1), (512, 1, 7, 1), (200, 3, 7, 1)),
+        *((70, 3, 33, 2), (70, 3, 68, 2), (300, 1, 14, 2), (20, 5, 50, 3), (9, 3, 40, 5)),
+    ],
 )
 def test_generated_code_takes_several_strips_panels_and_groups(
     command: list[str], channels: int, kernel: int, side: int, stride: int

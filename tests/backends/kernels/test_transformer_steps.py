@@ -96,8 +96,10 @@ def matmuls(draw: st.DrawFn) -> tuple[list[int], list[Array], list[Floats], Floa
     inputs = [normal(rng, *leading, depth)]
     if draw(st.booleans()):
         inputs.append(normal(rng, *leading, rows))
-    if draw(st.integers(0, 2)) == 0:
-        return [activation, 1], [weight, bias], inputs, weight
+    lies = draw(st.integers(0, 5))
+    if lies in (1, 2):
+        constants = [weight if lies == 1 else np.ascontiguousarray(weight.T), bias]
+        return [activation, lies], constants[: draw(st.integers(1, 2))], inputs, weight
     block, density = draw(st.sampled_from(BLOCKS)), draw(st.sampled_from(DENSITIES))
     kept = rng.random([-(-rows // block[0]), -(-depth // block[1])]) < density
     weight *= np.kron(kept, np.ones(block))[:rows, :depth].astype(np.float32)
@@ -117,7 +119,8 @@ def check_matmul(
 ) -> None:
     attributes, constants, inputs, weight = case
     (got,) = run(command, "matmul16", attributes, constants, inputs)
-    x, w, bias = (part.astype(np.float64) for part in (inputs[0], weight, constants[-1]))
+    x, w = (part.astype(np.float64) for part in (inputs[0], weight))
+    bias = constants[-1].astype(np.float64) if len(constants) != 1 else 0
     sums = x @ w.T + bias + sum(residual.astype(np.float64) for residual in inputs[1:])
     magnitude = (np.abs(x) @ np.abs(w).T).max(initial=1.0)
     want = activated(attributes[0], sums)
@@ -232,6 +235,21 @@ SHAPES = st.one_of(
     st.tuples(st.integers(1, 40), st.integers(1, 100)),
     st.tuples(st.integers(1, 3), st.integers(1, 30), st.sampled_from([1, 16, 17, 63, 64, 768])),
 )
+
+
+@pytest.mark.parametrize("index", [0, 2, 4, -1, -5])
+def test_select_takes_one_token(command: list[str], index: int) -> None:
+    x = normal(np.random.default_rng(0), 3, 5, 7)
+    (got,) = run(command, "select", [index], [], [x])
+    np.testing.assert_array_equal(got, x[:, index])
+
+
+def test_layer_norm_without_bias(command: list[str]) -> None:
+    rng = np.random.default_rng(0)
+    x, scale, zero = normal(rng, 5, 40), normal(rng, 40), np.zeros(40, np.float32)
+    (got,) = run(command, "layer_norm", [bits(1e-5)], [scale], [x])
+    (same,) = run(command, "layer_norm", [bits(1e-5)], [scale, zero], [x])
+    np.testing.assert_array_equal(got, same)
 
 
 def check_layer_norm(
@@ -357,6 +375,8 @@ BAD_STEPS = {
     "size of the last axis": Step(
         "layer_norm", [0], [np.ones(3, np.float32)] * 2, tensors((2, 4)), kinds=TOKEN_KINDS
     ),
+    "fewer tokens": Step("select", [5], [], tensors((2, 5, 8)), kinds=TOKEN_KINDS),
+    "unknown form": replace(small_matmul(), attributes=[0, 3]),
     "shape of the first": Step("add", [0], [], tensors((2, 4), (2, 3)), kinds=TOKEN_KINDS),
 }
 

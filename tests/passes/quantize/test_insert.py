@@ -10,9 +10,11 @@ from onnx import helper
 
 from sparsecc.capture import capture
 from sparsecc.errors import PlanError
+from sparsecc.ops import int8
 from sparsecc.passes import edit, pipeline
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.quantize.insert import InsertQuantization, quantized_values
+from sparsecc.passes.quantize.to_int8 import ToInt8
 from sparsecc.quality.calibration import load_calibration
 from sparsecc.quality.ranges import value_ranges
 from tests import small
@@ -90,14 +92,14 @@ def test_every_layer_reads_and_writes_bytes() -> None:
     assert stored[4:].any()
 
 
-def test_a_grouped_convolution_is_left_and_said() -> None:
-    weights = {"w": np.ones((8, 4, 1, 1), np.float32)}
-    node = helper.make_node("Conv", ["x", "w"], ["y"], "grouped", group=2)
-    model = capture(small.model([node], {"x": ["n", 8, 9, 7]}, {"y": ["n", 8, 9, 7]}, weights))
+def test_what_the_kernels_lack_is_left_and_said() -> None:
+    weights = {"w": np.ones((8, 8, 1), np.float32)}
+    node = helper.make_node("Conv", ["x", "w"], ["y"], "flat")
+    model = capture(small.model([node], {"x": ["n", 8, 9]}, {"y": ["n", 8, 9]}, weights))
     ctx = Context(verify=True)
     assert not run([InsertQuantization({})], model, ctx)
     assert [(r.node, r.reason) for r in ctx.refusals] == [
-        ("grouped", "it has groups of several channels")
+        ("flat", "it is not a 2-D convolution with explicit padding")
     ]
 
 
@@ -107,3 +109,22 @@ def test_an_old_opset_is_refused_with_a_way_out() -> None:
     with pytest.raises(PlanError, match="the model has 12") as refused:
         quantized_values(model)
     assert "opset 13" in (refused.value.fix or "")
+
+
+def test_a_channel_without_weights_keeps_its_bias() -> None:
+    """In units of its own tiny scale its bias would not fit 32 bits."""
+    rng = np.random.default_rng(2)
+    weights = {"w": rng.standard_normal((8, 8, 1, 1)).astype(np.float32)}
+    weights["w"][3] = 1e-30
+    weights["b"] = np.arange(8, dtype=np.float32) + 1
+    node = helper.make_node("Conv", ["x", "w", "b"], ["y"], "conv")
+    shapes = {"x": ["n", 8, 9, 7]}, {"y": ["n", 8, 9, 7]}
+    model = capture(small.model([node], *shapes, weights))
+    want = _run(model)
+    _quantized(model)
+    ctx = Context(verify=True)
+    run([ToInt8()], model, ctx)
+    assert [n.op_type for n in model.graph if n.domain == int8.DOMAIN] == ["Conv"]
+    assert ctx.refusals == []
+    got = _run(model)
+    assert np.abs(got - want)[:, 3].max() < 0.1

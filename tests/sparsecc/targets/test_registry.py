@@ -77,7 +77,7 @@ def test_the_targets_of_the_project() -> None:
 
 
 def test_the_peak_is_lanes_ports_clock_and_two_flops() -> None:
-    target = Target("t", "x", ("i",), 8, 2, 3.0, 1, 1)
+    target = Target("t", "x", ("i",), 8, 2, 3.0, 1, 1, 4)
     assert target.peak_gflops == 8 * 2 * 3.0 * 2
 
 
