@@ -25,7 +25,6 @@ static const char *create_stage(const sc_step_spec *spec, sc_chain *c, i64 i)
   if (wrong) return wrong;
   if (SC(sc_create)(&s, &c->host, &stage->kernel)) return "there is not enough memory to prepare the weights";
   stage->residual = a[10], stage->depthwise = SC(sc_is_depthwise)(stage->kernel) && !SC(sc_is_pointwise)(stage->kernel);
-  if (s.dilation[0] != 1 || s.dilation[1] != 1) return "a layer of a chain cannot be dilated";
   const sc_spec *before = i ? &stage[-1].kernel->spec : 0;
   return before && before->rows != s.channels * s.group ? "a layer has another number of inputs than the one before has outputs" : 0;
 }
@@ -41,8 +40,13 @@ static const char *create(const sc_step_spec *spec, const sc_host *host, void **
   if (!c) return "there is no memory for it";
   *c = (sc_chain){.host = *host, .count = count};
   const char *wrong = 0;
-  for (i64 i = 0; i < count && !wrong; i++) wrong = create_stage(spec, c, i);
-  return wrong;
+  i64 beside = 0;
+  for (i64 i = 0; i < count && !wrong; i++) {
+    wrong = create_stage(spec, c, i);
+    i64 r = c->stages[i].residual - SC_CHAIN_BESIDE + 1;
+    if (r > beside) beside = r;
+  }
+  return !wrong && beside != spec->inputs - 1 ? "a malformed step" : wrong;
 }
 
 static void destroy(void *state, const sc_host *host)
@@ -73,7 +77,7 @@ static const char *infer(const void *state, const sc_tensor *const *in, sc_tenso
   }
   *out[0] = (sc_tensor){.type = SC_F32, .layout = SC_PLAIN, .rank = 4,
                         .dims = {in[0]->dims[0], last->channels, last->height, last->width}};
-  return 0;
+  return wrong;
 }
 
 /* ---- one image ---- */
@@ -118,7 +122,7 @@ static void run_rows(const image *m, i64 stage, i64 top, i64 rows, i64 from, i64
   if (m->c->stages[stage].depthwise) SC(sc_same_depthwise)(k, &x, add, &y, top, rows, from, end);
   else if (g->pitch) SC(sc_grid_rows)(k, g, copies, &y, add, top, rows, from, end, together);
   else {
-    sc_pixels p = {.x = sc_line(&x, 0, top), .offsets = g->offsets, .y = sc_line(&y, 0, top), .pitch = y.pitch,
+    sc_stretch p = {.x = sc_line(&x, 0, top), .offsets = g->offsets, .y = sc_line(&y, 0, top), .pitch = y.pitch,
                    .residual = add ? sc_line(add, 0, top) : 0, .residual_pitch = residual.pitch, .count = rows * y.width,
                    .activation = k->spec.activation};
     SC(sc_conv_pixels)(k, &p, from, end);

@@ -6,10 +6,12 @@
 
 enum { TOGETHER = 8 * 1024 };    /* floats of results that stay in the first-level cache until they are brought together */
 
-static i64 phases_of(const sc_spec *s, int axis) { return s->kernel[axis] < s->stride[axis] ? s->kernel[axis] : s->stride[axis]; }
-static i64 reach_of(const sc_spec *s, int axis) { return (s->kernel[axis] - 1) / s->stride[axis]; }
-
 static i64 most(i64 a, i64 b) { return a > b ? a : b; }
+
+/* Inputs from the first tap of a pixel to its last, and what that is in planes: phases of the stride, and steps in one. */
+static i64 span_of(const sc_spec *s, int axis) { return (s->kernel[axis] - 1) * s->dilation[axis]; }
+static i64 phases_of(const sc_spec *s, int axis) { return span_of(s, axis) < s->stride[axis] ? span_of(s, axis) + 1 : s->stride[axis]; }
+static i64 reach_of(const sc_spec *s, int axis) { return span_of(s, axis) / s->stride[axis]; }
 
 static void place_taps(const sc_kernel *k, sc_grid *g)
 {
@@ -17,9 +19,9 @@ static void place_taps(const sc_kernel *k, sc_grid *g)
   const i64 depth = s->channels * s->kernel[0] * s->kernel[1], planes = phases_of(s, 0) * phases_of(s, 1);
   for (i64 i = 0; i < k->column_count; i++) {
     i64 group = k->columns[i] / depth, at = k->columns[i] % depth, c = group * s->channels + at % s->channels;
-    i64 kh = at / s->channels / s->kernel[1], kw = at / s->channels % s->kernel[1];
-    i64 phase = kh % s->stride[0] * phases_of(s, 1) + kw % s->stride[1];
-    g->offsets[i] = (i32)((c * planes + phase) * g->plane + kh / s->stride[0] * g->pitch + kw / s->stride[1]);
+    i64 down = at / s->channels / s->kernel[1] * s->dilation[0], across = at / s->channels % s->kernel[1] * s->dilation[1];
+    i64 phase = down % s->stride[0] * phases_of(s, 1) + across % s->stride[1];
+    g->offsets[i] = (i32)((c * planes + phase) * g->plane + down / s->stride[0] * g->pitch + across / s->stride[1]);
   }
   for (i64 i = 0; i <= AHEAD; i++) g->offsets[k->column_count + i] = 0;
 }
@@ -30,7 +32,7 @@ int SC(sc_grid_make)(const sc_chain *c, const sc_kernel *k, const sc_value *in, 
   if (SC(sc_is_pointwise)(k)) g->plane = in->pitch;
   else {
     i64 same = s->stride[1] == 1 && out->width == in->width;
-    g->pitch = out->width + (same ? most(s->pad[1], s->kernel[1] - 1 - s->pad[1]) : reach_of(s, 1));
+    g->pitch = out->width + (same ? most(s->pad[1], span_of(s, 1) - s->pad[1]) : reach_of(s, 1));
     g->plane = (ceil_div((out->rows + reach_of(s, 0)) * g->pitch + reach_of(s, 1), LINE) | 1) * LINE;
     i64 planes = in->channels * phases_of(s, 0) * phases_of(s, 1);
     if (g->plane > MAX_FLOATS / planes) return SC_TOO_LARGE;
@@ -101,7 +103,7 @@ void SC(sc_grid_rows)(const sc_kernel *k, const sc_grid *g, const float *packed,
     i64 last = first + 1, row = k->strips[first].row;
     while (last < end && (k->strips[last].row + k->strips[last].mr - row) * pitch <= TOGETHER) last++;
     i64 height = k->strips[last - 1].row + k->strips[last - 1].mr - row;
-    sc_pixels p = {.x = packed, .offsets = g->offsets, .y = together - row * pitch, .pitch = pitch, .count = count,
+    sc_stretch p = {.x = packed, .offsets = g->offsets, .y = together - row * pitch, .pitch = pitch, .count = count,
                    .activation = residual ? SC_NONE : k->spec.activation};
     SC(sc_conv_pixels)(k, &p, first, last);
     for (i64 r = row; r < row + height; r++)

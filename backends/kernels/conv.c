@@ -113,7 +113,7 @@ static sc_range next_strips(const sc_kernel *k, i64 first, i64 end)
   return (sc_range){first, stop};
 }
 
-void SC(sc_conv_pixels)(const sc_kernel *k, const sc_pixels *p, i64 first, i64 end)
+void SC(sc_conv_pixels)(const sc_kernel *k, const sc_stretch *p, i64 first, i64 end)
 {
   sc_cut cut = cut_count(k, p->count);
   sc_tile t = {.x = p->x, .offsets = p->offsets, .y = p->y, .residual = p->residual, .pitch = p->pitch,

@@ -21,7 +21,6 @@ from sparsecc.backends.kernels.sources import (
     TOKENS,
     int8_units,
     read_sources,
-    units,
 )
 from sparsecc.backends.kernels.table import ISAS
 
@@ -39,7 +38,7 @@ TOKEN_KINDS = (
 CHANNEL_KINDS = ("conv16", "depthwise16", "separable16")
 """The same for those of images in layout C16."""
 
-IMAGE_KINDS = ("chain", "pool", "conv")
+IMAGE_KINDS = ("chain", "pool")
 """The same for those of images in rows and columns."""
 
 TYPES = ("float32", "int32", "int64", "uint8", "int8")
@@ -171,7 +170,7 @@ def _channel_units(isa: str) -> tuple[Unit, ...]:
 
 
 def _image_units(isa: str) -> tuple[Unit, ...]:
-    return (*units([isa], dot=False), _driver(isa, IMAGE_KINDS))
+    return _step_units(isa, IMAGE_KINDS, (*PIXELS, "image.c"))
 
 
 def build_steps(isa: str, *, dot: bool) -> Path:

@@ -27,9 +27,9 @@ typedef struct {
   i64 pitch, residual_pitch;     /* floats between rows of y, and of residual */
   i64 count;
   i32 activation;
-} sc_pixels;
+} sc_stretch;
 /* Strips [first, end) over them. */
-HIDDEN void SC(sc_conv_pixels)(const sc_kernel *kernel, const sc_pixels *pixels, i64 first, i64 end);
+HIDDEN void SC(sc_conv_pixels)(const sc_kernel *kernel, const sc_stretch *pixels, i64 first, i64 end);
 /* The activation of n floats in place. */
 HIDDEN void SC(sc_activate)(float *p, i64 n, i32 activation);
 

@@ -73,7 +73,7 @@ def _kind(unit: Unit, target: Target) -> str | None:
     sizes = _sizes(node.inputs[0]), _sizes(node.outputs[0])
     weight = ops.read_packed(node)
     strides, pads, dilations, group = _window(unit.step)
-    if not all(sizes) or dilations != [1, 1]:
+    if not all(sizes):
         return None
     if roofline.generates(weight.block, group, None, target):
         return None
@@ -82,7 +82,8 @@ def _kind(unit: Unit, target: Target) -> str | None:
         return POINTWISE
     whole = weight.index.size == math.prod(weight.grid[:2])
     if group == weight.shape[0] and weight.shape[3] == 1 and whole:
-        return DEPTHWISE if _same(kernel, strides, pads, *sizes) else None
+        same = dilations == [1, 1] and _same(kernel, strides, pads, *sizes)
+        return DEPTHWISE if same else None
     return WINDOW
 
 

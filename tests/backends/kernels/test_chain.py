@@ -26,6 +26,7 @@ from sparsecc.backends.kernels.step_harness import (
     run_step,
 )
 from sparsecc.backends.kernels.table import CHAIN_STAGES, ISAS
+from sparsecc.passes.regions.chains import BESIDE
 from tests.backends.kernels.executables import command_of, sanitized_command, sanitized_isa
 from tests.backends.kernels.test_conv16 import (
     ACTIVATIONS,
@@ -82,12 +83,16 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Machine:
 
 @dataclass(frozen=True)
 class Chain:
-    """Layers in turn, and the value that each of them adds: 0 is the input, -1 is none."""
+    """Layers in turn, and the value that each of them adds: 0 is the input, -1 is none.
+
+    From ``BESIDE`` on it is one of the inputs beside the first.
+    """
 
     layers: Sequence[Layer]
     residuals: Sequence[int]
     x: Floats
     backwards: bool = False
+    beside: Sequence[Floats] = ()
 
     def step(self) -> Step:
         attributes: list[int] = []
@@ -95,7 +100,7 @@ class Chain:
         for layer, residual in zip(self.layers, self.residuals, strict=True):
             attributes += [*layer.place(), layer.group, layer.activation, residual]
             constants += layer.constants()
-        inputs = [Tensor(self.x, self.x.shape, PLAIN)]
+        inputs = [Tensor(x, x.shape, PLAIN) for x in (self.x, *self.beside)]
         how = (self.backwards, 1 + self.backwards)
         return Step("chain", attributes, constants, inputs, *how, kinds=IMAGE_KINDS)
 
@@ -107,7 +112,10 @@ class Chain:
             value = layer.sums(values[-1])
             blurred = replace(layer, bias=ROUNDING * layer.bias)
             error = blurred.sums(errors[-1] + ROUNDING * np.abs(values[-1]), np.absolute)
-            if residual >= 0:
+            if residual >= BESIDE:
+                value = value + self.beside[residual - BESIDE]
+                error = error + ROUNDING * np.abs(self.beside[residual - BESIDE])
+            elif residual >= 0:
                 value = value + values[residual]
                 error = error + errors[residual] + ROUNDING * np.abs(values[residual])
             values.append(layer.activated(value))
@@ -162,7 +170,7 @@ def depthwise_windows(sides: tuple[int, int], lanes: int) -> list[Window]:
     return found
 
 
-def first_layer(
+def any_window(
     draw: st.DrawFn, rng: np.random.Generator, channels: int, outputs: int, sides: tuple[int, int]
 ) -> Layer:
     """Any convolution that fits into the image."""
@@ -188,16 +196,14 @@ def grown(
     layers: list[Layer] = []
     residuals: list[int] = []
     shapes = [x[1:]]
-    for at in range(stages):
+    for _ in range(stages):
         channels, *sides = shapes[-1]
         fitting = depthwise_windows((sides[0], sides[1]), lanes) if channels > 1 else []
-        kind = draw(
-            st.sampled_from(["other"] * (at == 0) + ["depthwise"] * bool(fitting) + ["1x1"])
-        )
+        kind = draw(st.sampled_from(["other", "1x1", "1x1"] + ["depthwise"] * 2 * bool(fitting)))
         if kind == "depthwise":
             layer = depthwise_layer(draw, rng, channels, draw(st.sampled_from(fitting)))
         elif kind == "other":
-            layer = first_layer(draw, rng, channels, draw(counts), (sides[0], sides[1]))
+            layer = any_window(draw, rng, channels, draw(counts), (sides[0], sides[1]))
         else:
             layer = any_layer(draw, rng, channels, draw(counts), UNIT, 1)
         height, width = layer.window.outputs((sides[0], sides[1]))
@@ -294,6 +300,32 @@ def test_a_block_with_a_residual_goes_by_rows(
     check(Chain(layers, [-1, -1, -1, 1, -1, -1, -1], x, backwards), machine.command)
 
 
+@pytest.mark.parametrize("side", [7, 14, 28, 56])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_bottleneck_with_a_shortcut_beside(
+    machine: Machine, side: int, stride: int, batch: int
+) -> None:
+    """A block of ResNet-50, whose residual another layer makes."""
+    rng = np.random.default_rng(side)
+    first, last = layers_of(rng, [48, 16], 0.3)[0], layers_of(rng, [16, 64], 0.3)[0]
+    window = Window((3, 3), (stride, stride), pads=(1,) * 4)
+    weight = weight_of(rng, (16, 3, 3, 16), (4, 1), 0.3)
+    middle = Layer(weight, normal(rng, 16), window, 1, 1, (4, 1))
+    shape = (batch, 64, *window.outputs((side, side)))
+    x, beside = normal(rng, batch, 48, side, side), [normal(rng, *shape)]
+    check(Chain([first, middle, last], [-1, -1, BESIDE], x, False, beside), machine.command)
+
+
+def test_a_residual_beside_of_another_shape_is_refused(machine: Machine) -> None:
+    chain = small()
+    layers, x = chain.layers, chain.x
+    for shape in ((1, 8, 6, 19), (1, 9, 6, 20), (2, 8, 6, 20), (8, 6, 20)):
+        beside = [np.zeros(shape, np.float32)]
+        step = Chain(layers, [-1, -1, BESIDE], x, False, beside).step()
+        refused(step, machine.command, "another shape than what it is added to")
+
+
 def test_as_many_layers_as_a_chain_holds(machine: Machine) -> None:
     rng = np.random.default_rng(0)
     layers = [*layers_of(rng, [3, 3], 1.0), same(rng, 3)] * (CHAIN_STAGES // 2)
@@ -317,13 +349,11 @@ BAD_ATTRIBUTES = [
     (LAST + RESIDUAL, 3, "not a value before it"),
     (LAST + RESIDUAL, -2, "not a value before it"),
     (LAST + RESIDUAL, 1, "another shape than what it is added to"),
-    (LAST + STRIDE, 2, "only its first layer"),
-    (LAST + PAD, 1, "only its first layer"),
+    (LAST + RESIDUAL, 1000, "not a value before it"),
     (LAST + PAD, -1, "pads must be within"),
     (MIDDLE + STRIDE, 0, "strides must be within"),
     (MIDDLE + STRIDE, 2, "does not take images of this size"),
     (MIDDLE + PAD, 0, "does not take images of this size"),
-    (MIDDLE + GROUP, 8, "only its first layer"),
     (MIDDLE + GROUP, 0, "group does not divide"),
     (GROUP, 3, "group does not divide"),
     (GROUP, 2, "another number of channels"),
