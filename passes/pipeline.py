@@ -13,6 +13,7 @@ from sparsecc.passes.canonicalize.identity_elimination import IdentityEliminatio
 from sparsecc.passes.canonicalize.inline_functions import InlineFunctions
 from sparsecc.passes.canonicalize.input_scale_folding import InputScaleFolding
 from sparsecc.passes.canonicalize.lower_opset import LowerOpset
+from sparsecc.passes.canonicalize.reshape_sizes import ReshapeSizes
 from sparsecc.passes.canonicalize.scale_folding import ScaleFolding
 from sparsecc.passes.canonicalize.shape_inference import ShapeInference
 from sparsecc.passes.fuse.activation import Activation
@@ -29,6 +30,7 @@ EXACT_BEFORE: tuple[Pass, ...] = (
     ConstantFolding(),  # before all that match constants: weights are then plain initializers
     CommonSubexpressions(),  # after folding: equal constants are told apart no more
     ShapeInference(),  # again: folded shapes make more shapes known, and pads need sizes
+    ReshapeSizes(),  # after folding: what is left of shape arithmetic depends on open sizes
     ExplicitPads(),  # before input-scale folding, which asks whether a convolution pads
     GemmNormalization(),  # before BN folding: its bias is then one number per output
     BatchNormFolding(),  # after folding: scale and variance are constants by now

@@ -11,7 +11,8 @@ enum {
   BLOCK_BYTES = 24 * 1024,       /* of code that runs for all panels before the next: the processor keeps it decoded */
   GROUP_PANELS = 4,              /* at least: packing several at once is quicker */
   MANY_GROUPS = 8,
-  LARGE_GROUP = 12, FEW_GROUPS = 4, /* panels of a task of its own where code is large, and least tasks */
+  LARGE_GROUP = 12, FEW_GROUPS = 2, /* panels of a task of its own where code is large, about, and least tasks */
+  LARGE_FLOATS = 768 * 1024 / 4, /* panels that would not stay in the second-level cache */
   PASS_FLOATS = 256 * 1024 / 4,  /* of those panels, packed at a time: they stay in the second-level cache */
   SHARE_STRIPS = 4, PART_PANELS = 8 /* least of a task: fewer would read inputs and code more often */
 };
@@ -206,7 +207,8 @@ static i64 own_groups(sc_job *j)
   i64 small = clip(GROUP_FLOATS / panel_floats(code->depth), clip(j->panels, 1, GROUP_PANELS), j->panels);
   i64 bytes = sc_code_text(code, code->strips * code->chunks) - sc_code_text(code, 0);
   if (bytes <= GROUP_BYTES && ceil_div(j->panels, small) >= MANY_GROUPS) j->group = small;
-  else if (j->panels >= FEW_GROUPS * LARGE_GROUP) j->group = ceil_div(j->panels, j->panels / LARGE_GROUP);
+  else if (j->panels >= LARGE_GROUP && j->panels * panel_floats(code->depth) >= LARGE_FLOATS)
+    j->group = ceil_div(j->panels, clip(j->panels / LARGE_GROUP, FEW_GROUPS, j->panels));
   else return 0;
   i64 chunk = ceil_div(code->depth, code->chunks);
   j->pass = clip(PASS_FLOATS / (j->group * chunk * LANES), 1, code->chunks);

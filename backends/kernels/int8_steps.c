@@ -81,7 +81,8 @@ static const char *quantize_create(const sc_step_spec *s, const sc_host *host, v
   if (wrong) return wrong;
   step *k = *state;
   k->zero[0] = s->attributes[1];
-  return k->scale[0] > 0.f ? 0 : "the scale is not positive";
+  float inverse = 1.f / k->scale[0];
+  return k->scale[0] > 0.f && inverse - inverse == 0.f ? 0 : "the scale is not positive, or too small";
 }
 
 static const char *quantize_infer(const void *state, const sc_tensor *const *in, sc_tensor *const *out)
@@ -93,6 +94,15 @@ static const char *quantize_infer(const void *state, const sc_tensor *const *in,
   return 0;
 }
 
+/* x / scale as division rounds it, kept between low and high (which NaN becomes): a product with the inverse, then with
+   what that leaves. ONNX divides, and pixels of pictures often lie on ties. */
+INLINE vf divided(vf x, float scale, float inverse, vf low, vf high)
+{
+  vf q = at_most(at_least(x * inverse, low), high);
+  q += (x - q * scale) * inverse;
+  return at_most(select_vf(q > low, q, low), high);
+}
+
 static void quantize_task(void *data, u64 i)
 {
   const job *j = data;
@@ -102,16 +112,18 @@ static void quantize_task(void *data, u64 i)
   const float *row[4];
   for (i64 c = 0; c < 4; c++) row[c] = x + (c <= last ? c : last) * j->pixels; /* beyond the last: anything, its weights are zero */
   i32 *y = (i32 *)j->y->data + (at.image * j->groups + at.group) * j->pixels;
-  /* Divided as ONNX does it, not multiplied by the inverse: pixels of pictures often lie on ties. */
-  const float scale = j->step->scale[0];
+  const float scale = j->step->scale[0], inverse = 1.f / scale;
   const i32 zero = (i32)j->step->zero[0] - SC_X_BIAS;
   const vf low = splat((float)(0 - SC_X_BIAS - zero)), high = splat((float)(255 - SC_X_BIAS - zero));
   i64 p = at.from;
   for (; p + VL <= at.end; p += VL) {
     vi bytes[4];
     UNROLL for (int c = 0; c < 4; c++) {
-      vf v = load(row[c] + p) / scale;
-      bytes[c] = ((vi)(at_most(select_vf(v > low, v, low), high) + splat(SC_ROUND_MAGIC)) + zero) & 0xff;
+      if (c > last) {
+        bytes[c] = bytes[0];
+        continue;
+      }
+      bytes[c] = ((vi)(divided(load(row[c] + p), scale, inverse, low, high) + splat(SC_ROUND_MAGIC)) + zero) & 0xff;
     }
     *(vi_at *)(y + p) = bytes[0] | bytes[1] << 8 | bytes[2] << 16 | bytes[3] << 24;
   }

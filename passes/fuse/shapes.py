@@ -163,10 +163,12 @@ def _transpose(node: ir.Node, inputs: list[Terms | None]) -> Terms | None:
 
 def _reshape(node: ir.Node, inputs: list[Terms | None]) -> Terms | None:
     x, wanted = inputs[0], constant(node.inputs[1])
-    zero_is_a_size = node.attributes.get_int("allowzero", 0)
-    if x is None or wanted is None or zero_is_a_size:
+    if x is None or wanted is None:
         return None
     sizes: list[int] = wanted.reshape(-1).tolist()
+    zero_is_a_size = node.attributes.get_int("allowzero", 0)
+    if zero_is_a_size and 0 in sizes:
+        return None
     if any(size == 0 and at >= len(x) for at, size in enumerate(sizes)):
         return None
     copied = {at for at, size in enumerate(sizes) if size == 0}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ from sparsecc.passes.quantize.region_step import bits
 from sparsecc.passes.regions.unit import Unit
 
 _BY_HEAD, _KEYS_TURNED, _TURNED = (0, 2, 1, 3), (0, 2, 3, 1), (0, 1, 3, 2)
+_STACK_BY_HEAD = (2, 0, 3, 1, 4)
 _MOST_DIM = 256
 """Features of a head that the library has room for."""
 
@@ -128,9 +129,11 @@ def _fits(mask: ir.Value, scores: ir.Value, total: ir.Value, shapes: Shapes) -> 
 def _heads(
     value: ir.Value | None, perms: Iterable[tuple[int, ...]], found: _Found, shapes: Shapes
 ) -> _Heads | None:
-    """Undo Transpose(Reshape(x)), scaled in between or not."""
+    """Undo Transpose(Reshape(x)), scaled in between or not, or one part of a stack of such."""
     turn = found.take(value, "Transpose")
-    if turn is None or _perm(turn) not in perms:
+    if turn is None:
+        return _of_stack(value, found, shapes) if _BY_HEAD in perms else None
+    if _perm(turn) not in perms:
         return None
     inner = found.without_scale(turn.inputs[0])
     if _perm(turn) == _TURNED:
@@ -149,6 +152,54 @@ def _heads(
         return None
     whole, first = _columns(source, found)
     return None if whole is None else _Heads(whole, first, heads, dim)
+
+
+def _of_stack(value: ir.Value | None, found: _Found, shapes: Shapes) -> _Heads | None:
+    """Undo one of n parts of Transpose(Reshape(x)) from [B, T, n·H·D] to [n, B, H, T, D]."""
+    stack, index = _picked(value, found)
+    turn = found.take(stack, "Transpose")
+    cut = found.take(turn.inputs[0], "Reshape") if turn is not None else None
+    source = cut.inputs[0] if cut is not None else None
+    if turn is None or cut is None or source is None or _perm(turn) != _STACK_BY_HEAD:
+        return None
+    outer, split = shapes.terms(source), shapes.terms(cut.outputs[0])
+    if outer is None or split is None or len(outer) != 3 or split[:2] != outer[:2]:
+        return None
+    parts, heads, dim = split[2:]
+    if not (isinstance(parts, int) and isinstance(heads, int) and isinstance(dim, int)):
+        return None
+    if outer[2] != parts * heads * dim or not 0 <= index < parts:
+        return None
+    return _Heads(source, index * heads * dim, heads, dim)
+
+
+def _picked(value: ir.Value | None, found: _Found) -> tuple[ir.Value | None, int]:
+    """The value that `value` is one entry of along its first axis, and which."""
+    gather = found.take(value, "Gather")
+    if gather is not None:
+        index = constant(gather.inputs[1])
+        first = gather.attributes.get_int("axis", 0) == 0
+        if index is None or index.ndim or not first:
+            return None, 0
+        return gather.inputs[0], int(index)
+    squeeze = found.take(value, "Squeeze")
+    cut = found.take(squeeze.inputs[0], "Slice") if squeeze is not None else None
+    if squeeze is None or cut is None or _integers(squeeze.inputs[1:2]) != [0]:
+        return None, 0
+    numbers = _integers(cut.inputs[1:])
+    if numbers is None or len(numbers) not in (3, 4):
+        return None, 0
+    start, end, axis, *step = numbers
+    one = end == start + 1 and axis == 0 and step in ([], [1])
+    return (cut.inputs[0], start) if one else (None, 0)
+
+
+def _integers(values: Sequence[ir.Value | None]) -> list[int] | None:
+    """The numbers of constants of one element each."""
+    arrays = [constant(value) for value in values]
+    if any(array is None or array.size != 1 for array in arrays):
+        return None
+    return [int(array.reshape(())) for array in arrays if array is not None]
 
 
 def _columns(part: ir.Value, found: _Found) -> tuple[ir.Value | None, int]:

@@ -170,6 +170,8 @@ def sparse_ms(
         depth *= GENERATED_ROWS / work.cols
         layout += 4 * work.cols * work.points / PANEL_GBS  # every tap of every point
     few = not work.is_conv and work.points <= FEW_POINTS
+    if r > 1 and not (work.is_conv or few):
+        layout = 0.0  # tokens lie in the lanes from layer to layer
     lanes = 1.0 if few else _filled(work.points, target.lanes)
     efficiency = max(1e-3, quality.eta * depth / (depth + quality.half_depth) * lanes)
     stored = blocks * r * c

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
 
 import sparsecc
-from sparsecc.errors import CalibrationError, PlanError
+from sparsecc.backends.onnxruntime.run import open_session
+from sparsecc.errors import BackendError, CalibrationError, PlanError
 from sparsecc.inspection import inspect
 from sparsecc.ops import int8
 from tests import small
+
+Array = NDArray[Any]
 
 
 def test_a_float_model_becomes_eight_bit_and_smaller() -> None:
@@ -70,3 +77,46 @@ def test_another_quantization_is_told_what_there_is() -> None:
     with pytest.raises(PlanError, match="int4") as refused:
         sparsecc.compile(small.mobilenet(), quantize="int4")
     assert "int8" in (refused.value.fix or "")
+
+
+DAMAGE: dict[str, tuple[str, Callable[[Array], Array]]] = {
+    "not ascending": ("block5.pointwise.index", lambda a: a[::-1].copy()),
+    "4x4 blocks": ("block5.pointwise.grid", lambda a: a + 1),
+    "bias is not": ("block5.depthwise.bias", lambda a: a[1:]),
+    "overflow": ("block5.depthwise.bias", lambda a: np.full_like(a, 2**31 - 1)),
+    "multiplier": ("block5.depthwise.multiplier", lambda a: a * np.float32(np.nan)),
+    "damaged": ("Region0.program", lambda a: a[:-1]),
+}
+
+
+@pytest.fixture(scope="module")
+def eight_bit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact with one region, for any batch."""
+    data, proto = {"image": small.image(0, 4)}, small.mobilenet("4x4:0.5")
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "n"
+    made = sparsecc.compile(proto, calibration=data, quantize="int8")
+    return made.save(tmp_path_factory.mktemp("int8") / "out")
+
+
+@pytest.mark.parametrize("message", DAMAGE)
+def test_altered_weights_are_a_status_that_names_the_layer(message: str, eight_bit: Path) -> None:
+    name, alter = DAMAGE[message]
+    proto = onnx.load(eight_bit / "model.onnx")
+    held = next(tensor for tensor in proto.graph.initializer if tensor.name == name)
+    held.CopyFrom(numpy_helper.from_array(alter(numpy_helper.to_array(held)), name))
+    library = next(eight_bit.glob("*.so"))
+    with pytest.raises(BackendError, match=message) as refused:
+        open_session(proto.SerializeToString(), library=library)
+    layer = name.rpartition(".")[0]
+    assert (layer if layer.startswith("block") else "region0") in str(refused.value)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_any_batch_gives_what_stock_onnx_runtime_gives(batch: int, eight_bit: Path) -> None:
+    feed = {"image": small.image(5, batch)}
+    model, library = eight_bit / "model.onnx", next(eight_bit.glob("*.so"))
+    (ours,) = open_session(model, library=library).run(None, feed)
+    (body,) = open_session(model).run(None, feed)
+    assert ours.shape == body.shape == (batch, ours.shape[1])
+    assert np.mean(ours != body) < 0.05

@@ -281,6 +281,7 @@ def test_many_tokens_take_several_tiles(command: list[str]) -> None:
     ("channels", "kernel", "side", "stride"),
     [
         *((300, 1, 14, 1), (40, 1, 100, 1), (64, 3, 40, 1), (512, 1, 7, 1), (200, 3, 7, 1)),
+        *((200, 3, 14, 1), (90, 3, 28, 2)),
         *((70, 3, 33, 2), (70, 3, 68, 2), (300, 1, 14, 2), (20, 5, 50, 3), (9, 3, 40, 5)),
     ],
 )
@@ -299,7 +300,7 @@ def test_generated_code_takes_several_strips_panels_and_groups(
 
 
 @pytest.mark.parametrize("command", ["x86-64-v4"], indirect=True)
-@pytest.mark.parametrize(("tokens", "depth"), [(200, 700), (1000, 600)])
+@pytest.mark.parametrize(("tokens", "depth"), [(200, 700), (1000, 600), (300, 1500)])
 def test_generated_code_takes_many_tokens(command: list[str], tokens: int, depth: int) -> None:
     rng = np.random.default_rng(0)
     weight = pack_blocks(_weight(rng, (95, depth), (1, 1), 0.1), (1, 1))

@@ -279,6 +279,52 @@ def test_queries_keys_and_values_of_one_split(library: Path) -> None:
     assert kinds(graph) == ["Region0"]
 
 
+PICKS = {
+    "Gather": "{name} = Gather<axis = 0>(stack, at{index})",
+    "Slice and Squeeze": """
+        {name}1 = Slice(stack, from{index}, from{next}, from0)
+        {name} = Squeeze({name}1, from0)""",
+}
+
+
+@pytest.mark.parametrize("pick", PICKS)
+def test_queries_keys_and_values_of_one_stack(library: Path, pick: str) -> None:
+    """Heads of all three turned at once and then taken apart, as vision transformers are."""
+    picked = "\n".join(
+        PICKS[pick].format(name=name, index=index, next=index + 1)
+        for index, name in enumerate("qkv")
+    )
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[B, T, {WIDTH}] x) => (float[B, T, {WIDTH}] y) {{
+            wide = MatMul(x, allw)
+            cut = Reshape(wide, split)
+            stack = Transpose<perm = [2, 0, 3, 1, 4]>(cut)
+            {picked}
+            scaled = Mul(q, part)
+            kt = Transpose<perm = [0, 1, 3, 2]>(k)
+            s = MatMul(scaled, kt)
+            p = Softmax<axis = -1>(s)
+            c = MatMul(p, v)
+            ct = Transpose<perm = [0, 2, 1, 3]>(c)
+            r = Reshape(ct, merge)
+            y = MatMul(r, ow)
+        }}"""
+    rng = np.random.default_rng(0)
+    weights: dict[str, NDArray[np.generic]] = {
+        "allw": sparse(rng, 4, WIDTH, 3 * WIDTH),
+        "ow": sparse(rng, 4, WIDTH, WIDTH),
+        "part": np.array(0.25, np.float32),
+        "split": np.array([0, 0, 3, HEADS, WIDTH // HEADS], np.int64),
+        "merge": np.array([0, 0, WIDTH], np.int64),
+    }
+    weights |= {f"at{index}": np.array(index, np.int64) for index in range(3)}
+    weights |= {f"from{index}": np.array([index], np.int64) for index in range(4)}
+    used = {name: array for name, array in weights.items() if name in text}
+    x = rng.standard_normal((2, 30, WIDTH)).astype(np.float32)
+    graph = check(text_model(text, used), {"x": x}, library)
+    assert kinds(graph) == ["Region0"]
+
+
 def test_tokens_are_turned_at_the_ends_alone() -> None:
     """One encoder in layout T64: one step turns what comes in, one what goes out."""
     from sparsecc.backends.kernels.table import STEPS
