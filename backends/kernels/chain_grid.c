@@ -45,12 +45,13 @@ int SC(sc_grid_make)(const sc_chain *c, const sc_kernel *k, const sc_value *in, 
   return SC_OK;
 }
 
-/* Entries [from, end) of a row of a plane are every `step`-th float from `x` on, of which `limit` may be read; zeros around. */
-static void copy_row(float *to, i64 pitch, const float *x, i64 from, i64 end, i64 step, i64 limit)
+/* Entries [from, end) of a row of a plane are every `step`-th float from `x` on, of which `limit` may be read; zeros around.
+   `room`: floats to the end of the plane, behind which another task may write. */
+static void copy_row(float *to, i64 pitch, i64 room, const float *x, i64 from, i64 end, i64 step, i64 limit)
 {
   const vi lanes = {LANES(LANE_NUMBER, 0)};
   i64 n = end - from;
-  if (step == 1 && pitch <= VL && limit >= VL) { /* the row behind is written after this one */
+  if (step == 1 && pitch <= VL && limit >= VL && room >= from + VL) { /* the row behind is written after this one */
     for (i64 i = 0; i < from; i++) to[i] = 0.f;
     store(to + from, select_vf(lanes < (i32)n, load(x), splat(0.f)));
     return;
@@ -66,7 +67,7 @@ void SC(sc_grid_pack)(const sc_kernel *k, const sc_grid *g, const sc_lines *x, i
   const i64 down = phases_of(s, 0), across = phases_of(s, 1), all = rows + reach_of(s, 0);
   for (i64 c = first; c < end; c++)
     for (i64 p = 0; p < down * across; p++) {
-      float *plane = to + (c * down * across + p) * g->plane;
+      float *plane = to + (c * down * across + p) * g->plane, *behind = plane + g->plane;
       i64 right = p % across - s->pad[1], begin = clip(ceil_div(-right, s->stride[1]), 0, g->pitch);
       i64 stop = clip(ceil_div(x->width - right, s->stride[1]), begin, g->pitch);
       for (i64 r = 0; r < all; r++, plane += g->pitch) {
@@ -75,10 +76,10 @@ void SC(sc_grid_pack)(const sc_kernel *k, const sc_grid *g, const sc_lines *x, i
         else {
           const float *from = sc_line(x, c, row);
           i64 limit = x->pitch - (from - (x->data + c * x->pitch)) - at;
-          copy_row(plane, g->pitch, from + at, begin, stop, s->stride[1], limit);
+          copy_row(plane, g->pitch, behind - plane, from + at, begin, stop, s->stride[1], limit);
         }
       }
-      clear_floats(plane, to + (c * down * across + p + 1) * g->plane - plane);
+      clear_floats(plane, behind - plane);
     }
   clear_floats(to + end * down * across * g->plane, end == s->channels * s->group ? VL : 0);
 }

@@ -317,6 +317,17 @@ def test_a_bottleneck_with_a_shortcut_beside(
     check(Chain([first, middle, last], [-1, -1, BESIDE], x, False, beside), machine.command)
 
 
+@pytest.mark.parametrize("side", [1, 2, 3, 5])
+def test_tasks_write_nothing_of_each_other(machine: Machine, side: int) -> None:
+    """Tiny images of many channels, tasks in the opposite order."""
+    rng = np.random.default_rng(side)
+    window = Window((3, 3), pads=(1,) * 4)
+    weight = weight_of(rng, (256, 3, 3, 256), (4, 1), 0.2)
+    layer = Layer(weight, normal(rng, 256), window, 1, 1, (4, 1))
+    layers = [layer, same(rng, 256), layer]
+    check(Chain(layers, [-1, -1, 0], normal(rng, 1, 256, side, side), True), machine.command)
+
+
 def test_a_residual_beside_of_another_shape_is_refused(machine: Machine) -> None:
     chain = small()
     layers, x = chain.layers, chain.x
