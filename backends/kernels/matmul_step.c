@@ -56,8 +56,8 @@ static void compute(const job *j, i64 first, i64 end, i64 piece)
   for (i64 i = 0; i < parts; i++) {
     const i64 from = vectors * i / parts * VL, n = vectors * (i + 1) / parts - vectors * i / parts;
     sc_tile t = {.x = j->x + piece * k->spec.channels * T64 + from, .offsets = j->offsets, .row = row, .y = j->y + at + from,
-                 .residual = j->residual ? j->residual + at + from : 0, .pitch = T64, .last = (n - 1) * VL,
-                 .activation = all ? SC_NONE : k->spec.activation};
+                 .residual = j->residual ? j->residual + at + from : 0, .pitch = T64, .residual_pitch = T64,
+                 .last = (n - 1) * VL, .activation = all ? SC_NONE : k->spec.activation};
     SC(sc_tile_strips)(k, first, end, &t, (i32)n, 0);
   }
   if (all) SC(sc_activate)(j->y + at, rows * T64, k->spec.activation);
