@@ -3,8 +3,8 @@
 #define SC_ARENA_H
 #include "sc.h"
 
-/* `size` units at `at`, from step `from` to step `end`, both included. */
-typedef struct { i64 at, size, from, end; } sc_space;
+/* `size` units at `at` for value `id`, from step `from` to step `end`, both included. A negative place meets nothing. */
+typedef struct { i64 at, size, from, end, id; } sc_space;
 
 /* The lowest place where a space meets none of the placed ones that live at the same time. */
 static inline i64 sc_lowest_place(const sc_space *placed, i64 count, const sc_space *mine)

@@ -1,5 +1,5 @@
-/* A chain of convolutions, each reading the one before: 1x1 and depthwise ones, and any as the first. Large images go through
-   it by rows, so that what lies between two layers stays in cache; small ones layer by layer. */
+/* A chain of convolutions of any kind, each reading the one before. Large images go through it by rows, so that what lies
+   between two layers stays in cache; small ones layer by layer. */
 #ifndef SC_CHAIN_H
 #define SC_CHAIN_H
 #include "lines.h"

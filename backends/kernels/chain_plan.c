@@ -184,7 +184,7 @@ static void place_whole(const sc_chain *c, sc_chain_plan *p)
       value->pitch = outside ? value->height * value->width : pitch_of(value->height, value->width);
       if (outside) continue;
       sc_space mine = {0, ceil_div(value->channels * value->pitch + SC_LINES_OVER, LINE) * LINE, s->streamed ? s->first : v - 1,
-                       last_reader(c, p, v)};
+                       last_reader(c, p, v), v};
       mine.at = value->offset = sc_lowest_place(placed, count, &mine);
       placed[count++] = mine;
       if (mine.at + mine.size > p->floats) p->floats = mine.at + mine.size;

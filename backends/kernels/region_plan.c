@@ -1,4 +1,5 @@
 /* Shapes of all values of a region for one set of input sizes, their places in the arena, and the run. */
+#include "arena.h"
 #include "region_plan.h"
 
 enum { ALIGN = 64, SLACK = 64 /* kernels may read a vector beyond a tensor */, TOKENS = 64 /* in the lanes of T64 */ };
@@ -20,16 +21,14 @@ i64 sc_tensor_bytes(const sc_tensor *t)
 }
 
 /* ---- places: larger values first, each at the lowest address free during its life ---- */
-typedef struct { i64 id, bytes, from, end; } life;
-
-static void measure_lives(const sc_region *g, const sc_plan *p, life *lives)
+static void measure_lives(const sc_region *g, const sc_plan *p, sc_space *lives)
 {
-  for (i64 i = 0; i < g->values; i++) lives[i] = (life){i, 0, -1, -1};
+  for (i64 i = 0; i < g->values; i++) lives[i] = (sc_space){-1, 0, -1, -1, i};
   for (i64 s = 0; s < g->step_count; s++) {
     const sc_step *step = &g->steps[s];
     for (i64 i = 0; i < step->inputs + step->outputs; i++) {
-      life *l = &lives[step->ids[i]];
-      if (i >= step->inputs) l->from = s, l->bytes = sc_tensor_bytes(&p->tensors[l->id]) + SLACK;
+      sc_space *l = &lives[step->ids[i]];
+      if (i >= step->inputs) l->from = s, l->size = sc_tensor_bytes(&p->tensors[l->id]) + SLACK;
       l->end = s;
     }
   }
@@ -37,43 +36,26 @@ static void measure_lives(const sc_region *g, const sc_plan *p, life *lives)
   for (i64 i = 0; i < g->outputs; i++) lives[g->output_ids[i]].from = -1;
 }
 
-static void sort_by_size(life *lives, i64 n)
+static void sort_by_size(sc_space *lives, i64 n)
 {
   for (i64 i = 1; i < n; i++) {
-    life moved = lives[i];
+    sc_space moved = lives[i];
     i64 j = i;
-    for (; j > 0 && (lives[j - 1].bytes < moved.bytes || (lives[j - 1].bytes == moved.bytes && lives[j - 1].id > moved.id)); j--)
+    for (; j > 0 && (lives[j - 1].size < moved.size || (lives[j - 1].size == moved.size && lives[j - 1].id > moved.id)); j--)
       lives[j] = lives[j - 1];
     lives[j] = moved;
   }
 }
 
-/* The lowest place where a value meets none of the `placed` ones that live at the same time. */
-static i64 lowest_place(const sc_plan *p, const life *lives, i64 placed)
-{
-  const life *mine = &lives[placed];
-  i64 at = 0;
-  for (int moved = 1; moved;) {
-    moved = 0;
-    for (i64 i = 0; i < placed; i++) {
-      i64 other = p->offsets[lives[i].id];
-      if (other < 0 || lives[i].from > mine->end || lives[i].end < mine->from) continue;
-      if (other < at + mine->bytes && at < other + lives[i].bytes) at = other + lives[i].bytes, moved = 1;
-    }
-  }
-  return at;
-}
-
-static void place_values(const sc_region *g, sc_plan *p, life *lives)
+static void place_values(const sc_region *g, sc_plan *p, sc_space *lives)
 {
   measure_lives(g, p, lives);
   sort_by_size(lives, g->values);
   for (i64 i = 0; i < g->values; i++) {
-    p->offsets[lives[i].id] = -1;
-    if (lives[i].from < 0) continue;
-    i64 at = lowest_place(p, lives, i);
-    p->offsets[lives[i].id] = at;
-    if (at + lives[i].bytes > p->bytes) p->bytes = at + lives[i].bytes;
+    sc_space *l = &lives[i];
+    if (l->from >= 0) l->at = sc_lowest_place(lives, i, l);
+    p->offsets[l->id] = l->at;
+    if (l->at >= 0 && l->at + l->size > p->bytes) p->bytes = l->at + l->size;
   }
 }
 
@@ -122,7 +104,7 @@ static int make_plan(const sc_region *g, const sc_tensor *inputs, sc_plan **out,
 {
   u64 tensors = (u64)g->values * sizeof(sc_tensor), offsets = (u64)g->values * sizeof(i64);
   sc_plan *p = g->host.alloc(g->host.self, sizeof *p + tensors + offsets);
-  life *lives = g->host.alloc(g->host.self, (u64)g->values * sizeof *lives);
+  sc_space *lives = g->host.alloc(g->host.self, (u64)g->values * sizeof *lives);
   int status = p && lives ? SC_OK : SC_MEMORY;
   if (!status) {
     *p = (sc_plan){0, (i64 *)((char *)(p + 1) + tensors)};

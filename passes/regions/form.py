@@ -20,7 +20,7 @@ from sparsecc.passes.regions.unit import Unit
 from sparsecc.passes.regions.units import groups, units_of
 from sparsecc.targets import Target
 
-LEAST_STEPS = 2
+LEAST_NODES = 2
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class FormRegions(Pass):
 def _declined(group: Sequence[Unit]) -> str:
     """Why a group is better left to the runtime; empty when it is worth a region."""
     ours = (ops.DOMAIN, int8.DOMAIN)
-    if len(group) < LEAST_STEPS:
+    if sum(len(unit.nodes) for unit in group) < LEAST_NODES:
         return "no other step of the library beside it"
     if not any(node.domain in ours for unit in group for node in unit.nodes):
         return "no layer that skips zeros, and none of eight bits, among the steps beside it"

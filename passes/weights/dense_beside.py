@@ -51,13 +51,18 @@ class DenseBeside(Pass):
             fed = is_fed_by_sparse(node, STEPS_BETWEEN)
             feeding = is_feeding_sparse(node, STEPS_BETWEEN)
             bias, block = node_bias(node, len(weight)), _block(len(weight))
-            if not (fed or feeding) or bias is None or block is None:
-                continue
-            if why := self._slower(node, weight, block, fed=fed, feeding=feeding):
+            if bias is None:
+                ctx.refuse(self.name, node, "bias is not constant")
+            elif block is None:
+                ctx.refuse(self.name, node, f"outputs are not a multiple of {HEIGHTS[-1]}")
+            elif not (fed or feeding):
+                ctx.refuse(self.name, node, "no sparse convolution beside it")
+            elif why := self._slower(node, weight, block, fed=fed, feeding=feeding):
                 ctx.refuse(self.name, node, why)
-                continue
-            self.replaced.append(node.name or "")
-            pack_node(node, pack_blocks(weight.transpose(0, 2, 3, 1), block, keep_zeros=True), bias)
+            else:
+                self.replaced.append(node.name or "")
+                packed = pack_blocks(weight.transpose(0, 2, 3, 1), block, keep_zeros=True)
+                pack_node(node, packed, bias)
         return bool(self.replaced)
 
     def _slower(

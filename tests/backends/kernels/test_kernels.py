@@ -309,6 +309,16 @@ def test_generated_code_takes_many_tokens(command: list[str], tokens: int, depth
 
 
 @pytest.mark.parametrize("command", ["x86-64-v4"], indirect=True)
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4)])
+def test_generated_code_takes_patterns_of_n_in_m(command: list[str], n: int, m: int) -> None:
+    rng = np.random.default_rng(0)
+    kept = np.argsort(rng.random((70, 600 // m, m)), axis=-1) < n
+    weight = _floats(rng, (70, 600)) * kept.reshape(70, 600)
+    x, bias = _floats(rng, (37, 600)), _floats(rng, (70,))
+    check(with_code(Drawn(Case("matmul", pack_blocks(weight, (1, 1)), bias, x), (37, 70))), command)
+
+
+@pytest.mark.parametrize("command", ["x86-64-v4"], indirect=True)
 def test_code_of_another_weight_is_not_run(command: list[str]) -> None:
     one, other = (pack_blocks(np.eye(4, k=k, dtype=np.float32), (1, 1)) for k in (0, 1))
     x, bias = np.ones((8, 4), np.float32), np.zeros(4, np.float32)
