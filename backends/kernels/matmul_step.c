@@ -4,7 +4,6 @@
 #include "tile.h"
 
 enum {
-  CACHE_LINE = 64,               /* bytes */
   ROWS = 16,                     /* outputs computed before their activation: they stay in the first-level cache */
   NEAR = 1 << 17                 /* floats of X that the second-level cache keeps beside the weights */
 };
@@ -23,27 +22,6 @@ typedef struct {
   float *y;
   i64 tokens, pieces, near, shares; /* near: pieces that a task takes together */
 } job;
-
-/* Part `part` of `parts` of the bytes [from, end) goes to the second-level cache. */
-static void fetch(const void *from, const void *end, i64 part, i64 parts)
-{
-  const i64 bytes = (const char *)end - (const char *)from;
-  const char *stop = (const char *)from + bytes * (part + 1) / parts;
-  for (const char *p = (const char *)from + bytes * part / parts; p < stop; p += CACHE_LINE) __builtin_prefetch(p, 0, 2);
-}
-
-/* What follows the strips [first, end) is fetched while they are computed, a share for each of `parts` pieces: the weights of a
-   model come from memory, and only once. */
-static void fetch_ahead(const job *j, i64 first, i64 end, i64 part, i64 parts)
-{
-  const sc_kernel *k = j->kernel;
-  const sc_strip *s = &k->strips[first], *last = &k->strips[end - 1];
-  const i64 taps = last->tap + last->taps - s->tap, tap = s->tap + taps, stop = tap + taps < k->tap_count ? tap + taps : k->tap_count;
-  const float *weights = k->weights + last->weight + (i64)last->taps * last->mr;
-  if (tap >= stop) return;
-  fetch(weights, weights + (stop - tap) * last->mr, part, parts);
-  fetch(j->offsets + tap, j->offsets + stop, part, parts);
-}
 
 /* Strips [first, end) of one piece. */
 static void compute(const job *j, i64 first, i64 end, i64 piece)
@@ -73,10 +51,7 @@ static void task(void *data, u64 i)
   for (i64 first = sc_share(k, share, j->shares), stop; first < end; first = stop) {
     const i64 row = k->strips[first].row;
     for (stop = first + 1; stop < end && k->strips[stop].row + k->strips[stop].mr <= row + ROWS; stop++);
-    for (i64 piece = from; piece < to; piece++) {
-      fetch_ahead(j, first, stop, piece - from, to - from);
-      compute(j, first, stop, piece);
-    }
+    for (i64 piece = from; piece < to; piece++) compute(j, first, stop, piece);
   }
 }
 
