@@ -6,7 +6,6 @@
 enum {
   STAGE = 11,                    /* numbers of a stage: strides, pads, dilations, group, activation, residual */
   PACKED = 5,                    /* constants of a stage */
-  BESIDE = 8,                    /* most inputs beside the first: residuals */
   SMALL = 1 << 13                /* multiply-adds of vectors that are not worth a second thread */
 };
 
@@ -34,7 +33,7 @@ static const char *create(const sc_step_spec *spec, const sc_host *host, void **
   *state = 0;
   i64 count = spec->attribute_count / STAGE;
   if (count < 1 || count > SC_CHAIN_STAGES || spec->attribute_count % STAGE || spec->constant_count != count * PACKED ||
-      spec->inputs < 1 || spec->inputs > 1 + BESIDE || spec->outputs != 1)
+      spec->inputs < 1 || spec->inputs > 1 + SC_CHAIN_INPUTS || spec->outputs != 1)
     return "a malformed step";
   sc_chain *c = *state = sc_get(host, sizeof *c);
   if (!c) return "there is no memory for it";
@@ -88,7 +87,7 @@ typedef struct {
   const sc_segment *segment;
   const char *frame;             /* of the caller */
   i64 stage, parts, tasks;       /* of a layer that is shared: parts of its rows, and shares of units in each */
-  const float *x, *beside[BESIDE];
+  const float *x, *beside[SC_CHAIN_INPUTS];
   float *y, *whole, *task;       /* memory of the image, and of the task: windows, copies, results */
   int failed;
 } image;

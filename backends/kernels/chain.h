@@ -14,8 +14,6 @@ typedef struct {
   int depthwise;
 } sc_stage;
 
-enum { SC_CHAIN_BESIDE = 1000 };
-
 /* A value for one image size. */
 typedef struct {
   i64 height, width, channels;

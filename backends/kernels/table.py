@@ -74,7 +74,11 @@ REGION_VALUES = 64
 """Most values a region reads, and most it makes for others."""
 
 CHAIN_STAGES = 64
-"""Most convolutions that follow each other in one step."""
+"""Most convolutions that follow each other in one step, a chain."""
+CHAIN_BESIDE = 1000
+"""From here on the residual of a chain's layer is an input of the step beside the first one."""
+CHAIN_INPUTS = 8
+"""Most inputs of a chain beside the first."""
 
 OPS = ("conv", "matmul", "matvec")
 """Images; many tokens; a few tokens, whose time is that of reading the weights."""
@@ -196,7 +200,9 @@ def c_header() -> str:
         f"enum {{ SC_STRIP_ROWS = {ROWS}, SC_STRIP_LANES = {LANES} }};",
         f"enum {{ SC_STRIP_AHEAD = {WINDOW // 2} }};",
         f"enum {{ SC_FETCH_EVERY = {EVERY}, SC_FETCH_KINDS = {KINDS} }};",
-        f"enum {{ SC_STEP_KINDS = {len(STEPS)}, SC_CHAIN_STAGES = {CHAIN_STAGES} }};",
+        f"enum {{ SC_STEP_KINDS = {len(STEPS)} }};",
+        f"enum {{ SC_CHAIN_STAGES = {CHAIN_STAGES}, SC_CHAIN_BESIDE = {CHAIN_BESIDE} }};",
+        f"enum {{ SC_CHAIN_INPUTS = {CHAIN_INPUTS} }};",
         f"#define SC_STEPS_KEY {steps_key()}LL",
         f"#define SC_STEPS(X) {' '.join(f'X({kind})' for kind in STEPS)}",
         f"enum {{ SC_REGION_VALUES = {REGION_VALUES} }};",

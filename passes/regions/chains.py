@@ -9,15 +9,12 @@ import onnx_ir as ir
 
 from sparsecc import ops
 from sparsecc.backends.codegen.program import Step
-from sparsecc.backends.kernels.table import CHAIN_STAGES, ISAS
+from sparsecc.backends.kernels.table import CHAIN_BESIDE, CHAIN_INPUTS, CHAIN_STAGES, ISAS
 from sparsecc.cost import roofline
 from sparsecc.passes.regions.unit import Unit
 from sparsecc.targets import Target
 
 POINTWISE, DEPTHWISE, WINDOW = "pointwise", "depthwise", "window"
-BESIDE = 1000
-"""From here on a residual is an input of the step beside the first: ``chain.h``."""
-MOST_BESIDE = 8
 
 
 def chained(units: Sequence[Unit], target: Target) -> list[Unit]:
@@ -35,16 +32,16 @@ def chained(units: Sequence[Unit], target: Target) -> list[Unit]:
             rest.append(unit)
             continue
         chain = open_chains.pop(unit.step.inputs[0], None)
-        full = chain is not None and len(chain) == CHAIN_STAGES
-        if chain is None or full or len(_beside(chain)) == MOST_BESIDE:
+        if chain is None or len(chain) == CHAIN_STAGES:
             chain = []
             chains.append(chain)
         chain.append(unit)
         open_chains[unit.step.outputs[0]] = chain
     pieces = [piece for chain in chains for piece in _closed(chain)]
-    joined = [_join(piece) if _gains(piece, target) else piece[0] for piece in pieces]
+    for piece in pieces:
+        rest += [_join(piece)] if _gains(piece, target) else piece
     place = {node: at for at, unit in enumerate(units) for node in unit.nodes}
-    return sorted((*rest, *joined), key=lambda unit: place[unit.nodes[0]])
+    return sorted(rest, key=lambda unit: place[unit.nodes[0]])
 
 
 def _values(chain: Sequence[Unit]) -> list[str]:
@@ -61,7 +58,9 @@ def _beside(chain: Sequence[Unit]) -> list[str]:
 
 
 def _gains(piece: Sequence[Unit], target: Target) -> bool:
-    """Whether a piece is better a chain: alone, only a window larger than 1x1 is."""
+    """Whether a piece can be a chain and is better one: alone, only a window over 1x1 is."""
+    if len(_beside(piece)) > CHAIN_INPUTS:
+        return False
     return len(piece) > 1 or _kind(piece[0], target) == WINDOW
 
 
@@ -130,7 +129,7 @@ def _closed(chain: list[Unit]) -> Iterator[list[Unit]]:
 
 def _join(chain: Sequence[Unit]) -> Unit:
     values, beside = _values(chain), _beside(chain)
-    place = {name: BESIDE + at for at, name in enumerate(beside)}
+    place = {name: CHAIN_BESIDE + at for at, name in enumerate(beside)}
     place |= {name: at for at, name in enumerate(values)}
     attributes: list[int] = []
     for unit in chain:
