@@ -54,6 +54,7 @@ def models(rows: Sequence[Row], titles: Mapping[str, str], path: Path) -> None:
             here = [row for row in rows if (row.model, row.threads) == (name, threads)]
             shown |= _speed_ups(panel, here, styles)
             panel.set_title(f"{name}, {threads} thread{'s' if threads > 1 else ''}")
+            panel.set_visible(bool(here))
         line[0].set_ylabel(f"× {titles[BASELINE]}")
     order = [key for key in styles if key in shown]
     place = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0), "fontsize": 7}
@@ -77,7 +78,7 @@ def _speed_ups(
     panel.axhline(1, color="gray", linewidth=0.8)
     for key, style in styles.items():
         found = [row for row in rows if row.engine == key and not row.unavailable]
-        for _, kind in groupby(found, lambda row: row.pattern.partition(":")[0]):
+        for _, kind in groupby(found, lambda row: row.pattern.rpartition(":")[0]):
             each = list(kind)
             places, ratios = [patterns.index(r.pattern) for r in each], [r.ratio for r in each]
             (lines[key],) = panel.plot(places, ratios, marker="o", markersize=3, **style)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -151,3 +152,15 @@ def code_digest(root: Path) -> str:
                 digest.update(path.relative_to(root).as_posix().encode() + b"\0")
                 digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def ordered(rows: Iterable[Row]) -> list[Row]:
+    """Rows as pages and pictures show them: models as they came, zeros by kind, then by share."""
+    given = list(rows)
+    models = list(dict.fromkeys(row.model for row in given))
+
+    def place(row: Row) -> tuple[int, str, float]:
+        kind, _, share = row.pattern.rpartition(":")
+        return models.index(row.model), kind, float(share) if kind else 0.0
+
+    return sorted(given, key=place)

@@ -161,7 +161,7 @@ def main(
     report = Report(machine) if fresh else rows.resume(output, machine)
     fill(report, grid, output)
     titles = measure.TITLES | {name: peer.title for name, peer in peers.load().items()}
-    found = list(report.rows.values())
+    found = rows.ordered(report.rows.values())
     section = page.section(found, titles, machine)
     print(section)
     if page_file is not None:

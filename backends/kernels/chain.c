@@ -217,7 +217,10 @@ static int run_stage(image *m, const sc_parallel *parallel, void **host_error)
   i64 work = (weights + out->channels) * ceil_div(out->height * out->width, VL);
   m->tasks = clip(work / SMALL, 1, clip(units_of(s), 1, STEP_TASKS));
   m->parts = m->tasks > 1 ? sc_parts_of(out, m->c->company) : 1;
-  if (m->parts > 1) return m->tasks = packs ? 1 : CHAIN_PARTS, run_tasks(m, task_stage, m->parts * m->tasks, parallel, host_error);
+  if (m->parts > 1) {
+    m->tasks = packs ? 1 : CHAIN_PARTS;
+    return run_tasks(m, task_stage, m->parts * m->tasks, parallel, host_error);
+  }
   if (packs) {
     m->task = sc_scratch_get(m->host, g->floats, &slot);
     if (!m->task) return SC_MEMORY;

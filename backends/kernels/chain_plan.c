@@ -25,7 +25,8 @@ const char *SC(sc_chain_sizes)(const sc_chain *c, i64 height, i64 width, sc_valu
     if (c->stages[i].depthwise && !SC(sc_is_same_depthwise)(c->stages[i].kernel, in->height, in->width))
       return "a depthwise layer of it does not take images of this size";
     i64 r = c->stages[i].residual;
-    if (r >= 0 && r < SC_CHAIN_BESIDE && (values[r].height != out->height || values[r].width != out->width || values[r].channels != out->channels))
+    const sc_value *add = r >= 0 && r < SC_CHAIN_BESIDE ? &values[r] : 0;
+    if (add && (add->height != out->height || add->width != out->width || add->channels != out->channels))
       return "a residual has another shape than what it is added to";
   }
   return 0;
@@ -57,7 +58,8 @@ void SC(sc_stream_part)(sc_stream *s, i64 part, i64 parts)
     i64 from = s->made[stage + 1], residual = s->chain->stages[stage].residual;
     i64 low = sc_lowest_row(&s->chain->stages[stage], from);
     if (low < s->made[stage]) s->made[stage] = low / s->values[stage].rows * s->values[stage].rows;
-    if (residual > s->first && residual < SC_CHAIN_BESIDE && from < s->made[residual]) s->made[residual] = from / s->values[residual].rows * s->values[residual].rows;
+    if (residual > s->first && residual < SC_CHAIN_BESIDE && from < s->made[residual])
+      s->made[residual] = from / s->values[residual].rows * s->values[residual].rows;
   }
   s->made[s->first] = s->values[s->first].height;
   advance(s, s->end - 1, clip(batches * (part + 1) / parts * last->rows, 0, last->height));

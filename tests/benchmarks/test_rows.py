@@ -67,3 +67,17 @@ def test_the_digest_follows_sources_behind_links_and_nothing_else(tmp_path):
     assert rows.code_digest(root) == before
     Path(linked, "kernel.c").write_text("int y;")
     assert rows.code_digest(root) != before
+
+
+def test_rows_are_shown_by_model_then_kind_of_zeros_then_share():
+    shown = [
+        ("resnet50", "dense"),
+        ("resnet50", "4x1:0.8"),
+        ("resnet50", "4x1:0.95"),
+        ("resnet50", "int8:4x4:0.8"),
+        ("resnet50", "unstructured:0.7"),
+        ("bert_base", "4x1:0.9"),
+    ]
+    measured = [replace(ROW, model=model, pattern=pattern) for model, pattern in shown]
+    mixed = [measured[i] for i in (4, 2, 0, 5, 3, 1)]
+    assert rows.ordered(mixed) == measured
