@@ -8,7 +8,7 @@ enum {
   ALIAS_FLOATS = 1024 / 4        /* planes a multiple of this apart fall into few sets of a cache */
 };
 
-void SC(sc_place_taps)(const sc_kernel *k, sc_geometry *g)
+static void place_taps(const sc_kernel *k, sc_geometry *g)
 {
   const sc_spec *s = &k->spec;
   i64 depth = s->channels * s->kernel[0] * s->kernel[1], planes = k->phases * s->kernel[1];
@@ -88,7 +88,7 @@ static int build(sc_kernel *k, const sc_image *image, sc_geometry **out)
     if (laid.offsets) k->host.free(k->host.self, laid.offsets);
     return SC_MEMORY;
   }
-  SC(sc_place_taps)(k, &laid);
+  place_taps(k, &laid);
   *g = laid;
   *out = g;
   return SC_OK;

@@ -76,8 +76,6 @@ HIDDEN void SC(sc_geometry_done)(sc_kernel *kernel, sc_geometry *geometry);
 
 /* 1x1 of stride 1, without padding. */
 HIDDEN int SC(sc_is_pointwise)(const sc_kernel *kernel);
-/* Fills the offsets, of which there is room for column_count + AHEAD + 1. */
-HIDDEN void SC(sc_place_taps)(const sc_kernel *kernel, sc_geometry *geometry);
 
 /* The output pixels of a tile, tiles of all images being numbered. */
 typedef struct { i64 image, top, left, rows, columns, count; } sc_place;

@@ -16,7 +16,12 @@ from sparsecc.formats.blocks import Block, pack_blocks
 from sparsecc.passes import edit
 from sparsecc.passes.base import Context, Pass
 from sparsecc.passes.weights.choose import node_bias, node_work
-from sparsecc.passes.weights.depthwise import THROUGH, is_fed_by_sparse, is_feeding_sparse
+from sparsecc.passes.weights.depthwise import (
+    THROUGH,
+    Depthwise,
+    is_fed_by_sparse,
+    is_feeding_sparse,
+)
 from sparsecc.passes.weights.pack_node import pack_node
 from sparsecc.targets import Target
 
@@ -35,7 +40,7 @@ class DenseBeside(Pass):
 
     name: ClassVar[str] = "dense-beside"
     KERNEL: ClassVar[str] = "conv-dense"
-    WHY: ClassVar[str] = "dense, in the library: no change of layout beside a sparse convolution"
+    WHY: ClassVar[str] = Depthwise.WHY
 
     def __init__(self, target: Target) -> None:
         self.target = target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -33,7 +34,7 @@ class ToSparse(Pass):
     def call(self, model: ir.Model, ctx: Context) -> bool:
         """Choose for every layer, then rewrite the ones that pay."""
         survey = find_layers(model)
-        beside = _convolutions_with_zeros(survey.layers) > 1
+        beside = _have_neighbours(survey.layers)
         self.choices = [
             choose(layer, self.target, beside=beside and layer.op == "Conv")
             for layer in survey.layers
@@ -49,10 +50,11 @@ class ToSparse(Pass):
         return False
 
 
-def _convolutions_with_zeros(layers: Sequence[Layer]) -> int:
-    """Where there are several, a region takes what lies between them too."""
+def _have_neighbours(layers: Sequence[Layer]) -> bool:
+    """Whether several convolutions have zeros: a region takes what lies between them too."""
     weights = (matrix(layer) for layer in layers if layer.op == "Conv")
-    return sum(bool(np.any(weight == 0)) for weight in weights)
+    with_zeros = (weight for weight in weights if np.count_nonzero(weight) < weight.size)
+    return len(list(itertools.islice(with_zeros, 2))) == 2  # no more weights are read than that
 
 
 def replace_layer(layer: Layer, block: Block) -> ir.Node:

@@ -12,13 +12,10 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from sparsecc import ops, targets
-from sparsecc.capture import capture
-from sparsecc.passes import pipeline
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.weights.dense_beside import DenseBeside
-from sparsecc.passes.weights.layers import find_layers
-from sparsecc.passes.weights.to_sparse import replace_layer
 from tests import small
+from tests.passes.weights.prepared import with_sparse
 
 TARGET = targets.TARGETS["x86-64"]
 SIDE = 32
@@ -44,12 +41,7 @@ def network(*nodes: onnx.NodeProto, output: str = "y", batch: int | str = 1, **w
 
 def rewritten(proto: onnx.ModelProto, *sparse: str) -> tuple[ir.Model, DenseBeside, Context]:
     """The model with the named convolutions sparse, then the pass."""
-    model, ctx = capture(proto), Context(verify=True)
-    run(pipeline.EXACT_BEFORE, model, ctx)
-    for layer in find_layers(model).layers:
-        if layer.name in sparse:
-            replace_layer(layer, (4, 1))
-    model.opset_imports[ops.DOMAIN] = ops.VERSION
+    model, ctx = with_sparse(proto, *sparse)
     each = DenseBeside(TARGET)
     run([each], model, ctx)
     return model, each, ctx

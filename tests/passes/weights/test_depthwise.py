@@ -17,15 +17,13 @@ from sparsecc import ops, targets
 from sparsecc.backends.onnxruntime.library import build_library
 from sparsecc.backends.onnxruntime.lower import lower
 from sparsecc.backends.onnxruntime.run import open_session
-from sparsecc.capture import capture
 from sparsecc.errors import TargetError
 from sparsecc.passes import pipeline
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.weights.depthwise import Depthwise
-from sparsecc.passes.weights.layers import find_layers
 from sparsecc.passes.weights.to_dense import twin_of
-from sparsecc.passes.weights.to_sparse import replace_layer
 from tests import small
+from tests.passes.weights.prepared import with_sparse
 
 RNG = np.random.default_rng(0)
 TOLERANCE = 1e-5
@@ -73,12 +71,7 @@ def depthwise(source="a", target="b", weight="dw.w", bias=None, channels=16, nam
 
 def rewritten(proto: onnx.ModelProto, *sparse: str) -> tuple[ir.Model, Depthwise, Context]:
     """The model with the named convolutions sparse, then the pass."""
-    model, ctx = capture(proto), Context(verify=True)
-    run(pipeline.EXACT_BEFORE, model, ctx)
-    for layer in find_layers(model).layers:
-        if layer.name in sparse:
-            replace_layer(layer, (4, 1))
-    model.opset_imports[ops.DOMAIN] = ops.VERSION
+    model, ctx = with_sparse(proto, *sparse)
     each = Depthwise()
     run([each], model, ctx)
     return model, each, ctx
