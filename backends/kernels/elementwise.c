@@ -65,10 +65,7 @@ static const char *infer(const void *state, const sc_tensor *const *in, sc_tenso
   const elementwise *e = state;
   if (in[0]->type != SC_F32) return "its input must be float32";
   *out[0] = *in[0], out[0]->data = 0;
-  if (!e->two) {
-    int lanes = in[0]->layout == SC_C16 && in[0]->rank > 1 && in[0]->dims[1] % 16;
-    return e->activation == SC_SIGMOID && lanes ? "a sigmoid would not keep the lanes beyond the channels zero" : 0;
-  }
+  if (!e->two) return 0;
   const sc_tensor *term = e->constant ? &e->term : in[1];
   if (sc_same_dims(term, in[0]) || repeats(term, in[0])) return 0;
   return "the second term must have the shape of the first, or its last dimensions";

@@ -9,10 +9,9 @@ enum { SC_F32, SC_I32, SC_I64, SC_U8, SC_I8, SC_TYPES };
 
 /* How a tensor lies in memory; dims are the ONNX ones in every layout.
    SC_PLAIN  row-major.
-   SC_C16    [N, ceil(C/16), H, W, 16]: lanes beyond C are zero.
-   SC_C4     [N, ceil(C/4), H, W, 4]: the same for bytes.
+   SC_C4     [N, ceil(C/4), H, W, 4] of bytes: those beyond C are zero.
    SC_T64    [ceil(T/64), F, 64] of T tokens, the product of all dims but the last, and F features: see t64.h. */
-enum { SC_PLAIN, SC_C16, SC_C4, SC_T64, SC_LAYOUTS };
+enum { SC_PLAIN, SC_C4, SC_T64, SC_LAYOUTS };
 
 /* A value of a region. Data are 64-byte aligned inside the region; its own inputs and outputs are where the host put them. */
 typedef struct {

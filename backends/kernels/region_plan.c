@@ -8,7 +8,7 @@ enum { ALIGN = 64, SLACK = 64 /* kernels may read a vector beyond a tensor */, T
 i64 sc_tensor_bytes(const sc_tensor *t)
 {
   const i64 type = sc_size_type(t->type);
-  i64 size = 1, lanes = t->layout == SC_C16 ? 16 : t->layout == SC_C4 ? 4 : 1;
+  i64 size = 1, lanes = t->layout == SC_C4 ? 4 : 1;
   for (i32 i = 0; i < t->rank; i++) {
     i64 d = t->dims[i];
     if (d < 0 || d > TOO_LARGE) return -1;

@@ -15,19 +15,13 @@ TOKENS = (
 )
 """Steps over tokens; the second needs :data:`PIXELS`, among those of :data:`PER_ISA`."""
 
-CHANNELS = (
-    *("tile16.c", "grid16.c", "weight16.c", "pad16.c"),
-    *("conv16.c", "depthwise16.c", "separable16.c"),
-)
-"""Steps over images in layout C16, among those of :data:`PER_ISA`."""
-
 PIXELS = (
     *("plan.c", "geometry.c", "tile.c", "conv.c", "generated.c", "generated_image.c"),
     *("depthwise.c", "depthwise_same.c", "matmul.c", "chain.c", "chain_plan.c", "chain_grid.c"),
 )
 """The ops with pixels or tokens in the lanes, among those of :data:`PER_ISA`."""
 
-PER_ISA: tuple[str, ...] = (*PIXELS, "steps.c", "image.c", *TOKENS, *CHANNELS)
+PER_ISA: tuple[str, ...] = (*PIXELS, "steps.c", "image.c", *TOKENS)
 """Compiled once per instruction set."""
 
 INT8 = (

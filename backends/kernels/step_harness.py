@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from sparsecc.backends.codegen.toolchain import Build, Unit, build_cached
 from sparsecc.backends.kernels.harness import sanitized
 from sparsecc.backends.kernels.sources import (
-    CHANNELS,
     CLANG_WIDE,
     HERE,
     PIXELS,
@@ -35,16 +34,13 @@ TOKEN_KINDS = (
 )
 """The step kinds of transformers, which have an executable of their own."""
 
-CHANNEL_KINDS = ("conv16", "depthwise16", "separable16")
-"""The same for those of images in layout C16."""
-
 IMAGE_KINDS = ("chain", "pool")
 """The same for those of images in rows and columns."""
 
 TYPES = ("float32", "int32", "int64", "uint8", "int8")
 """Element types, in the order of region.h."""
 
-PLAIN, C16, C4, T64 = range(4)
+PLAIN, C4, T64 = range(3)
 T64_LANES = 64
 RANK = 6
 HEADER_BYTES = (3 + RANK) * 8
@@ -57,7 +53,7 @@ class Tensor:
     Attributes:
         data: Its elements as they lie; ``[N, ceil(C/4), H, W, 4]`` in layout C4.
         dims: Its dimensions.
-        layout: ``PLAIN``, ``C16``, ``C4`` or ``T64``.
+        layout: ``PLAIN``, ``C4`` or ``T64``.
     """
 
     data: Array
@@ -165,10 +161,6 @@ def _token_units(isa: str) -> tuple[Unit, ...]:
     return _step_units(isa, TOKEN_KINDS, (*TOKENS, *PIXELS))
 
 
-def _channel_units(isa: str) -> tuple[Unit, ...]:
-    return _step_units(isa, CHANNEL_KINDS, (*CHANNELS, "tile.c"))
-
-
 def _image_units(isa: str) -> tuple[Unit, ...]:
     return _step_units(isa, IMAGE_KINDS, (*PIXELS, "image.c"))
 
@@ -193,15 +185,6 @@ def build_token_steps(isa: str) -> Path:
         BackendError: zig failed.
     """
     return _built(f"token-steps-{isa}", isa, _token_units(isa))
-
-
-def build_channel_steps(isa: str) -> Path:
-    """The executable of :data:`CHANNEL_KINDS`.
-
-    Raises:
-        BackendError: zig failed.
-    """
-    return _built(f"channel-steps-{isa}", isa, _channel_units(isa))
 
 
 def build_image_steps(isa: str) -> Path:
@@ -243,15 +226,6 @@ def build_token_steps_sanitized(isa: str, compiler: str, folder: Path) -> Path:
     return sanitized(_token_units(isa), isa, compiler, folder)
 
 
-def build_channel_steps_sanitized(isa: str, compiler: str, folder: Path) -> Path:
-    """The executable of :data:`CHANNEL_KINDS` under sanitizers.
-
-    Raises:
-        subprocess.CalledProcessError: The compiler cannot do it.
-    """
-    return sanitized(_channel_units(isa), isa, compiler, folder)
-
-
 def build_image_steps_sanitized(isa: str, compiler: str, folder: Path) -> Path:
     """The executable of :data:`IMAGE_KINDS` under sanitizers.
 
@@ -291,7 +265,7 @@ def run_outputs(step: Step, command: Sequence[str]) -> list[Tensor]:
 
 def _read_tensor(said: bytes) -> Tensor:
     kind, layout, rank, *dims = np.frombuffer(said[:HEADER_BYTES], np.int64).tolist()
-    lanes = {PLAIN: 1, C16: 16, C4: 4, T64: 1}[layout]
+    lanes = 4 if layout == C4 else 1
     padded = [-(-d // lanes) * lanes if axis == 1 else d for axis, d in enumerate(dims[:rank])]
     if layout == T64:
         tokens = math.prod(dims[: rank - 1])

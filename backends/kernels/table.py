@@ -61,7 +61,6 @@ STEPS: tuple[str, ...] = (
     *("conv", "chain", "matmul", "pool", "flatten", "add", "activation"),
     *("matmul16", "attention", "layer_norm", "softmax", "select"),
     *("to_t64", "from_t64"),
-    *("conv16", "depthwise16", "separable16"),
     *("int8_conv", "int8_depthwise", "int8_maxpool", "int8_add", "int8_mean"),
     *("int8_quantize", "int8_dequantize"),
 )

@@ -46,7 +46,7 @@ static void fail(const char *message)
 
 static i64 bytes_of(const described *d)
 {
-  i64 count = 1, group = d->layout == SC_C4 ? 4 : d->layout == SC_C16 ? 16 : 1;
+  i64 count = 1, group = d->layout == SC_C4 ? 4 : 1;
   if (d->layout == SC_T64) {
     for (i64 i = 0; i + 1 < d->rank; i++) count *= d->dims[i];
     return (count + 63) / 64 * 64 * d->dims[d->rank - 1] * sc_size_type((i32)d->type);

@@ -10,7 +10,7 @@ import numpy as np
 
 from sparsecc.backends.kernels.step_harness import IMAGE_KINDS, PLAIN, Array, Step, Tensor, run_step
 from sparsecc.backends.kernels.table import CHAIN_BESIDE
-from tests.backends.kernels.test_conv16 import UNIT, Doubles, Floats, Layer, normal
+from tests.backends.kernels.layers import UNIT, Doubles, Floats, Layer, normal
 from tests.backends.kernels.test_kernels import Window
 
 ROUNDING = 2e-6

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,22 @@ def sanitized_command(build: Callable[[str, str, Path], Path], folder: Path) -> 
         if "sanitize" not in error.stderr and "asan" not in error.stderr:
             raise
         pytest.skip("gcc has no address sanitizer here")
+
+
+def fixtures(
+    build: Callable[[str], Path], build_sanitized: Callable[[str, str, Path], Path]
+) -> tuple[Any, Any]:
+    """The fixtures of a module: the command of every instruction set, and the sanitized one."""
+
+    @pytest.fixture(scope="module", params=list(ISAS))
+    def command(request: pytest.FixtureRequest) -> list[str]:
+        return command_of(request.param, build)
+
+    @pytest.fixture(scope="module")
+    def sanitized(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+        return sanitized_command(build_sanitized, tmp_path_factory.mktemp("steps"))
+
+    return command, sanitized
 
 
 def sanitized_isa() -> str | None:

@@ -15,7 +15,7 @@ from sparsecc.backends.kernels.step_harness import build_image_steps_sanitized
 from sparsecc.backends.kernels.table import CHAIN_BESIDE, CHAIN_STAGES, ISAS
 from tests.backends.kernels.chain_cases import Chain, Machine, check, layers_of, same, weight_of
 from tests.backends.kernels.executables import sanitized_command, sanitized_isa
-from tests.backends.kernels.test_conv16 import ACTIVATIONS, DENSITIES, SEEDS, UNIT, Layer, normal
+from tests.backends.kernels.layers import ACTIVATIONS, DENSITIES, SEEDS, UNIT, Layer, normal
 from tests.backends.kernels.test_kernels import Window, windows
 
 EXAMPLES = 40

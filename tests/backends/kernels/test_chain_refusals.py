@@ -14,7 +14,7 @@ from sparsecc.backends.kernels.step_harness import Step, Tensor, build_image_ste
 from sparsecc.backends.kernels.table import CHAIN_BESIDE, CHAIN_STAGES
 from tests.backends.kernels.chain_cases import Chain, Machine, layers_of, same
 from tests.backends.kernels.executables import command_of
-from tests.backends.kernels.test_conv16 import Layer, normal
+from tests.backends.kernels.layers import Layer, normal
 from tests.backends.kernels.test_kernels import Window
 
 EXAMPLES = 40

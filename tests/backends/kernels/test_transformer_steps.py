@@ -25,9 +25,8 @@ from sparsecc.backends.kernels.step_harness import (
     build_token_steps_sanitized,
     run_outputs,
 )
-from sparsecc.backends.kernels.table import ISAS
 from sparsecc.formats.blocks import pack_blocks
-from tests.backends.kernels.executables import command_of, sanitized_command
+from tests.backends.kernels.executables import fixtures
 
 Floats = NDArray[np.float32]
 EXAMPLES = 15
@@ -44,16 +43,7 @@ LEADING = st.one_of(
 )
 
 
-@pytest.fixture(scope="module", params=list(ISAS))
-def command(request: pytest.FixtureRequest) -> list[str]:
-    """How to run the executable of an instruction set."""
-    return command_of(request.param, build_token_steps)
-
-
-@pytest.fixture(scope="module")
-def sanitized(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The executable under address and undefined-behaviour sanitizers."""
-    return sanitized_command(build_token_steps_sanitized, tmp_path_factory.mktemp("token-steps"))
+command, sanitized = fixtures(build_token_steps, build_token_steps_sanitized)
 
 
 def bits(value: float) -> int:
@@ -307,16 +297,6 @@ def test_activation_is_close_everywhere(command: list[str], activation: int) -> 
     (got,) = run(command, "activation", [activation], [], [x])
     want = activated(activation, x.astype(np.float64))
     np.testing.assert_allclose(got, want, rtol=3e-7, atol=2e-6)
-
-
-def test_activation_in_blocks_of_channels(command: list[str]) -> None:
-    rng = np.random.default_rng(0)
-    lanes = normal(rng, 2, 2, 3, 5, 16)
-    step = Step("activation", [4], [], [Tensor(lanes, (2, 20, 3, 5), 1)], kinds=TOKEN_KINDS)
-    (got,) = run_outputs(step, command)
-    assert (got.dims, got.layout) == ((2, 20, 3, 5), 1)
-    want = activated(4, lanes.astype(np.float64)).ravel()
-    np.testing.assert_allclose(got.data.astype(np.float64), want, rtol=0, atol=2e-6)
 
 
 def test_add_repeats_its_second_term(command: list[str]) -> None:
