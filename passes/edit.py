@@ -52,6 +52,17 @@ def _is_larger(value: ir.Value) -> bool:
     return value.shape is not None and any(dim != 1 for dim in value.shape)
 
 
+def is_of_pixels(node: ir.Node) -> bool:
+    """Whether a Conv, or a sparse one, is a linear layer: 1x1 over images that are one pixel."""
+    values = node.inputs[0], node.outputs[0]
+    one_pixel = all(
+        value is not None and value.shape is not None and list(value.shape)[2:] == [1, 1]
+        for value in values
+    )
+    unpadded = not any(node.attributes.get_ints("pads", []))
+    return one_pixel and unpadded and node.attributes.get_int("group", 1) == 1
+
+
 def sole_consumer(value: ir.Value) -> ir.Node | None:
     """The one node that reads `value`, once and in the same graph, if nothing else needs it."""
     producer = value.producer()

@@ -80,16 +80,19 @@ INLINE vf gelu_vf(vf x)
 INLINE vf gelu_tanh_vf(vf x) { return x * sigmoid_vf(1.595769122f * (x + .044715f * x * x * x)); }
 #endif
 
+INLINE vf hardsigmoid_vf(vf x) { return at_most(at_least(x * (1.f / 6.f) + .5f, splat(0.f)), splat(1.f)); }
+
 INLINE vf activate_vf(vf x, const i32 activation)
 {
   switch (activation) {
   case SC_RELU: return at_least(x, splat(0.f));
   case SC_RELU6: return at_most(at_least(x, splat(0.f)), splat(6.f));
-  case SC_HARDSWISH: return x * at_most(at_least(x * (1.f / 6.f) + .5f, splat(0.f)), splat(1.f));
+  case SC_HARDSWISH: return x * hardsigmoid_vf(x);
   case SC_SILU: return x * sigmoid_vf(x);
   case SC_GELU: return gelu_vf(x);
   case SC_GELU_TANH: return gelu_tanh_vf(x);
   case SC_SIGMOID: return sigmoid_vf(x);
+  case SC_HARDSIGMOID: return hardsigmoid_vf(x);
   default: return x;
   }
 }

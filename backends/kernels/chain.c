@@ -28,20 +28,32 @@ static const char *create_stage(const sc_step_spec *spec, sc_chain *c, i64 i)
   return before && before->rows != s.channels * s.group ? "a layer has another number of inputs than the one before has outputs" : 0;
 }
 
+/* The last attribute: the input beside the first that has a factor for each channel the chain reads, or -1. */
+static const char *create_gate(const sc_step_spec *spec, sc_chain *c)
+{
+  i64 input = spec->attributes[c->count * STAGE];
+  c->gate.input = input < 0 ? -1 : input - SC_CHAIN_BESIDE;
+  if (input == -1) return 0;
+  if (c->gate.input < 0 || c->gate.input >= spec->inputs - 1) return "its factors are not one of its inputs";
+  for (i64 i = 0; i < c->count; i++) if (!c->stages[i].residual) return "a residual is its input before the factors";
+  return SC(sc_gate_make)(&c->host, c->stages[0].kernel, &c->gate);
+}
+
 static const char *create(const sc_step_spec *spec, const sc_host *host, void **state)
 {
   *state = 0;
   i64 count = spec->attribute_count / STAGE;
-  if (count < 1 || count > SC_CHAIN_STAGES || spec->attribute_count % STAGE || spec->constant_count != count * PACKED ||
+  if (count < 1 || count > SC_CHAIN_STAGES || spec->attribute_count % STAGE != 1 || spec->constant_count != count * PACKED ||
       spec->inputs < 1 || spec->inputs > 1 + SC_CHAIN_INPUTS || spec->outputs != 1)
     return "a malformed step";
   sc_chain *c = *state = sc_get(host, sizeof *c);
   if (!c) return "there is no memory for it";
-  *c = (sc_chain){.host = *host, .count = count};
+  *c = (sc_chain){.host = *host, .count = count, .gate = {.input = -1}};
   const char *wrong = 0;
-  i64 beside = 0;
+  for (i64 i = 0; i < count && !wrong; i++) wrong = create_stage(spec, c, i);
+  if (!wrong) wrong = create_gate(spec, c);
+  i64 beside = c->gate.input + 1;
   for (i64 i = 0; i < count && !wrong; i++) {
-    wrong = create_stage(spec, c, i);
     i64 r = c->stages[i].residual - SC_CHAIN_BESIDE + 1;
     if (r > beside) beside = r;
   }
@@ -53,6 +65,7 @@ static void destroy(void *state, const sc_host *host)
   sc_chain *c = state;
   for (i64 i = 0; i < CHAIN_PLANS; i++) SC(sc_chain_plan_free)(c, c->plans[i]);
   for (i64 i = 0; i < c->count; i++) if (c->stages[i].kernel) SC(sc_destroy)(c->stages[i].kernel);
+  sc_drop(host, c->gate.channels);
   sc_drop(host, c);
 }
 
@@ -67,6 +80,7 @@ static const char *infer(const void *state, const sc_tensor *const *in, sc_tenso
   const char *wrong = SC(sc_chain_sizes)(c, in[0]->dims[2], in[0]->dims[3], values);
   if (wrong) return wrong;
   const sc_value *last = &values[c->count];
+  if (c->gate.input >= 0 && !sc_is_factors(in[1 + c->gate.input], in[0])) wrong = "there is not one factor for each channel";
   for (i64 i = 0; i < c->count && !wrong; i++) {
     const sc_tensor *r = c->stages[i].residual < SC_CHAIN_BESIDE ? 0 : in[1 + c->stages[i].residual - SC_CHAIN_BESIDE];
     const sc_value *v = &values[i + 1];
@@ -85,6 +99,7 @@ typedef struct {
   const sc_chain_plan *p;
   const sc_host *host;
   const sc_segment *segment;
+  const sc_kernel *first;        /* of the first stage, its weights multiplied */
   const char *frame;             /* of the caller */
   i64 stage, parts, tasks;       /* of a layer that is shared: parts of its rows, and shares of units in each */
   const float *x, *beside[SC_CHAIN_INPUTS];
@@ -114,7 +129,7 @@ static sc_lines residual_of(const image *m, i64 stage)
    `together` room for its results. */
 static void run_rows(const image *m, i64 stage, i64 top, i64 rows, i64 from, i64 end, const float *copies, float *together)
 {
-  const sc_kernel *k = m->c->stages[stage].kernel;
+  const sc_kernel *k = stage ? m->c->stages[stage].kernel : m->first;
   const sc_grid *g = &m->p->grids[stage];
   sc_lines x = lines_of(m, stage), y = lines_of(m, stage + 1), residual = residual_of(m, stage);
   const sc_lines *add = residual.data ? &residual : 0;
@@ -231,7 +246,7 @@ static int run_stage(image *m, const sc_parallel *parallel, void **host_error)
   return status;
 }
 
-static int run_image(image *m, const sc_parallel *parallel, void **host_error)
+static int run_segments(image *m, const sc_parallel *parallel, void **host_error)
 {
   const sc_chain_plan *p = m->p;
   int slot, status = SC_OK;
@@ -249,6 +264,23 @@ static int run_image(image *m, const sc_parallel *parallel, void **host_error)
     else for (m->stage = m->segment->first; m->stage < m->segment->end && !status; m->stage++) status = run_stage(m, parallel, host_error);
   }
   sc_scratch_put(m->host, slot, m->whole);
+  return status;
+}
+
+static int run_image(image *m, const sc_parallel *parallel, void **host_error)
+{
+  const sc_gate *g = &m->c->gate;
+  const sc_kernel *plain = m->c->stages[0].kernel;
+  m->first = plain;
+  if (g->input < 0) return run_segments(m, parallel, host_error);
+  int slot;
+  sc_kernel scaled = *plain;
+  scaled.weights = sc_scratch_get(m->host, g->floats, &slot);
+  if (!scaled.weights) return SC_MEMORY;
+  SC(sc_gate_scale)(g, plain, m->beside[g->input], scaled.weights);
+  m->first = &scaled;
+  int status = run_segments(m, parallel, host_error);
+  sc_scratch_put(m->host, slot, scaled.weights);
   return status;
 }
 

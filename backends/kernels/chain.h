@@ -45,9 +45,17 @@ typedef struct {
   sc_grid grids[SC_CHAIN_STAGES]; /* of convolutions */
 } sc_chain_plan;
 
+/* How the weights of the first layer meet a factor for each channel that it reads. */
+typedef struct {
+  i64 input;                     /* of the step, beside the first: its factors; -1 is none */
+  i32 *channels;                 /* of each tap */
+  i64 floats;                    /* of the weights */
+} sc_gate;
+
 typedef struct {
   sc_host host;
   i64 count;
+  sc_gate gate;
   sc_stage stages[SC_CHAIN_STAGES];
   sc_chain_plan *plans[CHAIN_PLANS];
   int company;                   /* whether a task ever ran on another thread than the caller's */
@@ -87,6 +95,11 @@ static inline i64 sc_lowest_row(const sc_stage *s, i64 row)
   i64 at = row * s->kernel->spec.stride[0] - s->kernel->spec.pad[0];
   return at < 0 ? 0 : at;
 }
+
+/* Null, or what is wrong. */
+HIDDEN const char *SC(sc_gate_make)(const sc_host *host, const sc_kernel *kernel, sc_gate *gate);
+/* The weights of the kernel, each times the factor of its channel. */
+HIDDEN void SC(sc_gate_scale)(const sc_gate *gate, const sc_kernel *kernel, const float *factors, float *to);
 
 /* ---- windows larger than 1x1 ---- */
 HIDDEN int SC(sc_grid_make)(const sc_chain *chain, const sc_kernel *kernel, const sc_value *in, const sc_value *out, sc_grid *grid);

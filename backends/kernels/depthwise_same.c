@@ -4,7 +4,7 @@
 #include "pack.h"
 
 enum {
-  MOST = 4,                      /* output rows of a 5x5 kernel at once: pointers to their inputs stay in registers */
+  MOST = 4,                      /* output rows of a 5x5 kernel at once, half of stride 2: pointers to their inputs stay in registers */
   LEFT = 1, RIGHT = 2, SHORT = 4 /* edges a block of columns touches; SHORT: the row is no longer than a vector */
 };
 
@@ -45,11 +45,15 @@ INLINE vf tap_of(const int S, const int EDGE, const float *from, const int by, i
   const vi lanes = {LANES(LANE_NUMBER, 0)};
   const int inside = !by || !(EDGE & (by < 0 ? LEFT : RIGHT));
   if (S == 2) {
-    if (by < 0 && inside) return every_second(from - 1);
+    if (inside && by != 1) return every_second(from + by);
     vf a = load(from), b = load(from + VL);
-    if (!by) return __builtin_shufflevector(a, b, LANES(EVERY_SECOND, 0));
-    vf odd = __builtin_shufflevector(a, b, LANES(EVERY_SECOND, 1));
-    return by < 0 ? shifted(odd, -1) : odd;
+    if (by & 1) {
+      vf odd = __builtin_shufflevector(a, b, LANES(EVERY_SECOND, 1));
+      return by < 0 ? shifted(odd, -1) : odd;
+    }
+    vf even = __builtin_shufflevector(a, b, LANES(EVERY_SECOND, 0));
+    if (EDGE & SHORT) even = select_vf(lanes < (i32)width, even, splat(0.f));
+    return shifted(even, by / 2);
   }
   vf u = load(from + (inside ? by : 0));
   if (EDGE & SHORT) u = select_vf(lanes < (i32)width, u, splat(0.f));
@@ -113,9 +117,9 @@ INLINE void down3(const int S, const int EDGE, const sc_channel *c, const sc_fil
   put(EDGE, c, f, to, sum + PRODUCT(2));
 }
 
-/* ---- 5x5: MOST rows at once; an input is loaded once for all the output rows it belongs to ---- */
-INLINE void block5(const int N, const int EDGE, const sc_channel *c, const sc_filter *f, const float *const *from, i64 row,
-                   i64 column)
+/* ---- 5x5: several rows at once; an input is loaded once for all the output rows it belongs to ---- */
+INLINE void block5(const int N, const int S, const int EDGE, const sc_channel *c, const sc_filter *f, const float *const *from,
+                   i64 row, i64 column)
 {
   enum { K = 5 };
   vf acc[MOST], w[K];
@@ -125,22 +129,23 @@ INLINE void block5(const int N, const int EDGE, const sc_channel *c, const sc_fi
       w[kh] = splat(f->weights[kh * K + kw]);
       KEEP(w[kh]);
     }
-    UNROLL for (int i = 0; i < N - 1 + K; i++) {
-      vf u = tap_of(1, EDGE, from[i] + column, kw - K / 2, c->width);
-      UNROLL for (int kh = 0; kh < K; kh++) if (i >= kh && i - kh < N) acc[i - kh] += u * w[kh];
+    UNROLL for (int i = 0; i < S * (N - 1) + K; i++) {
+      vf u = tap_of(S, EDGE, from[i] + S * column, kw - K / 2, c->width);
+      UNROLL for (int n = 0; n < N; n++) if (i >= S * n && i < S * n + K) acc[n] += u * w[i - S * n];
     }
   }
   UNROLL for (int n = 0; n < N; n++) put(EDGE, c, f, (row + n) * c->width + column, acc[n]);
 }
 
-INLINE void down5(const int EDGE, const sc_channel *c, const sc_filter *f, i64 column, i64 rows)
+INLINE void down5(const int S, const int EDGE, const sc_channel *c, const sc_filter *f, i64 column, i64 rows)
 {
+  const int N = MOST / S;
   for (i64 row = 0; row < rows;) {
-    sc_cursor at = {c->first + row, (c->slot + row) % c->lines->held};
+    sc_cursor at = {c->first + S * row, (c->slot + S * row) % c->lines->held};
     const float *from[MOST + 4];
-    UNROLL for (int i = 0; i < MOST + 4; i++) from[i] = next_row(c, &at);
-    if (rows - row >= MOST) block5(MOST, EDGE, c, f, from, row, column), row += MOST;
-    else block5(1, EDGE, c, f, from, row, column), row++;
+    UNROLL for (int i = 0; i < S * (N - 1) + 5; i++) from[i] = next_row(c, &at);
+    if (rows - row >= N) block5(N, S, EDGE, c, f, from, row, column), row += N;
+    else block5(1, S, EDGE, c, f, from, row, column), row++;
   }
 }
 
@@ -148,13 +153,13 @@ INLINE void down(const int K, const int S, const int EDGE, const sc_channel *c, 
                  i64 rows)
 {
   if (K == 3) down3(S, EDGE, c, f, w, column, rows);
-  else down5(EDGE, c, f, column, rows);
+  else down5(S, EDGE, c, f, column, rows);
 }
 
-/* Of stride 2 only the left edge needs care: the row is twice as long as the output's. */
+/* Of a 3x3 of stride 2 only the left edge needs care: the row is twice as long as the output's. */
 INLINE void channel(const int K, const int S, const sc_channel *c, const sc_filter *f, i64 rows)
 {
-  const int reach = K / 2, right = S == 1 ? RIGHT : 0;
+  const int reach = K / 2, right = reach >= S ? RIGHT : 0;
   i64 width = c->width, column = VL;
   vf w[9];
   UNROLL for (int i = 0; i < 9; i++) {
@@ -177,8 +182,7 @@ int SC(sc_is_same_depthwise)(const sc_kernel *k, i64 height, i64 width)
   i64 side = s->kernel[0], reach = side / 2, stride = s->stride[0], columns = width / stride;
   int same = side == s->kernel[1] && stride == s->stride[1] && s->dilation[0] == 1 && s->dilation[1] == 1;
   for (int i = 0; i < 4; i++) same &= s->pad[i] == reach;
-  if (stride == 2) same &= side == 3 && width % 2 == 0 && height % 2 == 0;
-  else same &= stride == 1 && (side == 3 || side == 5);
+  same &= (side == 3 || side == 5) && (stride == 1 || (stride == 2 && width % 2 == 0 && height % 2 == 0));
   return same && (columns <= VL || columns >= VL + reach);
 }
 
@@ -200,9 +204,10 @@ void SC(sc_same_depthwise)(const sc_kernel *k, const sc_lines *x, const sc_lines
                     .residual = add ? add + p * residual->pitch : 0, .width = y->width, .room = room};
     sc_filter f = {.weights = k->weights + k->strips[filter].weight, .bias = k->bias[filter], .low = clamp ? 0.f : -inf,
                    .high = clamp && s->activation == SC_RELU6 ? 6.f : inf};
-    if (s->stride[0] == 2) channel(3, 2, &c, &f, rows);
-    else if (s->kernel[0] == 3) channel(3, 1, &c, &f, rows);
-    else channel(5, 1, &c, &f, rows);
+    if (s->kernel[0] == 3 && s->stride[0] == 1) channel(3, 1, &c, &f, rows);
+    else if (s->kernel[0] == 3) channel(3, 2, &c, &f, rows);
+    else if (s->stride[0] == 1) channel(5, 1, &c, &f, rows);
+    else channel(5, 2, &c, &f, rows);
     for (i64 i = 0; late && i < count; i++) c.y[i] += c.residual[i];
     if (late || s->activation > SC_RELU6) SC(sc_activate)(c.y, count, s->activation);
   }

@@ -97,7 +97,7 @@ static void task(void *data, u64 i)
 #define ELEMENTS(a) case a: elements(j, from, end, a); break;
   switch (j->activation) {
     ELEMENTS(SC_RELU) ELEMENTS(SC_RELU6) ELEMENTS(SC_HARDSWISH) ELEMENTS(SC_SILU) ELEMENTS(SC_GELU)
-    ELEMENTS(SC_GELU_TANH) ELEMENTS(SC_SIGMOID)
+    ELEMENTS(SC_GELU_TANH) ELEMENTS(SC_SIGMOID) ELEMENTS(SC_HARDSIGMOID)
     default: elements(j, from, end, SC_NONE);
   }
 }

@@ -3,7 +3,7 @@
 #include "step.h"
 #include "vecmath.h"
 
-/* ---- pooling: attributes max, kernel 2, strides 2, pads 4, whether pads count; a kernel of 0 is the whole image ---- */
+/* ---- pooling: attributes max, kernel 2, strides 2, pads 4, whether pads count ---- */
 enum { MAX, KERNEL, STRIDE = 3, PADS = 5, COUNT_PADS = 9, POOL_ATTRIBUTES };
 typedef struct { i64 a[POOL_ATTRIBUTES]; } pool;
 
@@ -13,12 +13,10 @@ static const char *create_pool(const sc_step_spec *spec, const sc_host *host, vo
     return "a malformed step";
   const i64 *a = spec->attributes;
   for (int i = 0; i < 2; i++) {
-    if (a[KERNEL + i] < 0 || a[KERNEL + i] > 1024 || a[STRIDE + i] < 1 || a[STRIDE + i] > 1024) return "a malformed window";
+    if (a[KERNEL + i] < 1 || a[KERNEL + i] > 1024 || a[STRIDE + i] < 1 || a[STRIDE + i] > 1024) return "a malformed window";
     for (int side = 0; side < 4; side += 2)
       if (a[PADS + i + side] < 0 || (a[PADS + i + side] && a[PADS + i + side] >= a[KERNEL + i])) return "a malformed window";
   }
-  int whole = !a[KERNEL] && !a[KERNEL + 1];
-  if (whole ? a[MAX] != 0 : !a[KERNEL] || !a[KERNEL + 1]) return "a malformed window";
   pool *p = *state = sc_get(host, sizeof *p);
   for (int i = 0; p && i < POOL_ATTRIBUTES; i++) p->a[i] = a[i];
   return p ? 0 : "out of memory";
@@ -32,9 +30,7 @@ static const char *infer_pool(const void *state, const sc_tensor *const *in, sc_
   if (!sc_is_plain(in[0]) || in[0]->rank != 4) return "its input is not a float32 image [N, C, H, W]";
   *out[0] = *in[0];
   for (int i = 0; i < 2; i++) {
-    i64 size = 1;
-    if (a[KERNEL + i]) size = sc_out_size(in[0]->dims[2 + i], a[PADS + i], a[PADS + 2 + i], a[KERNEL + i], a[STRIDE + i], 1);
-    else if (in[0]->dims[2 + i] < 1) size = -1;
+    i64 size = sc_out_size(in[0]->dims[2 + i], a[PADS + i], a[PADS + 2 + i], a[KERNEL + i], a[STRIDE + i], 1);
     if (size < 1) return "the image is smaller than the window";
     out[0]->dims[2 + i] = size;
   }
@@ -48,16 +44,6 @@ typedef struct {
   i64 planes, parts;
   int failed;
 } pool_job;
-
-static float mean_of(const float *x, i64 n)
-{
-  vf lanes = splat(0.f);
-  float sum = 0.f;
-  i64 i = 0;
-  for (; i + VL <= n; i += VL) lanes += load(x + i);
-  for (; i < n; i++) sum += x[i];
-  return (sum + sum_of(lanes)) / (float)n;
-}
 
 /* How many positions from `at` on a window of `size` covers: those of the image, or, where pads count, of it and its pads. */
 static i64 covered(const i64 *a, int axis, i64 at, i64 image)
@@ -129,8 +115,7 @@ static void task_pool(void *data, u64 part)
   for (i64 plane = from; plane < end; plane++) {
     const float *x = (const float *)j->x->data + plane * in[0] * in[1];
     float *y = (float *)j->y->data + plane * out[0] * out[1];
-    if (!a[KERNEL]) *y = mean_of(x, in[0] * in[1]);
-    else if (a[MAX]) pool_plane(j, x, y, row, share, 1);
+    if (a[MAX]) pool_plane(j, x, y, row, share, 1);
     else pool_plane(j, x, y, row, share, 0);
   }
   sc_scratch_put(j->host, slot, row);
@@ -144,19 +129,21 @@ static int run_pool(void *state, const sc_tensor *const *in, sc_tensor *const *o
   return status ? status : j.failed ? SC_MEMORY : SC_OK;
 }
 
-/* ---- flatten: [N, ...] as [N, the rest] ---- */
+/* ---- flatten: [N, ...] as [N, the rest], or as images of one pixel, [N, the rest, 1, 1]; attribute: the rank, 2 or 4 ---- */
 static const char *create_flatten(const sc_step_spec *spec, const sc_host *host, void **state)
 {
-  (void)host, (void)state;
-  return spec->attribute_count || spec->constant_count || spec->inputs != 1 || spec->outputs != 1 ? "a malformed step" : 0;
+  if (spec->attribute_count != 1 || spec->constant_count || spec->inputs != 1 || spec->outputs != 1) return "a malformed step";
+  if (spec->attributes[0] != 2 && spec->attributes[0] != 4) return "its result has another rank than 2 or 4";
+  i64 *rank = *state = sc_get(host, sizeof *rank);
+  if (rank) *rank = spec->attributes[0];
+  return rank ? 0 : "out of memory";
 }
 
 static const char *infer_flatten(const void *state, const sc_tensor *const *in, sc_tensor *const *out)
 {
-  (void)state;
   if (!sc_is_plain(in[0]) || in[0]->rank < 2) return "its input is not a plain float32 tensor";
-  *out[0] = (sc_tensor){.type = SC_F32, .layout = SC_PLAIN, .rank = 2,
-                        .dims = {in[0]->dims[0], sc_product(in[0]->dims, 1, in[0]->rank)}};
+  *out[0] = (sc_tensor){.type = SC_F32, .layout = SC_PLAIN, .rank = (i32)*(const i64 *)state,
+                        .dims = {in[0]->dims[0], sc_product(in[0]->dims, 1, in[0]->rank), 1, 1}};
   return 0;
 }
 

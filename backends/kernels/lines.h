@@ -22,7 +22,7 @@ static inline float *sc_line(const sc_lines *l, i64 channel, i64 row)
 }
 
 /* Whether this kernel computes a depthwise convolution of such images: 3x3 and 5x5 padded by half their kernel, of stride 1,
-   and 3x3 of stride 2 on images of even sides. */
+   and of stride 2 on images of even sides. */
 HIDDEN int SC(sc_is_same_depthwise)(const sc_kernel *kernel, i64 height, i64 width);
 /* Rows [top, top + rows) of channels [from, end) of Y, filter c % spec.rows for channel c. Rows of Y lie side by side: they
    must not wrap round its window. Up to SC_LINES_OVER floats behind a channel of X are read. residual: like Y, or null. */

@@ -176,7 +176,7 @@ static void finish(const job *j, const float *sums, i64 token, i64 count, i64 bl
 #define FINISH(a) case a: finish_with(j, sums, token, count, block, a); break;
   switch (j->m->activation) {
     FINISH(SC_RELU) FINISH(SC_RELU6) FINISH(SC_HARDSWISH) FINISH(SC_SILU) FINISH(SC_GELU) FINISH(SC_GELU_TANH)
-    FINISH(SC_SIGMOID)
+    FINISH(SC_SIGMOID) FINISH(SC_HARDSIGMOID)
     default: finish_with(j, sums, token, count, block, SC_NONE);
   }
 }

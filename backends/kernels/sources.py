@@ -18,10 +18,11 @@ TOKENS = (
 PIXELS = (
     *("plan.c", "geometry.c", "tile.c", "conv.c", "generated.c", "generated_image.c"),
     *("depthwise.c", "depthwise_same.c", "matmul.c", "chain.c", "chain_plan.c", "chain_grid.c"),
+    "chain_gate.c",
 )
 """The ops with pixels or tokens in the lanes, among those of :data:`PER_ISA`."""
 
-PER_ISA: tuple[str, ...] = (*PIXELS, "steps.c", "image.c", *TOKENS)
+PER_ISA: tuple[str, ...] = (*PIXELS, "steps.c", "image.c", "planes.c", *TOKENS)
 """Compiled once per instruction set."""
 
 INT8 = (

@@ -23,6 +23,13 @@ static inline i64 sc_product(const i64 *dims, i32 first, i32 end)
   return n;
 }
 
+/* Whether `factors` has one number, [N, C, 1, 1], for each plane of an image. */
+static inline int sc_is_factors(const sc_tensor *factors, const sc_tensor *image)
+{
+  return sc_is_plain(factors) && factors->rank == 4 && factors->dims[0] == image->dims[0] &&
+         factors->dims[1] == image->dims[1] && factors->dims[2] == 1 && factors->dims[3] == 1;
+}
+
 /* Runs task(data, 0 .. count - 1). */
 static inline int sc_run_tasks(const sc_call *call, void (*task)(void *, u64), i64 count, void *data)
 {

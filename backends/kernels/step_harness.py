@@ -34,7 +34,7 @@ TOKEN_KINDS = (
 )
 """The step kinds of transformers, which have an executable of their own."""
 
-IMAGE_KINDS = ("chain", "pool")
+IMAGE_KINDS = ("chain", "pool", "mean", "scale", "flatten")
 """The same for those of images in rows and columns."""
 
 TYPES = ("float32", "int32", "int64", "uint8", "int8")
@@ -162,7 +162,7 @@ def _token_units(isa: str) -> tuple[Unit, ...]:
 
 
 def _image_units(isa: str) -> tuple[Unit, ...]:
-    return _step_units(isa, IMAGE_KINDS, (*PIXELS, "image.c"))
+    return _step_units(isa, IMAGE_KINDS, (*PIXELS, "image.c", "planes.c"))
 
 
 def build_steps(isa: str, *, dot: bool) -> Path:

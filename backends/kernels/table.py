@@ -58,7 +58,7 @@ ISAS: dict[str, Isa] = {
 }
 
 STEPS: tuple[str, ...] = (
-    *("conv", "chain", "matmul", "pool", "flatten", "add", "activation"),
+    *("conv", "chain", "matmul", "pool", "mean", "scale", "flatten", "add", "activation"),
     *("matmul16", "attention", "layer_norm", "softmax", "select"),
     *("to_t64", "from_t64"),
     *("int8_conv", "int8_depthwise", "int8_maxpool", "int8_add", "int8_mean"),

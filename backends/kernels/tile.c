@@ -119,6 +119,7 @@ void SC(sc_activate)(float *p, i64 n, i32 activation)
   case SC_GELU: activate_with(p, n, SC_GELU); break;
   case SC_GELU_TANH: activate_with(p, n, SC_GELU_TANH); break;
   case SC_SIGMOID: activate_with(p, n, SC_SIGMOID); break;
+  case SC_HARDSIGMOID: activate_with(p, n, SC_HARDSIGMOID); break;
   default: break;
   }
 }

@@ -50,7 +50,8 @@ static double sigmoid(double x) { return 1 / (1 + exponential(-x)); }
 static double tangent(double x) { return 2 * sigmoid(2 * x) - 1; }
 static double gelu(double x) { return .5 * x * (1 + error_function(x * .7071067811865476)); }
 static double gelu_tanh(double x) { return .5 * x * (1 + tangent(.7978845608028654 * (x + .044715 * x * x * x))); }
-static double hardswish(double x) { return x * bounded(x / 6 + .5, 0, 1); }
+static double hardsigmoid(double x) { return bounded(x / 6 + .5, 0, 1); }
+static double hardswish(double x) { return x * hardsigmoid(x); }
 
 static double power(double x, double exponent)
 {
@@ -70,6 +71,7 @@ static double meaning(i32 activation, double x)
   case SC_GELU: return gelu(x);
   case SC_GELU_TANH: return gelu_tanh(x);
   case SC_SIGMOID: return sigmoid(x);
+  case SC_HARDSIGMOID: return hardsigmoid(x);
   default: return __builtin_nan("");
   }
 }

@@ -11,6 +11,7 @@ from sparsecc import ops
 from sparsecc.backends.codegen.program import Step
 from sparsecc.backends.kernels.table import CHAIN_BESIDE, CHAIN_INPUTS, CHAIN_STAGES, ISAS
 from sparsecc.cost import roofline
+from sparsecc.passes import edit
 from sparsecc.passes.regions.unit import Unit
 from sparsecc.targets import Target
 
@@ -38,8 +39,15 @@ def chained(units: Sequence[Unit], target: Target) -> list[Unit]:
         chain.append(unit)
         open_chains[unit.step.outputs[0]] = chain
     pieces = [piece for chain in chains for piece in _closed(chain)]
+    gates = {unit.step.outputs[0]: unit for unit in rest if unit.step.kind == "scale"}
     for piece in pieces:
-        rest += [_join(piece)] if _gains(piece, target) else piece
+        gate = gates.get(piece[0].step.inputs[0])
+        if gate is not None and not _multiplies_less(gate, piece):
+            gate = None
+        if _gains(piece, gate, target):
+            rest = [unit for unit in rest if unit is not gate] + [_join(piece, gate)]
+        else:
+            rest += piece
     place = {node: at for at, unit in enumerate(units) for node in unit.nodes}
     return sorted(rest, key=lambda unit: place[unit.nodes[0]])
 
@@ -57,11 +65,19 @@ def _beside(chain: Sequence[Unit]) -> list[str]:
     )
 
 
-def _gains(piece: Sequence[Unit], target: Target) -> bool:
+def _gains(piece: Sequence[Unit], gate: Unit | None, target: Target) -> bool:
     """Whether a piece can be a chain and is better one: alone, only a window over 1x1 is."""
-    if len(_beside(piece)) > CHAIN_INPUTS:
+    if len(_beside(piece)) + (gate is not None) > CHAIN_INPUTS:
         return False
-    return len(piece) > 1 or _kind(piece[0], target) == WINDOW
+    return len(piece) > 1 or gate is not None or _kind(piece[0], target) == WINDOW
+
+
+def _multiplies_less(gate: Unit, piece: Sequence[Unit]) -> bool:
+    """Whether factors for channels are better multiplied by the weights that read these."""
+    scaled, first = gate.nodes[0].outputs[0], piece[0].nodes[0]
+    weight, (*_, group) = ops.read_packed(first), _window(piece[0].step)
+    floats = weight.shape[3] * group * math.prod(_sizes(scaled))
+    return edit.sole_consumer(scaled) is first and weight.values.size < floats
 
 
 def _kind(unit: Unit, target: Target) -> str | None:
@@ -72,7 +88,7 @@ def _kind(unit: Unit, target: Target) -> str | None:
     sizes = _sizes(node.inputs[0]), _sizes(node.outputs[0])
     weight = ops.read_packed(node)
     strides, pads, dilations, group = _window(unit.step)
-    if not all(sizes):
+    if not all(sizes) or edit.is_of_pixels(node):  # a pixel fills no lanes: its outputs do
         return None
     if roofline.generates(weight.block, group, None, target):
         return None
@@ -108,7 +124,7 @@ def _same(
     reach = side // 2
     if kernel != [side] * 2 or strides != [stride] * 2 or pads != [reach] * 4:
         return False
-    if stride == 2 and (side != 3 or x[0] % 2 or x[1] % 2):
+    if stride == 2 and (x[0] % 2 or x[1] % 2):
         return False
     if stride > 2 or side not in (3, 5):
         return False
@@ -127,14 +143,18 @@ def _closed(chain: list[Unit]) -> Iterator[list[Unit]]:
     yield chain
 
 
-def _join(chain: Sequence[Unit]) -> Unit:
+def _join(chain: Sequence[Unit], gate: Unit | None) -> Unit:
     values, beside = _values(chain), _beside(chain)
-    place = {name: CHAIN_BESIDE + at for at, name in enumerate(beside)}
-    place |= {name: at for at, name in enumerate(values)}
+    if gate is not None:
+        values[0], factors = gate.step.inputs
+        beside = list(dict.fromkeys([*beside, factors]))
+    place = {name: at for at, name in enumerate(values)}
+    place |= {name: CHAIN_BESIDE + at for at, name in enumerate(beside)}
     attributes: list[int] = []
     for unit in chain:
         residual = place[unit.step.inputs[1]] if len(unit.step.inputs) > 1 else -1
         attributes += [*unit.step.attributes, residual]
+    attributes.append(-1 if gate is None else place[factors])
     names = [str(unit.step.name) for unit in chain]
     step = Step(
         "chain",
@@ -144,4 +164,5 @@ def _join(chain: Sequence[Unit]) -> Unit:
         tuple(name for unit in chain for name in unit.step.constants),
         tuple(attributes),
     )
-    return Unit(tuple(node for unit in chain for node in unit.nodes), step)
+    units = chain if gate is None else (gate, *chain)
+    return Unit(tuple(node for unit in units for node in unit.nodes), step)

@@ -18,6 +18,9 @@ from sparsecc.passes.quantize.region_step import int8_step
 _CODES = {activation.name: code for code, activation in enumerate(ACTIVATIONS)}
 _LEAST_FEATURES = 16
 """Least inputs and outputs of a matmul with its tokens in the lanes."""
+_ROW, _IMAGE = 2, 4
+"""Ranks: of features ``[N, F]``, and of images ``[N, C, H, W]``."""
+_SLOPE_ROUNDING = 1e-6
 _WIDE = 16
 """Outputs in the lanes of ``matmul16``: its blocks have a multiple of so many rows."""
 Rule = Callable[[ir.Node, Shapes], Step | str]
@@ -100,30 +103,58 @@ def _pool(node: ir.Node, shapes: Shapes) -> Step | str:
 
 
 def _global_pool(node: ir.Node, shapes: Shapes) -> Step | str:
-    x = node.inputs[0]
-    if x is None or x.shape is None or len(x.shape) != 4:
-        return "pooling of other than images"
-    return _make(node, "pool", [x], 0, 0, 0, 1, 1, 0, 0, 0, 0, 0)
+    return _mean(node, _IMAGE)
 
 
 def _reduce_mean(node: ir.Node, shapes: Shapes) -> Step | str:
     second = constant(node.inputs[1]) if len(node.inputs) > 1 else None
     axes = list(node.attributes.get_ints("axes", [])) if second is None else second.tolist()
-    if sorted(axis % 4 for axis in axes) != [2, 3] or node.attributes.get_int("keepdims", 1) != 1:
+    if sorted(axis % _IMAGE for axis in axes) != [2, 3]:
         return "means over other axes than those of an image"
-    return _global_pool(node, shapes)
+    return _mean(node, _IMAGE if node.attributes.get_int("keepdims", 1) else _ROW)
+
+
+def _mean(node: ir.Node, rank: int) -> Step | str:
+    x = node.inputs[0]
+    if x is None or x.shape is None or len(x.shape) != _IMAGE:
+        return "means of other than images"
+    return _make(node, "mean", [x], rank)
 
 
 def _flatten(node: ir.Node, shapes: Shapes) -> Step | str:
-    """Flatten, and the Reshape that does the same."""
+    """Whatever keeps all elements of a sample in a row, or in an image of one pixel."""
     x, out = node.inputs[0], node.outputs[0]
-    if x is None or x.shape is None or out.shape is None or len(out.shape) != 2 or len(x.shape) < 2:
-        return "a reshape that is not a flattening"
+    no_flattening = f"a {node.op_type} that is not a flattening"
+    if x is None or x.shape is None or out.shape is None or len(x.shape) < _ROW:
+        return no_flattening
     rest = list(x.shape)[1:]
     sizes = [dim for dim in rest if isinstance(dim, int)]
-    if len(sizes) != len(rest) or out.shape[1] != math.prod(sizes):
-        return "a reshape that is not a flattening"
-    return _make(node, "flatten", [x])
+    wanted = [1] * (len(out.shape) - _ROW)
+    if (
+        len(sizes) != len(rest)
+        or len(out.shape) not in (_ROW, _IMAGE)
+        or list(out.shape)[1:] != [math.prod(sizes), *wanted]
+    ):
+        return no_flattening
+    return _make(node, "flatten", [x], len(out.shape))
+
+
+def _mul(node: ir.Node, shapes: Shapes) -> Step | str:
+    """An image times a factor for each of its channels, as a squeeze-and-excite has it."""
+    operands = [value for value in node.inputs if value is not None and constant(value) is None]
+    if len(operands) == 2:
+        for image, factors in (operands, operands[::-1]):
+            sizes, own = shapes.terms(image), shapes.terms(factors)
+            if sizes and own and len(sizes) == _IMAGE and own == (*sizes[:2], 1, 1):
+                return _make(node, "scale", [image, factors])
+    return "a product of other than an image and a factor for each channel"
+
+
+def _hard_sigmoid(node: ir.Node, shapes: Shapes) -> Step | str:
+    slope, middle = node.attributes.get_float("alpha", 0.2), node.attributes.get_float("beta", 0.5)
+    if abs(slope - 1 / 6) > _SLOPE_ROUNDING or middle != 1 / 2:
+        return "a HardSigmoid with another slope than 1/6"
+    return _activation("hardsigmoid")(node, shapes)
 
 
 def _add(node: ir.Node, shapes: Shapes) -> Step | str:
@@ -154,9 +185,13 @@ _RULES: dict[str, Rule] = {
     "ReduceMean": _reduce_mean,
     "Flatten": _flatten,
     "Reshape": _flatten,
+    "Squeeze": _flatten,
+    "Unsqueeze": _flatten,
     "Add": _add,
+    "Mul": _mul,
     "Gelu": _gelu,
     "Relu": _activation("relu"),
     "Sigmoid": _activation("sigmoid"),
     "HardSwish": _activation("hardswish"),
+    "HardSigmoid": _hard_sigmoid,
 }

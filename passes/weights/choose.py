@@ -76,7 +76,7 @@ def choose(layer: Layer, target: Target, *, beside: bool = False) -> Choice:
 def kernel_name(layer: Layer, block: Block, target: Target) -> str:
     """Name of a sparse kernel, such as ``conv-4x1``; ``conv-1x1-code`` is generated."""
     work = work_of(layer)
-    kind, points = ("conv", None) if work.is_conv else ("matmul", work.points)
+    kind, points = ("conv", None) if layer.op == "Conv" else ("matmul", work.points)
     code = "-code" if roofline.generates(block, layer.groups, points, target) else ""
     return f"{kind}-{block[0]}x{block[1]}{code}"
 
@@ -88,8 +88,8 @@ def work_of(layer: Layer) -> roofline.Work:
 
 def node_work(node: ir.Node, rows: int, cols: int, groups: int) -> roofline.Work:
     """The work of a Conv, Gemm or MatMul node with R outputs of K inputs each."""
-    is_conv = node.op_type == "Conv"
-    fallback = UNKNOWN_SIDE if is_conv else UNKNOWN_TOKENS
+    is_conv = node.op_type == "Conv" and not edit.is_of_pixels(node)
+    fallback = UNKNOWN_SIDE if node.op_type == "Conv" else UNKNOWN_TOKENS
     out, into = _dims(node.outputs[0], fallback), _dims(node.inputs[0], fallback)
     points = math.prod(out) // rows if out else fallback
     return roofline.Work(

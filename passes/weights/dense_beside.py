@@ -25,7 +25,7 @@ from sparsecc.passes.weights.depthwise import (
 from sparsecc.passes.weights.pack_node import pack_node
 from sparsecc.targets import Target
 
-STEPS_BETWEEN = (*THROUGH, "MaxPool", "AveragePool")
+STEPS_BETWEEN = (*THROUGH, "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean")
 """What may stand between two convolutions of one region."""
 HEIGHTS = (16, 8, 4)
 """Rows of the blocks that a weight without zeros is packed in, the best first."""
@@ -55,7 +55,7 @@ class DenseBeside(Pass):
                 continue
             fed = is_fed_by_sparse(node, STEPS_BETWEEN)
             feeding = is_feeding_sparse(node, STEPS_BETWEEN)
-            bias, block = node_bias(node, len(weight)), _block(len(weight))
+            bias, block = node_bias(node, len(weight)), _block(node, len(weight))
             if bias is None:
                 ctx.refuse(self.name, node, "bias is not constant")
             elif block is None:
@@ -91,5 +91,7 @@ def _is_ordinary(node: ir.Node, weight: np.ndarray) -> bool:
     )
 
 
-def _block(rows: int) -> Block | None:
-    return next(((height, 1) for height in HEIGHTS if rows % height == 0), None)
+def _block(node: ir.Node, rows: int) -> Block | None:
+    """Blocks without a row to spare; of a single pixel, which fills no vectors, also with some."""
+    fallback = (HEIGHTS[-1], 1) if edit.is_of_pixels(node) else None
+    return next(((height, 1) for height in HEIGHTS if rows % height == 0), fallback)

@@ -7,7 +7,7 @@ than the layer itself; in the library it costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -22,6 +22,9 @@ from sparsecc.passes.weights.pack_node import pack_node
 
 THROUGH = ("Relu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Mul", "Add")
 """Element-wise ops that keep whatever layout their input has."""
+
+Neighbours = Callable[[ir.Node], Sequence[ir.Node]]
+"""What a node reads from, or what reads from it."""
 
 
 class Depthwise(Pass):
@@ -75,18 +78,21 @@ def _is_sparse_conv(node: ir.Node | None) -> bool:
 
 def is_fed_by_sparse(node: ir.Node, through: Sequence[str] = THROUGH) -> bool:
     """Whether a node reads from a convolution of the library, ops of ``through`` looked through."""
-    value = node.inputs[0]
-    producer = value.producer() if value is not None else None
-    while edit.is_op(producer, *through):
-        assert producer is not None
-        value = producer.inputs[0]
-        producer = value.producer() if value is not None else None
-    return _is_sparse_conv(producer)
+    return _reaches_sparse(node, through, lambda each: each.predecessors())
 
 
 def is_feeding_sparse(node: ir.Node, through: Sequence[str] = THROUGH) -> bool:
     """Whether a convolution of the library reads from a node, as in :func:`is_fed_by_sparse`."""
-    readers = [reader for reader, _ in node.outputs[0].uses()]
-    while len(readers) == 1 and edit.is_op(readers[0], *through):
-        readers = [reader for reader, _ in readers[0].outputs[0].uses()]
-    return any(_is_sparse_conv(reader) for reader in readers)
+    return _reaches_sparse(node, through, lambda each: each.successors())
+
+
+def _reaches_sparse(node: ir.Node, through: Sequence[str], step: Neighbours) -> bool:
+    ahead, seen = list(step(node)), set[ir.Node]()
+    while ahead:
+        each = ahead.pop()
+        if _is_sparse_conv(each):
+            return True
+        if each not in seen and edit.is_op(each, *through):
+            ahead += step(each)
+        seen.add(each)
+    return False

@@ -57,11 +57,12 @@ def _silu_body(x: str, y: str) -> list[onnx.NodeProto]:
     return [helper.make_node("Sigmoid", [x], ["gate"]), helper.make_node("Mul", [x, "gate"], [y])]
 
 
+def _hardsigmoid_body(x: str, y: str) -> list[onnx.NodeProto]:
+    return [helper.make_node("HardSigmoid", [x], [y], alpha=1.0 / 6.0, beta=0.5)]
+
+
 def _hardswish_body(x: str, y: str) -> list[onnx.NodeProto]:
-    return [
-        helper.make_node("HardSigmoid", [x], ["gate"], alpha=1.0 / 6.0, beta=0.5),
-        helper.make_node("Mul", [x, "gate"], [y]),
-    ]
+    return [*_hardsigmoid_body(x, "gate"), helper.make_node("Mul", [x, "gate"], [y])]
 
 
 def _half_of_one_plus(gate: str, x: str, y: str) -> list[onnx.NodeProto]:
@@ -101,6 +102,10 @@ def _gelu_tanh_body(x: str, y: str) -> list[onnx.NodeProto]:
     ]
 
 
+def _hardsigmoid(x: Array) -> Array:
+    return np.clip(x / 6 + 0.5, 0, 1)
+
+
 def _gelu_tanh(x: Array) -> Array:
     inner: Array = _TANH_SCALE * (x + _TANH_CUBIC * x**3)
     result: Array = 0.5 * x * (1 + np.tanh(inner))
@@ -111,11 +116,12 @@ ACTIVATIONS: tuple[Activation, ...] = (
     Activation("none", lambda x: x, _identity_body),
     Activation("relu", lambda x: np.maximum(x, 0), _relu_body),
     Activation("relu6", lambda x: np.clip(x, 0, 6), _relu6_body),
-    Activation("hardswish", lambda x: x * np.clip(x / 6 + 0.5, 0, 1), _hardswish_body),
+    Activation("hardswish", lambda x: x * _hardsigmoid(x), _hardswish_body),
     Activation("silu", lambda x: x * expit(x), _silu_body),
     Activation("gelu", lambda x: 0.5 * x * (1 + erf(x / np.sqrt(2.0))), _gelu_body),
     Activation("gelu_tanh", _gelu_tanh, _gelu_tanh_body),
     Activation("sigmoid", expit, _sigmoid_body),
+    Activation("hardsigmoid", _hardsigmoid, _hardsigmoid_body),
 )
 
 BY_NAME = {activation.name: activation for activation in ACTIVATIONS}

@@ -96,7 +96,7 @@ int main(void)
   const sc_host host = {get_memory, free_memory, 0};
   int backwards = (int)h.backwards, status = 0;
   const sc_parallel parallel = {serial, &backwards};
-  void *error = 0, *state;
+  void *error = 0, *state = 0;
   const sc_step_kind *kind = SC(sc_steps)[h.kind];
   const char *wrong = kind->create(&spec, &host, &state);
   for (i64 i = 0; i < h.outputs; i++) y[i] = (sc_tensor){.data = 0}, out[i] = &y[i];

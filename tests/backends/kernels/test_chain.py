@@ -6,6 +6,8 @@ a write beyond its end.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -61,7 +63,7 @@ def depthwise_layer(
 def depthwise_windows(sides: tuple[int, int], lanes: int) -> list[Window]:
     """Those that a chain takes of images of these sides."""
     found = []
-    for side, stride in ((3, 1), (5, 1), (3, 2)):
+    for side, stride in itertools.product((3, 5), (1, 2)):
         columns, reach = sides[1] // stride, side // 2
         even = not (sides[0] % stride or sides[1] % stride)
         if even and (columns <= lanes or columns >= lanes + reach):

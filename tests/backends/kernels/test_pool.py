@@ -31,7 +31,7 @@ command, sanitized = fixtures(build_image_steps, build_image_steps_sanitized)
 
 @dataclass(frozen=True)
 class Pool:
-    """A window over an image; a kernel of no pixels is the whole image."""
+    """A window over an image."""
 
     x: NDArray[np.float32]
     largest: bool
@@ -49,8 +49,6 @@ class Pool:
     def expected(self) -> NDArray[np.float64]:
         """Window by window, as ONNX defines it."""
         x = self.x.astype(np.float64)
-        if self.kernel == (0, 0):
-            return x.mean((2, 3), keepdims=True)
         top, left, bottom, right = self.pads
         outside = ((0, 0), (0, 0), (top, bottom), (left, right))
         padded = np.pad(x, outside, constant_values=-np.inf if self.largest else 0)
@@ -104,12 +102,6 @@ def test_pooling_has_no_undefined_behaviour(sanitized: list[str]) -> None:
     holds()
 
 
-@pytest.mark.parametrize("sides", [(1, 1), (7, 7), (1, 33), (56, 56)])
-def test_a_mean_over_the_image(command: list[str], sides: tuple[int, int]) -> None:
-    x = normal(np.random.default_rng(0), 2, 19, *sides)
-    check(Pool(x, False, (0, 0), backwards=True), command)
-
-
 @pytest.mark.parametrize("side", [112, 113])
 def test_the_pooling_of_resnet(command: list[str], side: int) -> None:
     x = normal(np.random.default_rng(0), 1, 5, side, side)
@@ -119,7 +111,7 @@ def test_the_pooling_of_resnet(command: list[str], side: int) -> None:
 def test_a_window_that_cannot_be_is_refused(command: list[str]) -> None:
     x = normal(np.random.default_rng(0), 1, 2, 6, 6)
     for pool, message in (
-        (Pool(x, True, (0, 0)), "malformed window"),
+        (Pool(x, False, (0, 0)), "malformed window"),
         (Pool(x, False, (0, 3)), "malformed window"),
         (Pool(x, False, (3, 0)), "malformed window"),
         (Pool(x, False, (3, 3), (0, 1)), "malformed window"),

@@ -23,6 +23,7 @@ RNG = np.random.default_rng(0)
 STANDARD = {
     "relu": ("Relu", {}),
     "sigmoid": ("Sigmoid", {}),
+    "hardsigmoid": ("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}),
     "hardswish": ("HardSwish", {}),
     "gelu": ("Gelu", {"approximate": "none"}),
     "gelu_tanh": ("Gelu", {"approximate": "tanh"}),
