@@ -275,7 +275,7 @@ static int run_image(image *m, const sc_parallel *parallel, void **host_error)
   if (g->input < 0) return run_segments(m, parallel, host_error);
   int slot;
   sc_kernel scaled = *plain;
-  scaled.weights = sc_scratch_get(m->host, g->floats, &slot);
+  scaled.weights = sc_scratch_get(m->host, g->floats + LINE, &slot);
   if (!scaled.weights) return SC_MEMORY;
   SC(sc_gate_scale)(g, plain, m->beside[g->input], scaled.weights);
   m->first = &scaled;

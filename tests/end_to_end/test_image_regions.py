@@ -15,10 +15,12 @@ from sparsecc.report.rows import DENSE_KERNEL
 
 TOLERANCE = 1e-4
 SIZE = 64
+NETWORKS = ["mobilenet_v1", "mobilenet_v2", "resnet18"]
+NETWORKS += ["mobilenet_v3_large", "mobilenet_v3_small", "efficientnet_b0"]
 
 
 @pytest.mark.parametrize("pattern", ["4x1:0.8", "16x1:0.8"])
-@pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v2", "resnet18"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_is_one_region(name: str, pattern: str, tmp_path: Path) -> None:
     layers = spec.shrink(spec.load(name), 0.5, SIZE)
     proto = build.build(layers, pattern)

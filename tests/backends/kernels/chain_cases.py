@@ -31,7 +31,8 @@ class Machine:
 class Chain:
     """Layers in turn, and the value that each of them adds: 0 is the input, -1 is none.
 
-    From ``CHAIN_BESIDE`` on it is one of the inputs beside the first.
+    From ``CHAIN_BESIDE`` on it is one of the inputs beside the first. ``factors`` are what the
+    channels of the input are multiplied by, ``[N, C, 1, 1]``, the last of these inputs.
     """
 
     layers: Sequence[Layer]
@@ -39,6 +40,7 @@ class Chain:
     x: Floats
     backwards: bool = False
     beside: Sequence[Floats] = ()
+    factors: Floats | None = None
 
     def step(self) -> Step:
         attributes: list[int] = []
@@ -46,13 +48,15 @@ class Chain:
         for layer, residual in zip(self.layers, self.residuals, strict=True):
             attributes += [*layer.place(), layer.group, layer.activation, residual]
             constants += layer.constants()
-        inputs = [Tensor(x, x.shape, PLAIN) for x in (self.x, *self.beside)]
+        last = () if self.factors is None else (self.factors,)
+        attributes.append(CHAIN_BESIDE + len(self.beside) if last else -1)
+        inputs = [Tensor(x, x.shape, PLAIN) for x in (self.x, *self.beside, *last)]
         how = (self.backwards, 1 + self.backwards)
         return Step("chain", attributes, constants, inputs, *how, kinds=IMAGE_KINDS)
 
     def expected(self) -> tuple[Doubles, Doubles]:
         """The result, and how far rounding may take each element from it."""
-        values = [self.x.astype(np.float64)]
+        values = [self.x.astype(np.float64) * (1 if self.factors is None else self.factors)]
         errors = [np.zeros_like(values[0])]
         for layer, residual in zip(self.layers, self.residuals, strict=True):
             value = layer.sums(values[-1])

@@ -113,7 +113,9 @@ def grown(
         residuals.append(draw(st.sampled_from([-1, *same])))
         layers.append(layer)
         shapes.append(shape)
-    return Chain(layers, residuals, normal(rng, *x), draw(st.booleans()))
+    backwards, scaled = draw(st.booleans()), 0 not in residuals and draw(st.booleans())
+    factors = normal(rng, *x[:2], 1, 1) if scaled else None
+    return Chain(layers, residuals, normal(rng, *x), backwards, factors=factors)
 
 
 @st.composite
@@ -202,6 +204,20 @@ def test_a_bottleneck_with_a_shortcut_beside(
     shape = (batch, 64, *window.outputs((side, side)))
     x, beside = normal(rng, batch, 48, side, side), [normal(rng, *shape)]
     check(Chain([first, middle, last], [-1, -1, CHAIN_BESIDE], x, False, beside), machine.command)
+
+
+@pytest.mark.parametrize("side", [7, 14, 28])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_factors_for_the_channels_of_the_first_layer(
+    machine: Machine, side: int, batch: int
+) -> None:
+    """What follows the gate of a squeeze-and-excite: a projection with a residual and so on."""
+    rng = np.random.default_rng(side)
+    down, up = layers_of(rng, [72, 24, 72], 0.3)
+    layers = [down, up, same(rng, 72, 5, stride=1 + (side % 2 == 0))]
+    x, beside = normal(rng, batch, 72, side, side), [normal(rng, batch, 24, side, side)]
+    factors = rng.random((batch, 72, 1, 1), np.float32)
+    check(Chain(layers, [CHAIN_BESIDE, -1, -1], x, False, beside, factors), machine.command)
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 5])

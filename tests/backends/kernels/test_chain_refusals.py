@@ -46,6 +46,15 @@ BAD_ATTRIBUTES = [
 ]
 
 
+FACTORS = 3 * STAGE
+BAD_ATTRIBUTES += [
+    (FACTORS, 0, "not one of its inputs"),
+    (FACTORS, -2, "not one of its inputs"),
+    (FACTORS, CHAIN_BESIDE, "not one of its inputs"),
+    (FACTORS, 2**62, "not one of its inputs"),
+]
+
+
 def refused(step: Step, command: Sequence[str], message: str) -> None:
     with pytest.raises(RuntimeError, match=f"code 3: .*{message}"):
         run_step(step, command)
@@ -145,3 +154,12 @@ def test_a_residual_beside_of_another_shape_is_refused(machine: Machine) -> None
         beside = [np.zeros(shape, np.float32)]
         step = Chain(layers, [-1, -1, CHAIN_BESIDE], x, False, beside).step()
         refused(step, machine.command, "another shape than what it is added to")
+
+
+def test_factors_of_another_shape_are_refused(machine: Machine) -> None:
+    chain = replace(small(), residuals=[-1, -1, -1])
+    for shape in ((1, 7, 1, 1), (2, 8, 1, 1), (1, 8), (1, 8, 6, 20)):
+        step = replace(chain, factors=np.ones(shape, np.float32)).step()
+        refused(step, machine.command, "not one factor for each channel")
+    both = replace(small(), factors=np.ones((1, 8, 1, 1), np.float32))
+    refused(both.step(), machine.command, "residual is its input before the factors")

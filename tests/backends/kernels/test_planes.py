@@ -23,7 +23,7 @@ from sparsecc.backends.kernels.step_harness import (
 )
 from sparsecc.backends.kernels.table import ISAS
 from tests.backends.kernels.executables import command_of, sanitized_command
-from tests.backends.kernels.test_conv16 import SEEDS, normal
+from tests.backends.kernels.layers import SEEDS, normal
 
 EXAMPLES = 60
 ROUNDING = 2e-6

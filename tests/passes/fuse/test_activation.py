@@ -48,7 +48,6 @@ SPELLINGS = [
     ),
     ("sigmoid", "y = Sigmoid(h)"),
     ("hardsigmoid", "y = HardSigmoid<alpha = 0.16666667, beta = 0.5>(h)"),
-    ("hardsigmoid", "a = Add(h, three) b = Clip(a, zero, six) y = Div(b, six)"),
 ]
 
 
