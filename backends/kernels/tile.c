@@ -66,8 +66,9 @@ INLINE void tile(const int MR, const int NR, const int PX, const sc_kernel *k, c
         if (t->activation == SC_RELU6 && v > 6.f) v = 6.f;
         t->y[at + NR * VL] = v;
       }
-      if (t->activation > SC_RELU6) SC(sc_activate)(t->y + at, last + VL + PX, t->activation);
     }
+    if (t->activation > SC_RELU6)
+      SC(sc_activate_rows)(t->y + (s->row - t->row) * t->pitch, MR, t->pitch, last + VL + PX, t->activation);
   }
 }
 
@@ -109,17 +110,14 @@ void SC(sc_tile_strips)(const sc_kernel *k, i64 first, i64 end, const sc_tile *t
   }
 }
 
-void SC(sc_activate)(float *p, i64 n, i32 activation)
+void SC(sc_activate_rows)(float *p, i64 rows, i64 pitch, i64 n, i32 activation)
 {
+#define ROWS(a) case a: for (; rows > 0; rows--, p += pitch) activate_with(p, n, a); break;
   switch (activation) {
-  case SC_RELU: activate_with(p, n, SC_RELU); break;
-  case SC_RELU6: activate_with(p, n, SC_RELU6); break;
-  case SC_HARDSWISH: activate_with(p, n, SC_HARDSWISH); break;
-  case SC_SILU: activate_with(p, n, SC_SILU); break;
-  case SC_GELU: activate_with(p, n, SC_GELU); break;
-  case SC_GELU_TANH: activate_with(p, n, SC_GELU_TANH); break;
-  case SC_SIGMOID: activate_with(p, n, SC_SIGMOID); break;
-  case SC_HARDSIGMOID: activate_with(p, n, SC_HARDSIGMOID); break;
-  default: break;
+    ROWS(SC_RELU) ROWS(SC_RELU6) ROWS(SC_HARDSWISH) ROWS(SC_SILU) ROWS(SC_GELU) ROWS(SC_GELU_TANH) ROWS(SC_SIGMOID)
+    ROWS(SC_HARDSIGMOID)
+    default: break;
   }
 }
+
+void SC(sc_activate)(float *p, i64 n, i32 activation) { SC(sc_activate_rows)(p, 1, 0, n, activation); }

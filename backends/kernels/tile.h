@@ -30,8 +30,9 @@ typedef struct {
 } sc_stretch;
 /* Strips [first, end) over them. */
 HIDDEN void SC(sc_conv_pixels)(const sc_kernel *kernel, const sc_stretch *pixels, i64 first, i64 end);
-/* The activation of n floats in place. */
+/* The activation of n floats in place, or of so many of each of some rows. */
 HIDDEN void SC(sc_activate)(float *p, i64 n, i32 activation);
+HIDDEN void SC(sc_activate_rows)(float *p, i64 rows, i64 pitch, i64 n, i32 activation);
 
 /* The pixels [0, count) of a row cut into tiles of at most `widest` vectors, equal to within one vector. A single pixel
    left over rides along with the last tile; more make one more vector, which overlaps its neighbour. The last piece is the
