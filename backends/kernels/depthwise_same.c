@@ -5,6 +5,7 @@
 
 enum {
   MOST = 4,                      /* output rows of a 5x5 kernel at once, half of stride 2: pointers to their inputs stay in registers */
+  TALL = VB == 32 ? 4 : 7,       /* the same of short rows, which stay in registers themselves: AVX2 has 16 of these, others 32 */
   LEFT = 1, RIGHT = 2, SHORT = 4 /* edges a block of columns touches; SHORT: the row is no longer than a vector */
 };
 
@@ -122,7 +123,10 @@ INLINE void block5(const int N, const int S, const int EDGE, const sc_channel *c
                    i64 row, i64 column)
 {
   enum { K = 5 };
-  vf acc[MOST], w[K];
+  const vi lanes = {LANES(LANE_NUMBER, 0)};
+  const int held = S == 1 && EDGE & SHORT;
+  vf acc[TALL], w[K], x[TALL + K - 1];
+  if (held) UNROLL for (int i = 0; i < N - 1 + K; i++) x[i] = select_vf(lanes < (i32)c->width, load(from[i]), splat(0.f));
   UNROLL for (int n = 0; n < N; n++) acc[n] = splat(f->bias);
   UNROLL for (int kw = 0; kw < K; kw++) {
     UNROLL for (int kh = 0; kh < K; kh++) {
@@ -130,7 +134,8 @@ INLINE void block5(const int N, const int S, const int EDGE, const sc_channel *c
       KEEP(w[kh]);
     }
     UNROLL for (int i = 0; i < S * (N - 1) + K; i++) {
-      vf u = tap_of(S, EDGE, from[i] + S * column, kw - K / 2, c->width);
+      const int by = kw - K / 2;
+      vf u = held ? shifted(x[i], by) : tap_of(S, EDGE, from[i] + S * column, by, c->width);
       UNROLL for (int n = 0; n < N; n++) if (i >= S * n && i < S * n + K) acc[n] += u * w[i - S * n];
     }
   }
@@ -139,13 +144,15 @@ INLINE void block5(const int N, const int S, const int EDGE, const sc_channel *c
 
 INLINE void down5(const int S, const int EDGE, const sc_channel *c, const sc_filter *f, i64 column, i64 rows)
 {
-  const int N = MOST / S;
-  for (i64 row = 0; row < rows;) {
+  const int N = S == 1 && EDGE & SHORT ? TALL : MOST / S;
+  for (i64 row = 0, left = rows, done; left; row += done, left -= done) {
     sc_cursor at = {c->first + S * row, (c->slot + S * row) % c->lines->held};
-    const float *from[MOST + 4];
+    const float *from[TALL + 4];
     UNROLL for (int i = 0; i < S * (N - 1) + 5; i++) from[i] = next_row(c, &at);
-    if (rows - row >= N) block5(N, S, EDGE, c, f, from, row, column), row += N;
-    else block5(1, S, EDGE, c, f, from, row, column), row++;
+    if (left >= N) block5(N, S, EDGE, c, f, from, row, column), done = N;
+    else if (N > 4 && left >= 4) block5(4, S, EDGE, c, f, from, row, column), done = 4;
+    else if (N > 2 && left >= 2) block5(2, S, EDGE, c, f, from, row, column), done = 2;
+    else block5(1, S, EDGE, c, f, from, row, column), done = 1;
   }
 }
 

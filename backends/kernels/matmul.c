@@ -4,7 +4,8 @@
 
 enum {
   ROWS = 64,                     /* outputs turned back at once: they stay in the first-level cache */
-  MANY_TILES = 8, TASKS = 16
+  MANY_TILES = 8, TASKS = 16,
+  FEW_WEIGHTS = 1 << 14          /* that are worth a task where tokens are few */
 };
 
 typedef struct {
@@ -162,8 +163,11 @@ int SC(sc_matmul)(sc_kernel *k, i64 tokens, const float *x, const float *residua
   if (k->code) return SC(sc_code_matmul)(k, tokens, x, residual, y, parallel, host_error);
   sc_job j = {.kernel = k, .tokens = tokens, .depth = k->spec.channels, .x = x, .residual = residual, .y = y,
               .chunks = clip(TASKS, 1, k->strip_count)};
-  if (tokens <= SC_MATVEC_TOKENS) return run(parallel, task_few, j.chunks, &j, host_error);
   i32 mr = k->strips[0].mr;
+  if (tokens <= SC_MATVEC_TOKENS) {
+    j.chunks = clip(k->tap_count * mr * tokens / FEW_WEIGHTS, 1, j.chunks);
+    return run(parallel, task_few, j.chunks, &j, host_error);
+  }
   j.cut = (sc_cut){.vectors = ceil_div(tokens, VL), .count = tokens};
   j.cut.pieces = ceil_div(j.cut.vectors, sc_widest[mr]);
   sc_geometry *g; /* a tile is an image of one row */

@@ -6,7 +6,7 @@ from benchmarks import spec
 from benchmarks.spec import Layer
 
 # Thinner or smaller, a squeezed layer or the statistics of a 2×2 map would fall apart.
-WIDTHS = {"mobilenet_v3_large": 0.25}
+WIDTHS = dict.fromkeys(("mobilenet_v3_large", "mobilenet_v3_small"), 0.25)
 SIZES = {"bert_base": 16, "minilm_l6": 16, "efficientnet_b0": 128}
 
 
