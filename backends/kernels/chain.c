@@ -102,9 +102,10 @@ typedef struct {
   const sc_kernel *first;        /* of the first stage, its weights multiplied */
   const char *frame;             /* of the caller */
   i64 stage, parts, tasks;       /* of a layer that is shared: parts of its rows, and shares of units in each */
+  const i64 *origin;             /* rows that windows begin at */
   const float *x, *beside[SC_CHAIN_INPUTS];
   float *y, *whole, *task;       /* memory of the image, and of the task: windows, copies, results */
-  int failed;
+  int company, failed;           /* company: rows are made in parts, for several threads */
 } image;
 
 static sc_lines lines_of(const image *m, i64 v)
@@ -112,7 +113,8 @@ static sc_lines lines_of(const image *m, i64 v)
   const sc_value *value = &m->p->values[v];
   int window = m->segment->streamed && v > m->segment->first && v < m->segment->end;
   float *at = v == m->c->count ? m->y : !v && !m->p->copies ? (float *)m->x : (window ? m->task : m->whole) + value->offset;
-  return (sc_lines){at, m->whole + m->p->zeros, value->pitch, value->height, value->width, value->held};
+  i64 origin = window && value->held < value->height ? m->origin[v] : 0;
+  return (sc_lines){at, m->whole + m->p->zeros, value->pitch, value->height, value->width, value->held, origin};
 }
 
 /* What is added to the output of a stage: nothing, a value of the chain, or an input beside the first. */
@@ -122,7 +124,7 @@ static sc_lines residual_of(const image *m, i64 stage)
   const sc_value *v = &m->p->values[stage + 1];
   if (r < 0) return (sc_lines){0};
   if (r < SC_CHAIN_BESIDE) return lines_of(m, r);
-  return (sc_lines){(float *)m->beside[r - SC_CHAIN_BESIDE], 0, v->height * v->width, v->height, v->width, v->height};
+  return (sc_lines){(float *)m->beside[r - SC_CHAIN_BESIDE], 0, v->height * v->width, v->height, v->width, v->height, 0};
 }
 
 /* Rows of a stage's output, units [from, end): channels, or strips of a convolution. `copies`: what its window reads, and
@@ -166,7 +168,7 @@ static void note_thread(const image *m)
 {
   const char *here = __builtin_frame_address(0);
   i64 apart = here - m->frame;
-  if ((apart > FAR || apart < -FAR) && !m->c->company) __atomic_store_n(&m->c->company, 1, __ATOMIC_RELAXED);
+  if ((apart > FAR || apart < -FAR) && !__atomic_load_n(&m->c->company, __ATOMIC_RELAXED)) __atomic_store_n(&m->c->company, 1, __ATOMIC_RELAXED);
 }
 
 static void task_part(void *data, u64 i)
@@ -181,6 +183,7 @@ static void task_part(void *data, u64 i)
     return;
   }
   sc_stream s = {.chain = own.c, .values = own.p->values, .first = g->first, .end = g->end, .run = stream_rows, .data = &own};
+  own.origin = s.start;
   SC(sc_stream_part)(&s, (i64)i, own.parts);
   sc_scratch_put(own.host, slot, own.task);
 }
@@ -198,8 +201,9 @@ static void task_stage(void *data, u64 i)
   image *m = data;
   const sc_stage *s = &m->c->stages[m->stage];
   const sc_grid *g = &m->p->grids[m->stage];
-  i64 part = (i64)i / m->tasks, share = (i64)i % m->tasks, units = units_of(s), height = m->p->values[m->stage + 1].height;
-  i64 top = height * part / m->parts, rows = height * (part + 1) / m->parts - top;
+  i64 part = (i64)i / m->tasks, share = (i64)i % m->tasks, units = units_of(s);
+  const sc_value *out = &m->p->values[m->stage + 1];
+  i64 top = sc_part_row(out, part, m->parts), rows = sc_part_row(out, part + 1, m->parts) - top;
   i64 from = units * share / m->tasks, end = units * (share + 1) / m->tasks, own = m->parts > 1 && g->pitch ? g->floats : 0;
   if (!s->depthwise) from = sc_share(s->kernel, share, m->tasks), end = sc_share(s->kernel, share + 1, m->tasks);
   note_thread(m);
@@ -231,7 +235,7 @@ static int run_stage(image *m, const sc_parallel *parallel, void **host_error)
   int slot, status = SC_OK, packs = g->pitch > 0;
   i64 work = (weights + out->channels) * ceil_div(out->height * out->width, VL);
   m->tasks = clip(work / SMALL, 1, clip(units_of(s), 1, STEP_TASKS));
-  m->parts = m->tasks > 1 ? sc_parts_of(out, m->c->company) : 1;
+  m->parts = m->tasks > 1 ? sc_parts_of(out, m->company) : 1;
   if (m->parts > 1) {
     m->tasks = packs ? 1 : CHAIN_PARTS;
     return run_tasks(m, task_stage, m->parts * m->tasks, parallel, host_error);
@@ -259,7 +263,7 @@ static int run_segments(image *m, const sc_parallel *parallel, void **host_error
     copy_floats(m->whole + first->offset + ch * first->pitch, m->x + ch * first->height * first->width, first->height * first->width);
   for (i64 n = 0; n < p->count && !status; n++) {
     m->segment = &p->segments[n];
-    m->parts = m->segment->streamed ? sc_parts_of(&p->values[m->segment->end], m->c->company) : 1;
+    m->parts = m->segment->streamed ? sc_parts_of(&p->values[m->segment->end], m->company) : 1;
     if (m->segment->streamed) status = run_tasks(m, task_part, m->parts, parallel, host_error);
     else for (m->stage = m->segment->first; m->stage < m->segment->end && !status; m->stage++) status = run_stage(m, parallel, host_error);
   }
@@ -291,7 +295,7 @@ typedef struct {
   const sc_call *call;
   const sc_tensor *const *in;
   float *y;
-  int failed;
+  int company, failed;
 } batch;
 
 static void *serial(void *self, void (*task)(void *, u64), u64 count, void *data)
@@ -304,7 +308,7 @@ static void *serial(void *self, void (*task)(void *, u64), u64 count, void *data
 static int run_one(const batch *b, i64 i, const sc_parallel *parallel, void **host_error)
 {
   const sc_value *first = &b->p->values[0], *last = &b->p->values[b->c->count];
-  image m = {.c = b->c, .p = b->p, .host = b->call->host,
+  image m = {.c = b->c, .p = b->p, .host = b->call->host, .company = b->company,
              .frame = __builtin_frame_address(0),
              .x = (const float *)b->in[0]->data + i * first->channels * first->height * first->width,
              .y = b->y + i * last->channels * last->height * last->width};
@@ -323,6 +327,15 @@ static void task_image(void *data, u64 i)
   if (run_one(b, (i64)i, &alone, &host_error)) __atomic_store_n(&b->failed, 1, __ATOMIC_RELAXED);
 }
 
+/* Whether rows are made in parts: for a second thread, and in the first runs, which show whether there is one. */
+static int has_company(sc_chain *c)
+{
+  if (__atomic_load_n(&c->company, __ATOMIC_RELAXED)) return 1;
+  if (__atomic_load_n(&c->runs, __ATOMIC_RELAXED) >= CHAIN_TRIALS) return 0;
+  __atomic_add_fetch(&c->runs, 1, __ATOMIC_RELAXED);
+  return 1;
+}
+
 static int run(void *state, const sc_tensor *const *in, sc_tensor *const *out, const sc_call *call)
 {
   sc_chain *c = state;
@@ -331,6 +344,7 @@ static int run(void *state, const sc_tensor *const *in, sc_tensor *const *out, c
   if (status) return status;
   batch b = {.c = c, .p = p, .call = call, .in = in, .y = out[0]->data};
   i64 images = in[0]->dims[0];
+  b.company = images == 1 && has_company(c);
   if (images == 1) status = run_one(&b, 0, call->parallel, call->host_error);
   else if (images > 1) status = sc_run_tasks(call, task_image, images, &b);
   SC(sc_chain_plan_done)(c, p);

@@ -17,7 +17,7 @@ typedef struct {
 /* A value for one image size. */
 typedef struct {
   i64 height, width, channels;
-  i64 rows;                      /* made at once */
+  i64 rows, least;               /* made at once, and in the smallest batch */
   i64 held, pitch;               /* as in sc_lines */
   i64 offset;                    /* floats into the memory of the image, or, in a window, of the task */
 } sc_value;
@@ -59,6 +59,7 @@ typedef struct {
   sc_stage stages[SC_CHAIN_STAGES];
   sc_chain_plan *plans[CHAIN_PLANS];
   int company;                   /* whether a task ever ran on another thread than the caller's */
+  int runs;                      /* the first of them find that out */
 } sc_chain;
 
 /* Sizes of all values for an input of this size; null, or what is wrong. */
@@ -74,12 +75,14 @@ struct sc_stream {
   const sc_chain *chain;
   const sc_value *values;
   i64 first, end;                /* stages */
-  i64 made[SC_CHAIN_STAGES + 1];    /* rows of each value that are there; those of the first are always there */
+  i64 start[SC_CHAIN_STAGES + 1], stop[SC_CHAIN_STAGES + 1]; /* rows of each value that the part needs */
+  i64 made[SC_CHAIN_STAGES + 1]; /* rows that are there; those of the first are always there */
   void (*run)(sc_stream *, i64 stage, i64 top, i64 rows);
   void *data;
 };
 
 enum { CHAIN_PARTS = 2, CHAIN_LEAST = 14 }; /* parts of rows for several threads; rows below which there are none */
+enum { CHAIN_TRIALS = 4 };       /* runs in which a second thread would have been seen */
 
 /* Streams part `part` of `parts` of the last value. */
 HIDDEN void SC(sc_stream_part)(sc_stream *stream, i64 part, i64 parts);
@@ -88,6 +91,17 @@ static inline i64 sc_parts_of(const sc_value *v, int company)
 {
   int long_enough = v->height / CHAIN_PARTS * v->width >= 16; /* kernels read a vector at least */
   return company && long_enough && v->height >= CHAIN_LEAST ? CHAIN_PARTS : 1;
+}
+/* The row that a part begins at. A short half begins where cache lines do, so that no two threads write one: 8 and 6 rows
+   of 14 take less time than 7 and 7. */
+static inline i64 sc_part_row(const sc_value *v, i64 part, i64 parts)
+{
+  const i64 row = v->height * part / parts, most = part && part < parts && v->height < 2 * CHAIN_LEAST;
+  for (i64 away = 0; away <= most; away++) {
+    if ((row + away) * v->width % (LINE) == 0) return row + away;
+    if ((row - away) * v->width % (LINE) == 0) return row - away;
+  }
+  return row;
 }
 /* The lowest input row that rows from `row` on of a stage's output read. */
 static inline i64 sc_lowest_row(const sc_stage *s, i64 row)

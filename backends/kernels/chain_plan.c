@@ -33,36 +33,62 @@ const char *SC(sc_chain_sizes)(const sc_chain *c, i64 height, i64 width, sc_valu
 }
 
 /* ---- streaming ---- */
+/* Rows from the top of an input that rows [0, end) of a stage's output read. */
+static i64 rows_below(const sc_stage *s, i64 end, i64 height)
+{
+  const sc_spec *p = &s->kernel->spec;
+  return clip((end - 1) * p->stride[0] - p->pad[0] + (p->kernel[0] - 1) * p->dilation[0] + 1, 0, height);
+}
+
 static void advance(sc_stream *s, i64 stage, i64 want)
 {
   const sc_value *out = &s->values[stage + 1];
   const sc_stage *how = &s->chain->stages[stage];
-  const sc_spec *p = &how->kernel->spec;
   while (s->made[stage + 1] < want) {
-    i64 top = s->made[stage + 1], rows = clip(out->rows, 1, out->height - top);
-    i64 reach = (top + rows - 1) * p->stride[0] - p->pad[0] + (p->kernel[0] - 1) * p->dilation[0] + 1;
-    if (stage > s->first) advance(s, stage - 1, clip(reach, 0, s->values[stage].height));
+    i64 top = s->made[stage + 1], rows = clip(out->rows - (top - s->start[stage + 1]) % out->rows, 1, s->stop[stage + 1] - top);
+    if (stage > s->first) advance(s, stage - 1, rows_below(how, top + rows, s->values[stage].height));
     if (how->residual > s->first && how->residual < SC_CHAIN_BESIDE) advance(s, how->residual - 1, top + rows);
     s->run(s, stage, top, rows);
     s->made[stage + 1] = top + rows;
   }
 }
 
+/* 1x1 layers and sums find the rows of a batch side by side, so batches of what they read begin where theirs do: the value
+   whose batches those of v follow, or v. Among values of one height that are added, all follow the last. */
+static i64 leader(const sc_stream *s, i64 v)
+{
+  for (i64 stage = s->first; stage < s->end; stage++) {
+    i64 r = s->chain->stages[stage].residual, last = v;
+    if (r <= s->first || r >= s->end || s->values[r].height != s->values[v].height) continue;
+    while (last < s->end && s->values[last + 1].height == s->values[v].height) last++;
+    return last;
+  }
+  return v < s->end && SC(sc_is_pointwise)(s->chain->stages[v].kernel) ? v + 1 : v;
+}
+
+/* A part needs rows [low, high) of a value, beside others. */
+static void need(sc_stream *s, i64 v, i64 low, i64 high)
+{
+  if (low < s->start[v]) s->start[v] = low;
+  if (high > s->stop[v]) s->stop[v] = high;
+}
+
 void SC(sc_stream_part)(sc_stream *s, i64 part, i64 parts)
 {
   const sc_value *last = &s->values[s->end];
-  i64 batches = ceil_div(last->height, last->rows), begin = batches * part / parts * last->rows;
-  for (i64 v = s->first + 1; v < s->end; v++) s->made[v] = s->values[v].height;
-  s->made[s->end] = begin;
+  for (i64 v = s->first; v <= s->end; v++) s->start[v] = s->values[v].height, s->stop[v] = 0;
+  need(s, s->end, sc_part_row(last, part, parts), sc_part_row(last, part + 1, parts));
   for (i64 stage = s->end - 1; stage >= s->first; stage--) {
-    i64 from = s->made[stage + 1], residual = s->chain->stages[stage].residual;
-    i64 low = sc_lowest_row(&s->chain->stages[stage], from);
-    if (low < s->made[stage]) s->made[stage] = low / s->values[stage].rows * s->values[stage].rows;
-    if (residual > s->first && residual < SC_CHAIN_BESIDE && from < s->made[residual])
-      s->made[residual] = from / s->values[residual].rows * s->values[residual].rows;
+    const sc_stage *how = &s->chain->stages[stage];
+    i64 rows = s->values[stage + 1].rows, late = (s->start[stage + 1] - s->start[leader(s, stage + 1)]) % rows;
+    s->start[stage + 1] -= (late + rows) % rows; /* the first batch may begin above the image */
+    i64 from = s->start[stage + 1], end = s->stop[stage + 1];
+    need(s, stage, sc_lowest_row(how, from), rows_below(how, end, s->values[stage].height));
+    if (how->residual > s->first && how->residual < SC_CHAIN_BESIDE) need(s, how->residual, from, end);
   }
+  for (i64 v = s->first + 1; v <= s->end; v++) s->made[v] = clip(s->start[v], 0, s->stop[v]);
   s->made[s->first] = s->values[s->first].height;
-  advance(s, s->end - 1, clip(batches * (part + 1) / parts * last->rows, 0, last->height));
+  advance(s, s->end - 1, s->stop[s->end]);
 }
 
 /* The lowest row of value v that a stage of the stream has yet to read. */
@@ -84,6 +110,7 @@ static void note_window(sc_stream *s, i64 stage, i64 top, i64 rows)
   sc_value *values = s->data, *v = &values[stage + 1];
   i64 alive = ceil_div(top + rows - lowest_live(s, stage + 1), v->rows) * v->rows;
   if (alive > v->held) v->held = alive;
+  if (rows < v->least) v->least = rows;
 }
 
 static i64 batch_rows(const sc_value *v) { return clip(PIXELS / v->width, 1, v->height); }
@@ -92,8 +119,12 @@ static i64 batch_rows(const sc_value *v) { return clip(PIXELS / v->width, 1, v->
 static i64 pitch_of(i64 rows, i64 width) { return (ceil_div(rows * width + ROOM - 1, LINE) | 1) * LINE; }
 
 /* Windows of the values between the stages [first, end), laid out in the memory of a task; its floats. */
-static i64 lay_windows(const sc_chain *c, sc_value *values, i64 first, i64 end)
+static i64 lay_windows(const sc_chain *c, sc_value *values, i64 first, i64 end, int whole)
 {
+  for (i64 v = first + 1; v <= end; v++) {
+    values[v].rows = whole ? values[v].height : batch_rows(&values[v]);
+    values[v].least = values[v].height;
+  }
   sc_stream s = {.chain = c, .values = values, .first = first, .end = end, .run = note_window, .data = values};
   i64 floats = 0;
   for (i64 v = first + 1; v < end; v++) values[v].held = values[v].rows;
@@ -122,14 +153,19 @@ static int is_closed(const sc_chain *c, i64 first, i64 end)
   return 1;
 }
 
-/* Floats of windows when the stages [first, end) are streamed, or -1 when they cannot be or it gains nothing. */
+/* Floats of windows when the stages [first, end) are streamed, or -1 when they cannot be or it gains nothing. Small images
+   stay in cache without, but threads then meet once for several layers: those whose rows need no others. */
 static i64 stream_floats(const sc_chain *c, sc_value *values, i64 first, i64 end)
 {
-  int worth = end > first + 1 || (!c->stages[first].depthwise && !SC(sc_is_pointwise)(c->stages[first].kernel));
-  for (i64 stage = first; stage < end; stage++) worth &= is_large(values, stage);
-  if (!worth || !is_closed(c, first, end)) return -1;
-  i64 floats = lay_windows(c, values, first, end);
-  return floats > WINDOWS ? -1 : floats;
+  int large = 1, several = end > first + 1, rows_alone = several && sc_parts_of(&values[end], 1) > 1;
+  int worth = several || (!c->stages[first].depthwise && !SC(sc_is_pointwise)(c->stages[first].kernel));
+  for (i64 stage = first; stage < end; stage++) {
+    large &= is_large(values, stage);
+    if (stage > first) rows_alone &= SC(sc_is_pointwise)(c->stages[stage].kernel);
+  }
+  if (!worth || !(large || rows_alone) || !is_closed(c, first, end)) return -1;
+  i64 floats = lay_windows(c, values, first, end, !large);
+  return floats > (large ? WINDOWS : LARGE) ? -1 : floats;
 }
 
 /* The segments with the least memory between them. */
@@ -138,7 +174,7 @@ static void cut_segments(const sc_chain *c, sc_chain_plan *p)
   i64 least[SC_CHAIN_STAGES + 1] = {0}, from[SC_CHAIN_STAGES + 1];
   for (i64 end = 1; end <= c->count; end++) {
     least[end] = least[end - 1] + floats_of(&p->values[end]), from[end] = end - 1;
-    for (i64 first = end - 1; first >= 0 && first >= end - REACH && is_large(p->values, first); first--) {
+    for (i64 first = end - 1; first >= 0 && first >= end - REACH; first--) {
       if (least[first] + floats_of(&p->values[end]) >= least[end] && first < end - 1) continue;
       if (stream_floats(c, p->values, first, end) >= 0) least[end] = least[first] + floats_of(&p->values[end]), from[end] = first;
     }
@@ -167,8 +203,7 @@ static i64 last_reader(const sc_chain *c, const sc_chain_plan *p, i64 v)
 /* Whether the first layer reads beyond its input: a depthwise one, and a 1x1 one of whose rows the last ones are no vector. */
 static int reads_beyond(const sc_chain *c, const sc_value *out)
 {
-  i64 last = (out->height - 1) % out->rows + 1;
-  return c->stages[0].depthwise || (SC(sc_is_pointwise)(c->stages[0].kernel) && last * out->width < VL);
+  return c->stages[0].depthwise || (SC(sc_is_pointwise)(c->stages[0].kernel) && out->least * out->width < VL);
 }
 
 /* Memory of the values that are held whole, but for the first and the last, which the host has. */
@@ -223,11 +258,12 @@ static int build(const sc_chain *c, i64 height, i64 width, sc_chain_plan **out)
   if (!p) return SC_MEMORY;
   *p = (sc_chain_plan){.height = height, .width = width};
   if (SC(sc_chain_sizes)(c, height, width, p->values)) return SC_TOO_LARGE;
-  for (i64 v = 0; v <= c->count; v++) p->values[v].rows = batch_rows(&p->values[v]);
   cut_segments(c, p);
   for (i64 n = 0; n < p->count; n++)
-    for (i64 v = p->segments[n].first + 1; !p->segments[n].streamed && v <= p->segments[n].end; v++)
-      p->values[v].rows = p->values[v].height;
+    for (i64 v = p->segments[n].first + 1; !p->segments[n].streamed && v <= p->segments[n].end; v++) {
+      i64 parts = sc_parts_of(&p->values[v], 1);
+      p->values[v].rows = p->values[v].height, p->values[v].least = p->values[v].height - sc_part_row(&p->values[v], parts - 1, parts);
+    }
   p->copies = reads_beyond(c, &p->values[1]);
   place_whole(c, p);
   return lay_grids(c, p);

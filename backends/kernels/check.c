@@ -55,8 +55,8 @@ i64 sc_out_size(i64 in, i64 pad_begin, i64 pad_end, i64 kernel, i64 stride, i64 
 }
 
 /* ---- working memory: 64 slots, bit i of `busy` set while slot i is lent ---- */
-enum { SLOTS = 64, OWN = -1, ALIGN = 64 };
-typedef struct { void *memory; i64 floats; } slot_memory;
+enum { SLOTS = 64, OWN = -1, ALIGN = 64, NEAR = 1 << 18 /* bytes between frames of one thread */ };
+typedef struct { void *memory; i64 floats; const char *user; } slot_memory; /* user: a frame of the thread that had it last */
 static slot_memory slots[SLOTS];
 static u64 busy;
 static i64 kernels;
@@ -65,12 +65,28 @@ void sc_scratch_retain(void) { __atomic_add_fetch(&kernels, 1, __ATOMIC_ACQ_REL)
 
 static float *aligned(void *p) { return (float *)(((u64)p + ALIGN - 1) & ~(u64)(ALIGN - 1)); }
 
+/* The first free slot that this thread had last: its lines are in this core's cache. Else the first free one. */
+static int choose_slot(u64 taken, const char *frame)
+{
+  int other = OWN;
+  for (u64 free = ~taken; free; free &= free - 1) {
+    const int i = __builtin_ctzll(free);
+    const char *user = __atomic_load_n(&slots[i].user, __ATOMIC_RELAXED);
+    if (user && frame - user < NEAR && user - frame < NEAR) return i;
+    if (other == OWN) other = i;
+  }
+  return other;
+}
+
 static int take_slot(void)
 {
+  const char *frame = __builtin_frame_address(0);
   u64 seen = __atomic_load_n(&busy, __ATOMIC_RELAXED);
   while (~seen) {
-    int i = __builtin_ctzll(~seen);
-    if (__atomic_compare_exchange_n(&busy, &seen, seen | 1ULL << i, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) return i;
+    const int i = choose_slot(seen, frame);
+    if (!__atomic_compare_exchange_n(&busy, &seen, seen | 1ULL << i, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) continue;
+    __atomic_store_n(&slots[i].user, frame, __ATOMIC_RELAXED);
+    return i;
   }
   return OWN;
 }
@@ -117,7 +133,7 @@ void sc_scratch_release(const sc_host *host)
     u64 bit = 1ULL << i;
     if (__atomic_fetch_or(&busy, bit, __ATOMIC_ACQ_REL) & bit) continue;
     if (slots[i].memory) host->free(host->self, slots[i].memory);
-    slots[i] = (slot_memory){0, 0};
+    slots[i] = (slot_memory){0};
     give_slot(i);
   }
 }

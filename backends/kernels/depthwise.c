@@ -264,8 +264,8 @@ static void direct_planes(const sc_job *j, i64 from, i64 end)
 {
   const sc_image *i = j->image;
   i64 size = i->out_height * i->out_width;
-  sc_lines x = {(float *)j->x, j->zeros, i->height * i->width, i->height, i->width, i->height};
-  sc_lines y = {j->y, 0, size, i->out_height, i->out_width, i->out_height}, residual = y;
+  sc_lines x = {(float *)j->x, j->zeros, i->height * i->width, i->height, i->width, i->height, 0};
+  sc_lines y = {j->y, 0, size, i->out_height, i->out_width, i->out_height, 0}, residual = y;
   residual.data = (float *)j->residual;
   SC(sc_same_depthwise)(j->kernel, &x, j->residual ? &residual : 0, &y, 0, i->out_height, from, end);
 }

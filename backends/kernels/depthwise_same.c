@@ -4,6 +4,7 @@
 #include "pack.h"
 
 enum {
+  SOON = 8,                      /* channels ahead whose first and last rows are fetched: another thread may have made them */
   MOST = 4,                      /* output rows of a 5x5 kernel at once, half of stride 2: pointers to their inputs stay in registers */
   TALL = VB == 32 ? 4 : 7,       /* the same of short rows, which stay in registers themselves: AVX2 has 16 of these, others 32 */
   LEFT = 1, RIGHT = 2, SHORT = 4 /* edges a block of columns touches; SHORT: the row is no longer than a vector */
@@ -198,14 +199,17 @@ void SC(sc_same_depthwise)(const sc_kernel *k, const sc_lines *x, const sc_lines
 {
   const sc_spec *s = &k->spec;
   const float inf = __builtin_inff();
-  i64 count = rows * y->width, behind = y->pitch - top % y->held * y->width;
+  i64 count = rows * y->width, place = sc_slot(y, top);
   /* Rows that end the window may write what is left of the channel. */
-  i64 room = top % y->held + rows == y->held ? behind : count;
-  i64 first = top * s->stride[0] - s->pad[0], slot = (first + x->held) % x->held;
+  i64 room = place + rows == y->held ? y->pitch - place * y->width : count;
+  i64 first = top * s->stride[0] - s->pad[0], slot = sc_slot(x, first), last = first + (rows - 1) * s->stride[0] + s->kernel[0] - 1;
   float *to = sc_line(y, 0, top);
   const float *add = residual ? sc_line(residual, 0, top) : 0;
   int late = residual && y->width <= VL, clamp = !late && s->activation && s->activation <= SC_RELU6;
+  const float *above = sc_line(x, SOON, clip(first, 0, x->height - 1)), *below = sc_line(x, SOON, clip(last, 0, x->height - 1));
   for (i64 p = from; p < end; p++) {
+    __builtin_prefetch(above + p * x->pitch);
+    __builtin_prefetch(below + p * x->pitch);
     i64 filter = p % s->rows;
     sc_channel c = {.lines = x, .x = x->data + p * x->pitch, .first = first, .slot = slot, .y = to + p * y->pitch,
                     .residual = add ? add + p * residual->pitch : 0, .width = y->width, .room = room};

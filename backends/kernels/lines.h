@@ -5,12 +5,15 @@
 
 enum { SC_LINES_OVER = 2 * 16 + 4 }; /* floats that may be read behind a row */
 
-/* Row r of channel c lies at data + c * pitch + r % held * width. The last `held` rows are there. */
+/* Row r of channel c lies at data + c * pitch + sc_slot(r) * width. The last `held` rows are there, of those from `origin` on. */
 typedef struct {
   float *data;
   const float *zeros;            /* what rows outside the image are: sc_zeros(width) floats */
-  i64 pitch, height, width, held;
+  i64 pitch, height, width, held, origin;
 } sc_lines;
+
+/* The place of a row in its window; a few rows before the origin have one too. */
+static inline i64 sc_slot(const sc_lines *l, i64 row) { return (row - l->origin + l->held) % l->held; }
 
 /* Floats of zeros that a depthwise convolution of rows of such a width needs, and how far into them `zeros` points. */
 enum { SC_LINES_BEFORE = 16 };
@@ -18,7 +21,7 @@ static inline i64 sc_zeros(i64 width) { return width + SC_LINES_BEFORE + SC_LINE
 
 static inline float *sc_line(const sc_lines *l, i64 channel, i64 row)
 {
-  return l->data + channel * l->pitch + (l->held == l->height ? row : row % l->held) * l->width;
+  return l->data + channel * l->pitch + (l->held == l->height ? row : sc_slot(l, row)) * l->width;
 }
 
 /* Whether this kernel computes a depthwise convolution of such images: 3x3 and 5x5 padded by half their kernel, of stride 1,
