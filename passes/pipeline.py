@@ -9,6 +9,7 @@ from sparsecc.passes.canonicalize.constant_folding import ConstantFolding
 from sparsecc.passes.canonicalize.dead_code import DeadCode
 from sparsecc.passes.canonicalize.explicit_pads import ExplicitPads
 from sparsecc.passes.canonicalize.gemm import GemmNormalization
+from sparsecc.passes.canonicalize.hard_sigmoid import HardSigmoidForm
 from sparsecc.passes.canonicalize.identity_elimination import IdentityElimination
 from sparsecc.passes.canonicalize.inline_functions import InlineFunctions
 from sparsecc.passes.canonicalize.input_scale_folding import InputScaleFolding
@@ -34,6 +35,7 @@ EXACT_BEFORE: tuple[Pass, ...] = (
     ExplicitPads(),  # before input-scale folding, which asks whether a convolution pads
     GemmNormalization(),  # before BN folding: its bias is then one number per output
     BatchNormFolding(),  # after folding: scale and variance are constants by now
+    HardSigmoidForm(),  # before scale folding, which takes the slope into the layer
     ScaleFolding(),  # after BN folding: Conv + BN + Mul + Add then collapses as well
     InputScaleFolding(),  # after scale folding: what could join the layer before it has done so
     DeadCode(),  # last: drops what the rewrites left behind

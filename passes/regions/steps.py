@@ -15,7 +15,8 @@ from sparsecc.passes.edit import constant, is_op
 from sparsecc.passes.fuse.shapes import Shapes
 from sparsecc.passes.quantize.region_step import int8_step
 
-_CODES = {activation.name: code for code, activation in enumerate(ACTIVATIONS)}
+CODES = {activation.name: code for code, activation in enumerate(ACTIVATIONS)}
+"""What programs call an activation."""
 _LEAST_FEATURES = 16
 """Least inputs and outputs of a matmul with its tokens in the lanes."""
 _ROW, _IMAGE = 2, 4
@@ -60,11 +61,11 @@ def _sparse(node: ir.Node) -> Step:
         value = attributes.get(key, [])
         window += [value] if isinstance(value, int) else value
     if variant.base == "SparseConv":
-        kind, numbers = "conv", [*window, _CODES[variant.activation]]
+        kind, numbers = "conv", [*window, CODES[variant.activation]]
     elif not _tokens_in_lanes(node) and ops.read_packed(node).block[0] % _WIDE == 0:
-        kind, numbers = "matmul16", [_CODES[variant.activation], 0]
+        kind, numbers = "matmul16", [CODES[variant.activation], 0]
     else:
-        kind, numbers = "matmul", [_CODES[variant.activation], int(_tokens_in_lanes(node))]
+        kind, numbers = "matmul", [CODES[variant.activation], int(_tokens_in_lanes(node))]
     made = (str(node.outputs[0].name),)
     return Step(kind, str(node.name), tuple(data), made, tuple(constants), tuple(numbers))
 
@@ -163,12 +164,12 @@ def _add(node: ir.Node, shapes: Shapes) -> Step | str:
         return "a sum with a constant"
     if not shapes.equal(a, b):
         return "a sum of values that are not known to have the same shape"
-    return _make(node, "add", [a, b], _CODES["none"])
+    return _make(node, "add", [a, b], CODES["none"])
 
 
 def _activation(name: str) -> Rule:
     def rule(node: ir.Node, shapes: Shapes) -> Step | str:
-        return _make(node, "activation", node.inputs[:1], _CODES[name])
+        return _make(node, "activation", node.inputs[:1], CODES[name])
 
     return rule
 

@@ -12,6 +12,7 @@ from sparsecc.passes.edit import is_op
 from sparsecc.passes.fuse.shapes import Shapes
 from sparsecc.passes.regions import tokens
 from sparsecc.passes.regions.attention import attention
+from sparsecc.passes.regions.gates import swish
 from sparsecc.passes.regions.steps import step_of
 from sparsecc.passes.regions.unit import Match, Unit
 
@@ -23,6 +24,8 @@ MATCHES: tuple[tuple[str, Match], ...] = (
     ("Gemm", tokens.dense),
     ("Add", tokens.constant_term),
     ("Gather", tokens.select),
+    ("Sigmoid", swish),
+    ("HardSigmoid", swish),
 )
 """Units of several nodes, or with constants, by the op type of a node that each has once. Earlier
 rows take nodes from later ones."""

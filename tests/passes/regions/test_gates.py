@@ -24,6 +24,8 @@ MEANS = {
 GATES = {
     "Sigmoid": "g = Sigmoid(f)",
     "HardSigmoid": "g = HardSigmoid<alpha = 0.16666667, beta = 0.5>(f)",
+    "another slope": "g = HardSigmoid<alpha = 0.2, beta = 0.4>(f)",
+    "Clip": "a = Add(f, three) b = Clip(a, zero, six) g = Div(b, six)",
 }
 PRODUCTS = {"image first": "s = Mul(d, g)", "factors first": "s = Mul(g, d)"}
 CONVOLUTIONS = """
@@ -59,10 +61,14 @@ def block(*middle: str, after: str = AFTER, sides: str = f"{SIDE}, {SIDE}") -> o
         "excite": sparse(rng, CHANNELS, SQUEEZED, 1, 1),
         "down": sparse(rng, 16, CHANNELS, 1, 1),
         "small": rng.standard_normal(SQUEEZED).astype(np.float32),
+        "zero": np.float32(0),
+        "three": np.float32(3),
+        "six": np.float32(6),
         "image": np.array([0, CHANNELS, 1, 1]),
         "last": np.array([2, 3]),
     }
     weights |= {f"{name}2": weights[name][:, :, 0, 0] for name in ("squeeze", "excite")}
+    weights |= {f"{name}3": weights[name] for name in ("up", "down")}
     body = "\n".join([BEFORE, *middle, after])
     used = {name: weights[name] for name in set(re.findall(r"\w+", body)) & set(weights)}
     text = f"{HEAD} g (float[N, 16, {sides}] x) => (float[N, 16, R, S] y) {{ {body} }}"
@@ -105,7 +111,7 @@ def test_one_of_linear_layers_is_inside_too(mean: str, image: str, library: Path
 
 def test_a_product_that_others_read_too_is_a_step(library: Path) -> None:
     after = "t = Conv<kernel_shape = [1, 1]>(s, down) u = GlobalAveragePool(s) v = Relu(u)"
-    after += "w = Conv<kernel_shape = [1, 1]>(v, down) z = Sigmoid(w) y = Mul(t, z)"
+    after += "w = Conv<kernel_shape = [1, 1]>(v, down3) z = Sigmoid(w) y = Mul(t, z)"
     proto = block(
         MEANS["GlobalAveragePool"], CONVOLUTIONS, GATES["Sigmoid"], "s = Mul(d, g)", after=after
     )
@@ -126,9 +132,28 @@ def test_sizes_that_are_open_have_a_step_of_their_own(library: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("gate", "kind"),
+    [("Sigmoid", ""), ("HardSigmoid", "<alpha = 0.16666667, beta = 0.5>")],
+)
+def test_a_value_times_its_own_gate_is_a_step(gate: str, kind: str, library: Path) -> None:
+    """Behind pooling no layer takes it over."""
+    after = "t = Conv<kernel_shape = [1, 1]>(s, down) u = MaxPool<kernel_shape = [1, 1]>(t)"
+    after += f" v = {gate}{kind}(u) w = Mul(u, v) z = Conv<kernel_shape = [1, 1]>(w, up3) "
+    proto = block(
+        MEANS["ReduceMean"],
+        CONVOLUTIONS,
+        GATES["Sigmoid"],
+        PRODUCTS["image first"],
+        after=after + "y = Conv<kernel_shape = [1, 1]>(z, down3)",
+    )
+    assert steps_of(proto)[-3:] == ["pool", "activation", "chain"]
+    check(proto, library)
+
+
+@pytest.mark.parametrize(
     ("gate", "reason"),
     [
-        ("g = HardSigmoid(f)", "another slope than 1/6"),
+        ("b = Relu(f) g = HardSigmoid(b)", "another slope than 1/6"),
         ("g = Softplus(f)", "no Softplus"),
         ("b = Sigmoid(f) g = Add(b, d)", "a product of other than an image and a factor"),
     ],
