@@ -7,6 +7,7 @@ enum {
   SOON = 8,                      /* channels ahead whose first and last rows are fetched: another thread may have made them */
   MOST = 4,                      /* output rows of a 5x5 kernel at once, half of stride 2: pointers to their inputs stay in registers */
   TALL = VB == 32 ? 4 : 7,       /* the same of short rows, which stay in registers themselves: AVX2 has 16 of these, others 32 */
+  K = 5,                         /* the larger kernel */
   LEFT = 1, RIGHT = 2, SHORT = 4 /* edges a block of columns touches; SHORT: the row is no longer than a vector */
 };
 
@@ -47,15 +48,11 @@ INLINE vf tap_of(const int S, const int EDGE, const float *from, const int by, i
   const vi lanes = {LANES(LANE_NUMBER, 0)};
   const int inside = !by || !(EDGE & (by < 0 ? LEFT : RIGHT));
   if (S == 2) {
-    if (inside && by != 1) return every_second(from + by);
+    if (by < 0 && inside) return every_second(from - 1);
     vf a = load(from), b = load(from + VL);
-    if (by & 1) {
-      vf odd = __builtin_shufflevector(a, b, LANES(EVERY_SECOND, 1));
-      return by < 0 ? shifted(odd, -1) : odd;
-    }
-    vf even = __builtin_shufflevector(a, b, LANES(EVERY_SECOND, 0));
-    if (EDGE & SHORT) even = select_vf(lanes < (i32)width, even, splat(0.f));
-    return shifted(even, by / 2);
+    if (!by) return __builtin_shufflevector(a, b, LANES(EVERY_SECOND, 0));
+    vf odd = __builtin_shufflevector(a, b, LANES(EVERY_SECOND, 1));
+    return by < 0 ? shifted(odd, -1) : odd;
   }
   vf u = load(from + (inside ? by : 0));
   if (EDGE & SHORT) u = select_vf(lanes < (i32)width, u, splat(0.f));
@@ -120,12 +117,11 @@ INLINE void down3(const int S, const int EDGE, const sc_channel *c, const sc_fil
 }
 
 /* ---- 5x5: several rows at once; an input is loaded once for all the output rows it belongs to ---- */
-INLINE void block5(const int N, const int S, const int EDGE, const sc_channel *c, const sc_filter *f, const float *const *from,
-                   i64 row, i64 column)
+INLINE void block5(const int N, const int EDGE, const sc_channel *c, const sc_filter *f, const float *const *from, i64 row,
+                   i64 column)
 {
-  enum { K = 5 };
   const vi lanes = {LANES(LANE_NUMBER, 0)};
-  const int held = S == 1 && EDGE & SHORT;
+  const int held = EDGE & SHORT;
   vf acc[TALL], w[K], x[TALL + K - 1];
   if (held) UNROLL for (int i = 0; i < N - 1 + K; i++) x[i] = select_vf(lanes < (i32)c->width, load(from[i]), splat(0.f));
   UNROLL for (int n = 0; n < N; n++) acc[n] = splat(f->bias);
@@ -134,13 +130,51 @@ INLINE void block5(const int N, const int S, const int EDGE, const sc_channel *c
       w[kh] = splat(f->weights[kh * K + kw]);
       KEEP(w[kh]);
     }
-    UNROLL for (int i = 0; i < S * (N - 1) + K; i++) {
+    UNROLL for (int i = 0; i < N - 1 + K; i++) {
       const int by = kw - K / 2;
-      vf u = held ? shifted(x[i], by) : tap_of(S, EDGE, from[i] + S * column, by, c->width);
-      UNROLL for (int n = 0; n < N; n++) if (i >= S * n && i < S * n + K) acc[n] += u * w[i - S * n];
+      vf u = held ? shifted(x[i], by) : tap_of(1, EDGE, from[i] + column, by, c->width);
+      UNROLL for (int kh = 0; kh < K; kh++) if (i >= kh && i - kh < N) acc[i - kh] += u * w[kh];
     }
   }
   UNROLL for (int n = 0; n < N; n++) put(EDGE, c, f, (row + n) * c->width + column, acc[n]);
+}
+
+/* ---- 5x5 of stride 2: a row of X is loaded once, in its even and its odd columns ---- */
+#define FROM_LEFT(lane, first) ((lane) ? (lane) - 1 : VL + (first))
+#define FROM_RIGHT(lane, last) ((lane) < VL - 1 ? (lane) + 1 : VL + (last))
+
+/* The inputs of VL output columns through each kernel column; `from` is that of the middle one. */
+INLINE void taps_of_two(const int EDGE, const float *from, i64 width, vf *taps)
+{
+  const vi lanes = {LANES(LANE_NUMBER, 0)};
+  vf a = load(from), b = load(from + VL);
+  vf even = __builtin_shufflevector(a, b, LANES(EVERY_SECOND, 0)), odd = __builtin_shufflevector(a, b, LANES(EVERY_SECOND, 1));
+  if (EDGE & SHORT) even = select_vf(lanes < (i32)width, even, splat(0.f));
+  vf left = EDGE & LEFT ? splat(0.f) : load(from - 2), right = EDGE & RIGHT ? splat(0.f) : load(from + VL + 1);
+  taps[0] = __builtin_shufflevector(even, left, LANES(FROM_LEFT, 0));
+  taps[1] = __builtin_shufflevector(odd, left, LANES(FROM_LEFT, 1));
+  taps[2] = even, taps[3] = odd;
+  taps[4] = __builtin_shufflevector(even, right, LANES(FROM_RIGHT, VL - 1));
+}
+
+INLINE void strided5(const int N, const int EDGE, const sc_channel *c, const sc_filter *f, const float *const *from, i64 row,
+                     i64 column)
+{
+  vf acc[MOST], taps[K];
+  UNROLL for (int n = 0; n < N; n++) acc[n] = splat(f->bias);
+  UNROLL for (int i = 0; i < 2 * (N - 1) + K; i++) {
+    taps_of_two(EDGE, from[i] + 2 * column, c->width, taps);
+    UNROLL for (int n = 0; n < N; n++) if (i >= 2 * n && i < 2 * n + K)
+      UNROLL for (int kw = 0; kw < K; kw++) acc[n] += taps[kw] * f->weights[(i - 2 * n) * K + kw];
+  }
+  UNROLL for (int n = 0; n < N; n++) put(EDGE, c, f, (row + n) * c->width + column, acc[n]);
+}
+
+INLINE void rows5(const int N, const int S, const int EDGE, const sc_channel *c, const sc_filter *f, const float *const *from,
+                  i64 row, i64 column)
+{
+  if (S == 2) strided5(N, EDGE, c, f, from, row, column);
+  else block5(N, EDGE, c, f, from, row, column);
 }
 
 INLINE void down5(const int S, const int EDGE, const sc_channel *c, const sc_filter *f, i64 column, i64 rows)
@@ -148,26 +182,26 @@ INLINE void down5(const int S, const int EDGE, const sc_channel *c, const sc_fil
   const int N = S == 1 && EDGE & SHORT ? TALL : MOST / S;
   for (i64 row = 0, left = rows, done; left; row += done, left -= done) {
     sc_cursor at = {c->first + S * row, (c->slot + S * row) % c->lines->held};
-    const float *from[TALL + 4];
-    UNROLL for (int i = 0; i < S * (N - 1) + 5; i++) from[i] = next_row(c, &at);
-    if (left >= N) block5(N, S, EDGE, c, f, from, row, column), done = N;
-    else if (N > 4 && left >= 4) block5(4, S, EDGE, c, f, from, row, column), done = 4;
-    else if (N > 2 && left >= 2) block5(2, S, EDGE, c, f, from, row, column), done = 2;
-    else block5(1, S, EDGE, c, f, from, row, column), done = 1;
+    const float *from[TALL + K - 1];
+    UNROLL for (int i = 0; i < S * (N - 1) + K; i++) from[i] = next_row(c, &at);
+    if (left >= N) rows5(N, S, EDGE, c, f, from, row, column), done = N;
+    else if (N > 4 && left >= 4) rows5(4, S, EDGE, c, f, from, row, column), done = 4;
+    else if (N > 2 && left >= 2) rows5(2, S, EDGE, c, f, from, row, column), done = 2;
+    else rows5(1, S, EDGE, c, f, from, row, column), done = 1;
   }
 }
 
-INLINE void down(const int K, const int S, const int EDGE, const sc_channel *c, const sc_filter *f, const vf *w, i64 column,
+INLINE void down(const int SIDE, const int S, const int EDGE, const sc_channel *c, const sc_filter *f, const vf *w, i64 column,
                  i64 rows)
 {
-  if (K == 3) down3(S, EDGE, c, f, w, column, rows);
+  if (SIDE == 3) down3(S, EDGE, c, f, w, column, rows);
   else down5(S, EDGE, c, f, column, rows);
 }
 
 /* Of a 3x3 of stride 2 only the left edge needs care: the row is twice as long as the output's. */
-INLINE void channel(const int K, const int S, const sc_channel *c, const sc_filter *f, i64 rows)
+INLINE void channel(const int SIDE, const int S, const sc_channel *c, const sc_filter *f, i64 rows)
 {
-  const int reach = K / 2, right = reach >= S ? RIGHT : 0;
+  const int reach = SIDE / 2, right = reach >= S ? RIGHT : 0;
   i64 width = c->width, column = VL;
   vf w[9];
   UNROLL for (int i = 0; i < 9; i++) {
@@ -175,13 +209,13 @@ INLINE void channel(const int K, const int S, const sc_channel *c, const sc_filt
     KEEP(w[i]);
   }
   if (width <= VL) {
-    down(K, S, LEFT | right | SHORT, c, f, w, 0, rows);
+    down(SIDE, S, LEFT | right | SHORT, c, f, w, 0, rows);
     return;
   }
-  down(K, S, LEFT, c, f, w, 0, rows);
-  for (; column + VL + reach <= width; column += VL) down(K, S, 0, c, f, w, column, rows);
-  if (column < width - VL) down(K, S, 0, c, f, w, width - VL - reach, rows); /* the right edge reaches beyond its vector */
-  down(K, S, right, c, f, w, width - VL, rows);
+  down(SIDE, S, LEFT, c, f, w, 0, rows);
+  for (; column + VL + reach <= width; column += VL) down(SIDE, S, 0, c, f, w, column, rows);
+  if (column < width - VL) down(SIDE, S, 0, c, f, w, width - VL - reach, rows); /* the right edge reaches beyond its vector */
+  down(SIDE, S, right, c, f, w, width - VL, rows);
 }
 
 int SC(sc_is_same_depthwise)(const sc_kernel *k, i64 height, i64 width)
