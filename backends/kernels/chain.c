@@ -14,14 +14,15 @@ static const char *create_stage(const sc_step_spec *spec, sc_chain *c, i64 i)
 {
   const i64 *a = spec->attributes + i * STAGE;
   sc_stage *stage = &c->stages[i];
-  sc_spec s = {.stride = {a[0], a[1]}, .pad = {a[2], a[3], a[4], a[5]}, .dilation = {a[6], a[7]}, .group = a[8],
-               .no_code = 1};
+  sc_spec s = {.stride = {a[0], a[1]}, .pad = {a[2], a[3], a[4], a[5]}, .dilation = {a[6], a[7]}, .group = a[8]};
   if (a[9] < 0 || a[9] >= SC_ACTIVATIONS) return "unknown activation";
   i64 beside = a[10] - SC_CHAIN_BESIDE;
   if (a[10] < -1 || (a[10] > i && (beside < 0 || beside >= spec->inputs - 1))) return "a residual is not a value before it";
   s.activation = (i32)a[9];
   const char *wrong = sc_read_packed(spec, i * PACKED, 1, &s);
   if (wrong) return wrong;
+  int multiplied = !i && spec->attributes[c->count * STAGE] >= 0;
+  s.no_code = multiplied || !sc_is_plain_window(&s); /* code reads its inputs side by side, and weights in an order of its own */
   if (SC(sc_create)(&s, &c->host, &stage->kernel)) return "there is not enough memory to prepare the weights";
   stage->residual = a[10], stage->depthwise = SC(sc_is_depthwise)(stage->kernel) && !SC(sc_is_pointwise)(stage->kernel);
   const sc_spec *before = i ? &stage[-1].kernel->spec : 0;
@@ -145,6 +146,14 @@ static void run_rows(const image *m, i64 stage, i64 top, i64 rows, i64 from, i64
   }
 }
 
+/* The same for a layer with generated code, all of its strips; parallel: or null, in a task. */
+static int run_code(const image *m, i64 stage, i64 top, i64 rows, const sc_parallel *parallel, void **host_error)
+{
+  sc_lines x = lines_of(m, stage), y = lines_of(m, stage + 1), residual = residual_of(m, stage);
+  return SC(sc_code_rows)(m->c->stages[stage].kernel, &m->p->grids[stage], &x, &y, residual.data ? &residual : 0, top, rows,
+                          parallel, host_error);
+}
+
 static i64 units_of(const sc_stage *s) { return s->depthwise ? s->kernel->spec.rows : s->kernel->strip_count; }
 
 static void pack_rows(const image *m, i64 stage, i64 top, i64 rows, float *to, i64 from, i64 end)
@@ -155,10 +164,12 @@ static void pack_rows(const image *m, i64 stage, i64 top, i64 rows, float *to, i
 
 static void stream_rows(sc_stream *s, i64 stage, i64 top, i64 rows)
 {
-  const image *m = s->data;
+  image *m = s->data;
   float *copies = m->task + m->segment->floats;
   if (m->p->grids[stage].pitch) pack_rows(m, stage, top, rows, copies, 0, m->p->values[stage].channels);
-  run_rows(m, stage, top, rows, 0, units_of(&m->c->stages[stage]), copies, copies + m->segment->copies);
+  if (!m->c->stages[stage].kernel->code)
+    run_rows(m, stage, top, rows, 0, units_of(&m->c->stages[stage]), copies, copies + m->segment->copies);
+  else if (run_code(m, stage, top, rows, 0, 0)) m->failed = 1;
 }
 
 enum { FAR = 1 << 18 };          /* bytes between frames of one thread */
@@ -185,6 +196,7 @@ static void task_part(void *data, u64 i)
   sc_stream s = {.chain = own.c, .values = own.p->values, .first = g->first, .end = g->end, .run = stream_rows, .data = &own};
   own.origin = s.start;
   SC(sc_stream_part)(&s, (i64)i, own.parts);
+  if (own.failed) __atomic_store_n(&((image *)data)->failed, 1, __ATOMIC_RELAXED);
   sc_scratch_put(own.host, slot, own.task);
 }
 
@@ -231,6 +243,7 @@ static int run_stage(image *m, const sc_parallel *parallel, void **host_error)
   const sc_stage *s = &m->c->stages[m->stage];
   const sc_grid *g = &m->p->grids[m->stage];
   const sc_value *out = &m->p->values[m->stage + 1];
+  if (s->kernel->code) return run_code(m, m->stage, 0, out->height, parallel, host_error);
   i64 weights = s->depthwise ? s->kernel->tap_count : s->kernel->strip_count ? s->kernel->tap_count * s->kernel->strips[0].mr : 0;
   int slot, status = SC_OK, packs = g->pitch > 0;
   i64 work = (weights + out->channels) * ceil_div(out->height * out->width, VL);

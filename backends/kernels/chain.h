@@ -125,4 +125,8 @@ HIDDEN void SC(sc_grid_rows)(const sc_kernel *kernel, const sc_grid *grid, const
                              const sc_lines *residual, i64 top, i64 rows, i64 first, i64 end, float *together);
 /* Floats of `together`. */
 HIDDEN i64 SC(sc_grid_together)(const sc_grid *grid, i64 rows);
+
+/* Rows [top, top + rows) of a 1x1 layer with generated code. residual: or null; parallel: or null, within a task. */
+HIDDEN int SC(sc_code_rows)(sc_kernel *kernel, const sc_grid *grid, const sc_lines *x, const sc_lines *y, const sc_lines *residual,
+                            i64 top, i64 rows, const sc_parallel *parallel, void **host_error);
 #endif

@@ -21,7 +21,6 @@ const char *SC(sc_gate_make)(const sc_host *host, const sc_kernel *k, sc_gate *g
 {
   const sc_spec *s = &k->spec;
   const i64 depth = s->channels * s->kernel[0] * s->kernel[1];
-  if (k->code) return "a weight with code of its own cannot be multiplied";
   g->channels = sc_get(host, k->column_count * (i64)sizeof *g->channels);
   if (!g->channels) return "there is no memory for it";
   for (i64 i = 0; i < k->column_count; i++)

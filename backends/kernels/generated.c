@@ -8,7 +8,8 @@ enum {
   GROUP_BYTES = 48 * 1024,       /* of code that may run anew for every group */
   SHARED_FLOATS = 2048 * 1024 / 4, /* panels that all tasks share: few groups, so that code is read seldom */
   SUM_FLOATS = 384 * 1024 / 4,   /* sums between chunks that a task keeps */
-  BLOCK_BYTES = 24 * 1024,       /* of code that runs for all panels before the next: the processor keeps it decoded */
+  BLOCK_BYTES = 32 * 1024,       /* of code that runs for all panels before the next: the processor keeps it decoded, */
+  BLOCK_CELLS = 32,              /* of at most so many cells */
   GROUP_PANELS = 4,              /* at least: packing several at once is quicker */
   MANY_GROUPS = 8,
   LARGE_GROUP = 12, FEW_GROUPS = 2, /* panels of a task of its own where code is large, about, and least tasks */
@@ -49,7 +50,7 @@ static sc_block block_at(const sc_kernel *k, i64 chunk, i64 first, i64 last)
 {
   const sc_code_cell *cells = sc_code_cells(k->code) + chunk * k->code->strips;
   i64 end = first < last ? first + 1 : last;
-  while (end < last && cells[end + 1].entry - cells[first].entry <= BLOCK_BYTES) end++;
+  while (end < last && end - first < BLOCK_CELLS && cells[end + 1].entry - cells[first].entry <= BLOCK_BYTES) end++;
   return (sc_block){chunk, first, end};
 }
 
@@ -66,15 +67,17 @@ static int next_block(const sc_kernel *k, const sc_panels *at, i64 first, i64 la
   return more;
 }
 
-/* How many lines of code and of weights a cell prefetches. */
-typedef struct { i64 code, weights; } sc_lines;
+/* A cell of a block: its code and stream, and how many lines of code and of weights it prefetches. */
+typedef struct { sc_cell_fn run; const float *stream; i64 code, weights; } sc_block_cell;
 
-static sc_lines lines_of(const sc_code *code, i64 chunk, i64 strip)
+static sc_block_cell block_cell(const sc_kernel *k, i64 chunk, i64 strip)
 {
-  const sc_code_cell *cell = &sc_code_cells(code)[chunk * code->strips + strip];
-  i64 biases = chunk ? 0 : sc_code_row(code, strip + 1) - sc_code_row(code, strip);
+  i64 number = chunk * k->code->strips + strip;
+  const sc_code_cell *cell = &sc_code_cells(k->code)[number];
+  i64 biases = chunk ? 0 : k->strips[strip].mr;
   i64 lines = (cell[1].stream - cell->stream - biases + SC_FETCH_EVERY / 2 - 1) / SC_FETCH_EVERY;
-  return (sc_lines){lines - lines / SC_FETCH_KINDS, lines / SC_FETCH_KINDS};
+  return (sc_block_cell){(sc_cell_fn)(u64)sc_code_text(k->code, number), k->weights + cell->stream, lines - lines / SC_FETCH_KINDS,
+                         lines / SC_FETCH_KINDS};
 }
 
 /* Memory to prefetch in a number of calls: `extra` lines before each, the others during it. */
@@ -100,20 +103,22 @@ static void run_block(const sc_job *j, sc_block b, sc_block next, i64 span, cons
 {
   const sc_kernel *k = j->kernel;
   const sc_code_cell *cells = sc_code_cells(k->code) + next.chunk * k->code->strips;
-  i64 panels = at->end - at->panel, calls = panels * (b.end - b.first);
-  sc_lines all = {0, 0};
+  i64 panels = at->end - at->panel, calls = panels * (b.end - b.first), code_lines = 0, weight_lines = 0;
+  sc_block_cell block[BLOCK_CELLS];
   for (i64 s = b.first; s < b.end; s++) {
-    sc_lines lines = lines_of(k->code, b.chunk, s);
-    all.code += panels * lines.code, all.weights += panels * lines.weights;
+    sc_block_cell *cell = &block[s - b.first];
+    *cell = block_cell(k, b.chunk, s);
+    code_lines += panels * cell->code, weight_lines += panels * cell->weights;
   }
-  sc_ahead code = ahead(sc_codes.text + cells[next.first].entry, sc_codes.text + cells[next.end].entry, calls, all.code);
-  sc_ahead weights = ahead(k->weights + cells[next.first].stream, k->weights + cells[next.end].stream, calls, all.weights);
-  for (i64 p = 0; p < panels; p++)
+  sc_ahead code = ahead(sc_codes.text + cells[next.first].entry, sc_codes.text + cells[next.end].entry, calls, code_lines);
+  sc_ahead weights = ahead(k->weights + cells[next.first].stream, k->weights + cells[next.end].stream, calls, weight_lines);
+  const float *x = at->x + (sc_code_column(k->code, b.chunk) - sc_code_column(k->code, at->chunk)) * LANES;
+  for (i64 p = 0; p < panels; p++, x += j->floats)
     for (i64 s = b.first; s < b.end; s++) {
-      sc_lines lines = lines_of(k->code, b.chunk, s);
-      sc_input in = {at->x + p * j->floats, sc_code_column(k->code, at->chunk), at->sums + ((s - span) * panels + p) * SUMS, fetch(&code, lines.code),
-                     fetch(&weights, lines.weights)};
-      if (b.chunk + 1 < k->code->chunks) call_cell(k, b.chunk, s, &in, 0, 0, SC_NONE);
+      const sc_block_cell *cell = &block[s - b.first];
+      sc_input in = {cell->run, cell->stream, x, at->sums + ((s - span) * panels + p) * SUMS, fetch(&code, cell->code),
+                     fetch(&weights, cell->weights)};
+      if (b.chunk + 1 < k->code->chunks) call_cell(&in, 0, 0, SC_NONE);
       else j->finish(j, s, at->panel + p, &in);
     }
 }
@@ -200,20 +205,41 @@ static int run_shared(sc_job *j, const sc_parallel *parallel, void **host_error)
 /* Floats between panels of some rows: an odd number of cache lines, so that neighbours fall into different sets. */
 static i64 panel_floats(i64 rows) { return (rows | 1) * LANES; }
 
-/* Panels in groups, each a task that packs its own, a few chunks at a time; zero where they had better be shared. */
-static i64 own_groups(sc_job *j)
+/* Panels that about fill a first-level cache, where code may run anew for each such group; otherwise zero. */
+static i64 small_group(const sc_job *j)
 {
   const sc_code *code = j->kernel->code;
-  i64 small = clip(GROUP_FLOATS / panel_floats(code->depth), clip(j->panels, 1, GROUP_PANELS), j->panels);
   i64 bytes = sc_code_text(code, code->strips * code->chunks) - sc_code_text(code, 0);
-  if (bytes <= GROUP_BYTES && ceil_div(j->panels, small) >= MANY_GROUPS) j->group = small;
-  else if (j->panels >= LARGE_GROUP && j->panels * panel_floats(code->depth) >= LARGE_FLOATS)
-    j->group = ceil_div(j->panels, clip(j->panels / LARGE_GROUP, FEW_GROUPS, j->panels));
-  else return 0;
+  return bytes > GROUP_BYTES ? 0 : clip(GROUP_FLOATS / panel_floats(code->depth), clip(j->panels, 1, GROUP_PANELS), j->panels);
+}
+
+/* Groups of j->group panels, each a task that packs its own, a few chunks at a time. */
+static i64 lay_groups(sc_job *j)
+{
+  const sc_code *code = j->kernel->code;
   i64 chunk = ceil_div(code->depth, code->chunks);
   j->pass = clip(PASS_FLOATS / (j->group * chunk * LANES), 1, code->chunks);
   j->floats = panel_floats(chunk * j->pass), j->span = code->strips;
   return ceil_div(j->panels, j->group);
+}
+
+/* The groups of a job for all threads; zero where tasks had better share panels. */
+static i64 own_groups(sc_job *j)
+{
+  i64 small = small_group(j);
+  if (small && ceil_div(j->panels, small) >= MANY_GROUPS) j->group = small;
+  else if (j->panels >= LARGE_GROUP && j->panels * panel_floats(j->kernel->code->depth) >= LARGE_FLOATS)
+    j->group = ceil_div(j->panels, clip(j->panels / LARGE_GROUP, FEW_GROUPS, j->panels));
+  else return 0;
+  return lay_groups(j);
+}
+
+int SC(sc_run_alone)(sc_job *j)
+{
+  i64 small = small_group(j);
+  j->group = small ? small : j->panels;
+  for (i64 i = 0, groups = lay_groups(j); i < groups; i++) task_own_group(j, (u64)i);
+  return j->failed ? SC_MEMORY : SC_OK;
 }
 
 int SC(sc_run_panels)(sc_job *j, const sc_parallel *parallel, void **host_error)

@@ -1,4 +1,5 @@
 /* Convolutions with generated code: how their inputs become panels. */
+#include "chain.h"
 #include "generated.h"
 #include "pack.h"
 
@@ -36,7 +37,7 @@ INLINE void copy_lanes(float *out, const float *from)
 /* Rows [first, last) of N panels at `to`, j->floats from each other; panel p begins `starts[p]` pixels from the first. */
 INLINE void pack_run(const int N, const sc_job *j, const float *from, const i64 *starts, float *to, i64 first, i64 last)
 {
-  const i32 *offsets = j->geometry->offsets;
+  const i32 *offsets = j->offsets;
   const i64 floats = j->floats;
   i64 start[N]; /* a copy that no store can reach */
   UNROLL for (int p = 0; p < N; p++) start[p] = starts[p];
@@ -48,7 +49,7 @@ INLINE void pack_run(const int N, const sc_job *j, const float *from, const i64 
 static void pack_few(const sc_job *j, const float *from, float *to, i64 first, i64 last)
 {
   for (i64 d = first; d < last; d++) {
-    const float *row = from + j->geometry->offsets[d];
+    const float *row = from + j->offsets[d];
     for (i64 i = 0; i < LANES; i++) to[(d - first) * LANES + i] = i < j->points ? row[i] : 0.f;
   }
 }
@@ -58,7 +59,7 @@ static void pack_pixels(const sc_job *j, i64 panel, i64 end, float *to, i64 firs
 {
   for (i64 n; panel < end; panel += n, to += n * j->floats) {
     i64 starts[RUN];
-    const float *from = j->from + spot(j, panel).image * j->geometry->plane * j->kernel->spec.channels;
+    const float *from = j->from + spot(j, panel).image * j->apart;
     n = panels_side_by_side(j, panel, end, starts);
     if (j->points < LANES) pack_few(j, from, to, first, last);
     else if (n == 8) pack_run(8, j, from, starts, to, first, last);
@@ -223,10 +224,10 @@ static int run_phases(sc_job *j, const sc_parallel *parallel, void **host_error)
 
 /* ---- results ---- */
 /* Rows of results, LANES apart, with their residuals, within bounds. */
-static void store_rows(float *y, const float *from, const float *residual, i64 pitch, i64 rows, const float *bound)
+static void store_rows(float *y, const float *from, const float *residual, i64 pitch, i64 other, i64 rows, const float *bound)
 {
   const vf low = splat(bound[0]), high = splat(bound[1]);
-  for (i64 r = 0; r < rows; r++, y += pitch, residual += pitch, from += LANES)
+  for (i64 r = 0; r < rows; r++, y += pitch, residual += other, from += LANES)
     UNROLL for (int i = 0; i < LANES; i += VL)
       store(y + i, at_most(at_least(load(from + i) + load(residual + i), low), high));
 }
@@ -236,22 +237,23 @@ static void finish_pixels(const sc_job *j, i64 strip, i64 panel, const sc_input 
   const sc_kernel *k = j->kernel;
   const sc_strip *s = &k->strips[strip];
   sc_spot at = spot(j, panel);
-  i64 pitch = j->pitch, to = j->origin + (at.image * k->spec.rows + s->row) * pitch + at.first;
+  i64 pitch = j->pitch, to = j->origin + (at.image * k->spec.rows + s->row) * pitch + at.first, other = j->residual_pitch;
+  const float *residual = j->residual ? j->residual + j->origin + (at.image * k->spec.rows + s->row) * other + at.first : 0;
   int bounded = k->spec.activation <= SC_RELU6;
-  if (at.count == LANES && !j->residual && bounded) {
-    last_cell(k, strip, in, j->y + to, pitch, k->spec.activation);
+  if (at.count == LANES && !residual && bounded) {
+    call_cell(in, j->y + to, pitch, k->spec.activation);
     return;
   }
   float out[SUMS], *row = out;
-  for (i64 r = 0; j->residual && r < s->mr; r++) __builtin_prefetch(j->residual + to + r * pitch + LANES); /* the next panel's */
+  for (i64 r = 0; residual && r < s->mr; r++) __builtin_prefetch(residual + r * other + LANES); /* the next panel's */
   strip_results(j, strip, in, out);
-  if (at.count == LANES && j->residual && bounded) {
-    store_rows(j->y + to, out, j->residual + to, pitch, s->mr, bounds[k->spec.activation]);
+  if (at.count == LANES && residual && bounded) {
+    store_rows(j->y + to, out, residual, pitch, other, s->mr, bounds[k->spec.activation]);
     return;
   }
-  for (i64 r = 0; j->residual && r < s->mr; r++)
-    for (i64 i = 0; i < at.count; i++) out[r * LANES + i] += j->residual[to + r * pitch + i];
-  if (j->residual) SC(sc_activate)(out, s->mr * LANES, k->spec.activation);
+  for (i64 r = 0; residual && r < s->mr; r++)
+    for (i64 i = 0; i < at.count; i++) out[r * LANES + i] += residual[r * other + i];
+  if (residual) SC(sc_activate)(out, s->mr * LANES, k->spec.activation);
   for (i64 r = 0; r < s->mr; r++, row += LANES) copy_floats(j->y + to + r * pitch, row, at.count);
 }
 
@@ -281,28 +283,31 @@ static int run_tiles(sc_job *j, i64 tiles, const sc_parallel *parallel, void **h
   return status;
 }
 
-/* Whether an output pixel is a sum over one input pixel, at the same place. */
-static int is_plain(const sc_spec *s)
-{
-  int plain = s->kernel[0] * s->kernel[1] == 1 && s->stride[0] * s->stride[1] == 1;
-  for (int i = 0; i < 4; i++) plain &= s->pad[i] == 0;
-  return plain;
-}
-
 int SC(sc_code_conv)(sc_kernel *k, const sc_image *image, const float *x, const float *residual, float *y,
                      const sc_parallel *parallel, void **host_error)
 {
   sc_job j = {.kernel = k, .image = image, .x = x, .residual = residual, .y = y, .from = x, .finish = finish_pixels};
   j.limit = image->batch * k->spec.channels * image->height * image->width;
-  j.points = j.pitch = image->out_height * image->out_width, j.each = ceil_div(j.points, LANES), j.panels = j.each * image->batch;
+  j.points = j.pitch = j.residual_pitch = image->out_height * image->out_width, j.each = ceil_div(j.points, LANES), j.panels = j.each * image->batch;
   j.plane = phase_floats(&k->spec, image);
-  if (j.plane && !is_plain(&k->spec)) return run_phases(&j, parallel, host_error);
+  if (j.plane && !sc_is_plain_window(&k->spec)) return run_phases(&j, parallel, host_error);
   sc_geometry *g;
   int status = SC(sc_geometry_of)(k, image, &g);
   if (status) return status;
-  j.geometry = g, j.pack = pack_pixels;
+  j.geometry = g, j.pack = pack_pixels, j.offsets = g->offsets, j.apart = g->plane * k->spec.channels;
   status = g->direct ? SC(sc_run_panels)(&j, parallel, host_error) : run_tiles(&j, g->tiles * image->batch, parallel, host_error);
   SC(sc_geometry_done)(k, g);
   return status;
 }
 
+
+/* ---- stages of chains ---- */
+int SC(sc_code_rows)(sc_kernel *k, const sc_grid *g, const sc_lines *x, const sc_lines *y, const sc_lines *residual, i64 top,
+                     i64 rows, const sc_parallel *parallel, void **host_error)
+{
+  sc_job j = {.kernel = k, .from = sc_line(x, 0, top), .offsets = g->offsets, .pack = pack_pixels, .finish = finish_pixels,
+              .y = sc_line(y, 0, top), .pitch = y->pitch, .points = rows * y->width};
+  if (residual) j.residual = sc_line(residual, 0, top), j.residual_pitch = residual->pitch;
+  j.each = j.panels = ceil_div(j.points, LANES);
+  return parallel ? SC(sc_run_panels)(&j, parallel, host_error) : SC(sc_run_alone)(&j);
+}

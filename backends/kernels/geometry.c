@@ -23,11 +23,7 @@ static void place_taps(const sc_kernel *k, sc_geometry *g)
 
 int SC(sc_is_pointwise)(const sc_kernel *k)
 {
-  const sc_spec *s = &k->spec;
-  int plain = s->kernel[0] * s->kernel[1] == 1;
-  for (int i = 0; i < 2; i++) plain &= s->stride[i] == 1;
-  for (int i = 0; i < 4; i++) plain &= s->pad[i] == 0;
-  return plain;
+  return sc_is_plain_window(&k->spec);
 }
 
 /* Tiles of whole rows while they fit, of parts of one row otherwise. */

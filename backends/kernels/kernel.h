@@ -74,7 +74,13 @@ HIDDEN int SC(sc_code_matmul)(sc_kernel *kernel, i64 tokens, const float *x, con
 HIDDEN int SC(sc_geometry_of)(sc_kernel *kernel, const sc_image *image, sc_geometry **out);
 HIDDEN void SC(sc_geometry_done)(sc_kernel *kernel, sc_geometry *geometry);
 
-/* 1x1 of stride 1, without padding. */
+/* 1x1 of stride 1, without padding: an output pixel is a sum over one input pixel, at the same place. */
+static inline int sc_is_plain_window(const sc_spec *s)
+{
+  int plain = s->kernel[0] * s->kernel[1] == 1 && s->stride[0] * s->stride[1] == 1;
+  for (int i = 0; i < 4; i++) plain &= s->pad[i] == 0;
+  return plain;
+}
 HIDDEN int SC(sc_is_pointwise)(const sc_kernel *kernel);
 
 /* The output pixels of a tile, tiles of all images being numbered. */

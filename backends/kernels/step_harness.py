@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsecc.backends.codegen.code_table import Pattern, code_table
 from sparsecc.backends.codegen.toolchain import Build, Unit, build_cached
 from sparsecc.backends.kernels.harness import sanitized
 from sparsecc.backends.kernels.sources import (
@@ -112,7 +113,10 @@ def from_t64(tensor: Tensor) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Step:
-    """One step: its kind, attributes, constants and inputs, and how it runs."""
+    """One step: its kind, attributes, constants and inputs, and how it runs.
+
+    Code is generated for ``patterns``, whether the step has a layer of theirs or not.
+    """
 
     kind: str
     attributes: Sequence[int]
@@ -122,20 +126,24 @@ class Step:
     repeat: int = 1
     outputs: int = 1
     kinds: Sequence[str] = KINDS
+    patterns: Sequence[Pattern] = ()
 
     def to_bytes(self) -> bytes:
         """What the executable reads."""
         counts = (len(self.attributes), len(self.constants), len(self.inputs))
         how = (self.outputs, int(self.backwards), self.repeat)
-        header = [self.kinds.index(self.kind), *counts, *how]
+        table = code_table(self.patterns)
+        code = (table.count, len(table.cells), len(table.text))
+        header = [self.kinds.index(self.kind), *counts, *how, *code]
         constants = [Tensor(array, array.shape) for array in self.constants]
         parts = [tensor.to_bytes() for tensor in (*constants, *self.inputs)]
-        return np.array([*header, *self.attributes], np.int64).tobytes() + b"".join(parts)
+        parts = [np.array([*header, *self.attributes], np.int64).tobytes(), *parts]
+        return b"".join([*parts, table.codes, table.cells.tobytes(), table.text])
 
 
 def _units(isa: str, *, dot: bool) -> tuple[Unit, ...]:
     defines = (f"VB={ISAS[isa].vector_bytes}", f"SC_SUFFIX={ISAS[isa].suffix}")
-    base = (Unit("check.c"), Unit("cpu.c"), Unit("step.c", defines=defines))
+    base = (Unit("check.c"), Unit("codes.c"), Unit("cpu.c"), Unit("step.c", defines=defines))
     return int8_units(ISAS[isa], dot=dot) + base
 
 

@@ -23,7 +23,7 @@ def chained(units: Sequence[Unit], target: Target) -> list[Unit]:
 
     Args:
         units: In the order of the graph.
-        target: Layers that get machine code of their own on it stay on their own.
+        target: Windows over 1x1 that get machine code of their own on it stay on their own.
     """
     open_chains: dict[str, list[Unit]] = {}
     chains: list[list[Unit]] = []
@@ -42,7 +42,7 @@ def chained(units: Sequence[Unit], target: Target) -> list[Unit]:
     gates = {unit.step.outputs[0]: unit for unit in rest if unit.step.kind == "scale"}
     for piece in pieces:
         gate = gates.get(piece[0].step.inputs[0])
-        if gate is not None and not _multiplies_less(gate, piece):
+        if gate is not None and (_generated(piece[0], target) or not _multiplies_less(gate, piece)):
             gate = None
         if _gains(piece, gate, target):
             rest = [unit for unit in rest if unit is not gate] + [_join(piece, gate)]
@@ -90,8 +90,6 @@ def _kind(unit: Unit, target: Target) -> str | None:
     strides, pads, dilations, group = _window(unit.step)
     if not all(sizes) or edit.is_of_pixels(node):  # a pixel fills no lanes: its outputs do
         return None
-    if roofline.generates(weight.block, group, None, target):
-        return None
     kernel = list(weight.shape[1:3])
     if kernel == [1, 1] and strides == [1, 1] and not any(pads):
         return POINTWISE
@@ -99,7 +97,13 @@ def _kind(unit: Unit, target: Target) -> str | None:
     if group == weight.shape[0] and weight.shape[3] == 1 and whole:
         same = dilations == [1, 1] and _same(kernel, strides, pads, *sizes)
         return DEPTHWISE if same else None
-    return WINDOW
+    return None if _generated(unit, target) else WINDOW
+
+
+def _generated(unit: Unit, target: Target) -> bool:
+    """Whether a convolution gets machine code of its own."""
+    block = ops.read_packed(unit.nodes[0]).block
+    return roofline.generates(block, _window(unit.step)[3], None, target)
 
 
 def _window(step: Step) -> tuple[list[int], list[int], list[int], int]:

@@ -1,5 +1,6 @@
 /* Runs one step of a region: the case comes on standard input, in the layout of step_harness.py, its output tensors leave
    on standard output. */
+#include "codes.h"
 #include "kernel.h"
 #include "region.h"
 #include "system.h"
@@ -14,7 +15,10 @@ SC_TEST_KINDS(DECLARE)
 HIDDEN const sc_step_kind *const SC(sc_steps)[] = {SC_TEST_KINDS(ENTRY)};
 
 enum { MOST = 8, MOST_ATTRIBUTES = 1024, MOST_CONSTANTS = 512 };
-typedef struct { i64 kind, attributes, constants, inputs, outputs, backwards, repeat; } header;
+typedef struct {
+  i64 kind, attributes, constants, inputs, outputs, backwards, repeat;
+  i64 codes, code_cells, code_bytes; /* zero: no generated code */
+} header;
 typedef struct { i64 type, layout, rank, dims[SC_RANK]; } described;
 
 static void *serial(void *self, void (*task)(void *, u64), u64 count, void *data)
@@ -64,6 +68,19 @@ static void *read_data(described *d)
   return data;
 }
 
+/* Generated code comes with the case, not with the executable. */
+static void read_codes(const header *h)
+{
+  sc_code *codes = get_memory(0, (u64)h->codes * sizeof *codes);
+  sc_code_cell *cells = get_memory(0, (u64)h->code_cells * sizeof *cells);
+  void *text = get_code_memory(h->code_bytes);
+  if (!codes || !cells || !text) sys_exit(2);
+  read_all(codes, h->codes * (i64)sizeof *codes);
+  read_all(cells, h->code_cells * (i64)sizeof *cells);
+  read_all(text, h->code_bytes);
+  sc_codes = (sc_code_table){h->codes, codes, cells, text};
+}
+
 static sc_tensor tensor_of(const described *d, void *data)
 {
   sc_tensor t = {.type = (i32)d->type, .layout = (i32)d->layout, .rank = (i32)d->rank, .data = data};
@@ -92,6 +109,7 @@ int main(void)
     void *data = read_data(&d);
     in[i] = tensor_of(&d, data), ins[i] = &in[i];
   }
+  if (h.codes) read_codes(&h);
   const sc_step_spec spec = {attributes, h.attributes, constants, h.constants, h.inputs, h.outputs};
   const sc_host host = {get_memory, free_memory, 0};
   int backwards = (int)h.backwards, status = 0;

@@ -175,7 +175,7 @@ def test_strips_are_equally_tall(rows: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("density", "depth", "chunks"), [(0.1, 768, 3), (0.1, 300, 1), (0.9, 768, 6), (0.0, 1024, 2)]
+    ("density", "depth", "chunks"), [(0.1, 768, 2), (0.1, 300, 1), (0.9, 768, 6), (0.0, 1024, 2)]
 )
 def test_chunks_are_equally_long(density: float, depth: int, chunks: int) -> None:
     lengths = np.diff(chunk_bounds(round(density * 64 * depth), 64, depth))

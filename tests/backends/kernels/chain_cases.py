@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sparsecc.backends.codegen.code_table import Pattern
 from sparsecc.backends.kernels.step_harness import IMAGE_KINDS, PLAIN, Array, Step, Tensor, run_step
 from sparsecc.backends.kernels.table import CHAIN_BESIDE
 from tests.backends.kernels.layers import UNIT, Doubles, Floats, Layer, normal
@@ -33,6 +34,7 @@ class Chain:
 
     From ``CHAIN_BESIDE`` on it is one of the inputs beside the first. ``factors`` are what the
     channels of the input are multiplied by, ``[N, C, 1, 1]``, the last of these inputs.
+    ``generated``: whether there is machine code for layers whose blocks are 1x1.
     """
 
     layers: Sequence[Layer]
@@ -41,6 +43,7 @@ class Chain:
     backwards: bool = False
     beside: Sequence[Floats] = ()
     factors: Floats | None = None
+    generated: bool = False
 
     def step(self) -> Step:
         attributes: list[int] = []
@@ -52,7 +55,18 @@ class Chain:
         attributes.append(CHAIN_BESIDE + len(self.beside) if last else -1)
         inputs = [Tensor(x, x.shape, PLAIN) for x in (self.x, *self.beside, *last)]
         how = (self.backwards, 1 + self.backwards)
-        return Step("chain", attributes, constants, inputs, *how, kinds=IMAGE_KINDS)
+        patterns = self._patterns() if self.generated else ()
+        return Step(
+            "chain", attributes, constants, inputs, *how, kinds=IMAGE_KINDS, patterns=patterns
+        )
+
+    def _patterns(self) -> list[Pattern]:
+        weights = [
+            layer.weight.reshape(len(layer.weight), -1)
+            for layer in self.layers
+            if layer.block == (1, 1) and layer.group == 1
+        ]
+        return [Pattern(np.flatnonzero(w).astype(np.int32), *w.shape) for w in weights]
 
     def expected(self) -> tuple[Doubles, Doubles]:
         """The result, and how far rounding may take each element from it."""
@@ -71,6 +85,12 @@ class Chain:
             values.append(layer.activated(value))
             errors.append(STEEPEST * error + ROUNDING)
         return values[-1], errors[-1]
+
+
+def with_code(chain: Chain) -> Chain:
+    """The same with machine code for all layers that can have it."""
+    layers = [replace(each, block=(1, 1)) if each.group == 1 else each for each in chain.layers]
+    return replace(chain, layers=layers, generated=True)
 
 
 def check(chain: Chain, command: Sequence[str]) -> None:

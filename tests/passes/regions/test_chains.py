@@ -46,6 +46,7 @@ def weights() -> dict[str, np.ndarray]:
         "last": sparse(rng, 16, 16, 1, 1),
         "wide": sparse(rng, 16, 16, 3, 3),
         "code": scattered(rng, 256, 16, 1, 1),
+        "window": scattered(rng, 256, 16, 3, 3),
     }
 
 
@@ -117,8 +118,15 @@ def test_a_stride_over_odd_sides_has_a_step_of_its_own(library: Path) -> None:
     check(network(body, "16, 16"), library, (16, 16))
 
 
-def test_a_layer_with_generated_code_has_a_step_of_its_own(library: Path) -> None:
+def test_a_layer_with_generated_code_is_in_a_chain(library: Path) -> None:
     body = BLOCK + "y = Conv<kernel_shape = [1, 1]>(s, code)"
+    proto = network(body, outputs="float[N, 256, R, S] y")
+    assert steps_of(proto) == ["chain"]
+    check(proto, library)
+
+
+def test_a_window_with_generated_code_has_a_step_of_its_own(library: Path) -> None:
+    body = BLOCK + "y = Conv<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(s, window)"
     proto = network(body, outputs="float[N, 256, R, S] y")
     assert steps_of(proto) == ["chain", "conv"]
     check(proto, library)
