@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from sparsecc import targets
-from sparsecc.backends.onnxruntime.ep import NAME, execution_provider
-from sparsecc.backends.onnxruntime.run import session_options
+from sparsecc.backends.onnxruntime.ep import NAME
 from sparsecc.capture import capture
-from sparsecc.formats.patterns import Pattern, mask_from_scores
-from sparsecc.ops.activations import BY_NAME
 from sparsecc.passes import pipeline
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.weights.choose import choose
@@ -31,14 +25,20 @@ from sparsecc.passes.weights.depthwise import Depthwise
 from sparsecc.passes.weights.layers import find_layers
 from sparsecc.passes.weights.to_sparse import replace_layer
 from tests import small
-
-Array = NDArray[np.float32]
+from tests.backends.onnxruntime.ep_models import (
+    CHANNELS,
+    SIDE,
+    TOLERANCE,
+    check,
+    claimed_names,
+    conv_model,
+    fused,
+    image,
+    open_with_provider,
+    pruned,
+)
 
 TARGET = targets.get("x86-64")
-REGISTERED = "sparsecc-tests"
-TOLERANCE = 2e-5
-SIDE = 14
-CHANNELS = 32
 
 SESSION = f"""
 import onnxruntime as ort
@@ -54,86 +54,7 @@ def run(path, devices):
 """
 
 
-@pytest.fixture(scope="module")
-def library() -> Path:
-    if not targets.runs_here(TARGET):
-        pytest.skip("this machine does not run x86-64")
-    return execution_provider(TARGET.name)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def registered(library: Path) -> Iterator[None]:
-    ort.register_execution_provider_library(REGISTERED, str(library))
-    yield
-    ort.unregister_execution_provider_library(REGISTERED)
-
-
-def open_with_provider(model: bytes | Path, threads: int = 1) -> ort.InferenceSession:
-    devices = [device for device in ort.get_ep_devices() if device.ep_name == NAME]
-    options = session_options(threads)
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    options.add_provider_for_devices(devices, {})
-    return ort.InferenceSession(model if isinstance(model, bytes) else str(model), options)
-
-
-def fused(session: ort.InferenceSession) -> list[list[str]]:
-    """The ops of each fused node, sorted, in the order of their names."""
-    groups = session.get_provider_graph_assignment_info()
-    ours = [group for group in groups if group.ep_name == NAME]
-    return sorted(sorted(node.op_type for node in group.get_nodes()) for group in ours)
-
-
-def claimed_names(session: ort.InferenceSession, *op_types: str) -> set[str]:
-    groups = session.get_provider_graph_assignment_info()
-    nodes = [n for group in groups if group.ep_name == NAME for n in group.get_nodes()]
-    return {node.name for node in nodes if node.op_type in op_types}
-
-
-def check(model: bytes | Path, feeds: Mapping[str, Array]) -> ort.InferenceSession:
-    """The session with the provider, whose outputs are those of the CPU."""
-    source = model if isinstance(model, bytes) else str(model)
-    cpu = ort.InferenceSession(source, session_options(1), providers=["CPUExecutionProvider"])
-    session = open_with_provider(model)
-    wanted, found = cpu.run(None, feeds), session.run(None, feeds)
-    for a, b in zip(wanted, found, strict=True):
-        assert a.shape == b.shape
-        np.testing.assert_allclose(b, a, rtol=0, atol=TOLERANCE * max(1, np.abs(a).max(initial=0)))
-    return session
-
-
-def pruned(
-    shape: Sequence[int], pattern: str = "4x1", sparsity: float = 0.9, seed: int = 0
-) -> Array:
-    """A weight of zeros in a pattern along the first axis."""
-    rng = np.random.default_rng(seed)
-    weight = rng.normal(0, 1 / np.prod(shape[1:]) ** 0.5, (shape[0], int(np.prod(shape[1:]))))
-    mask = mask_from_scores(np.abs(weight), Pattern.parse(pattern), sparsity)
-    return (weight * mask).reshape(shape).astype(np.float32)
-
-
-def image(batch: int = 1, channels: int = CHANNELS, side: int = SIDE) -> Array:
-    shape = (batch, channels, side, side)
-    return np.random.default_rng(9).standard_normal(shape).astype(np.float32)
-
-
-def conv_model(
-    tail: Sequence[onnx.NodeProto] = (),
-    inputs: small.Shapes | None = None,
-    weights: Mapping[str, NDArray[Any]] | None = None,
-    opset: int = 17,
-    batch: int | str | None = 1,
-    **attributes: Any,
-) -> bytes:
-    """``x`` → sparse Conv named ``layer`` → ``c`` → `tail` → ``y``."""
-    conv = helper.make_node("Conv", ["x", "w", "b"], ["c"], "layer", **attributes)
-    params = {"w": pruned((64, CHANNELS, 1, 1)), **(weights or {})}
-    params["b"] = np.linspace(-1, 1, len(params["w"]), dtype=np.float32)
-    ins = {"x": [batch, CHANNELS, SIDE, SIDE], **(inputs or {})}
-    if not tail:
-        conv.output[0] = "y"
-    model = small.model([conv, *tail], ins, {"y": ()}, params, opset)
-    model.graph.output[0].type.tensor_type.ClearField("shape")
-    return model.SerializeToString()
+pytestmark = pytest.mark.usefixtures("provider")
 
 
 # ---- whole models ----
@@ -300,115 +221,6 @@ def test_depthwise_convolutions_go_with_their_neighbours() -> None:
     assert fused(check(beside, {"x": image()})) == [["Conv"], ["Conv", "Relu"]]
     alone = conv_model(tail, weights={"d": depthwise, "w": np.ones((64, CHANNELS, 1, 1), "f4")})
     assert fused(check(alone, {"x": image()})) == []
-
-
-# ---- what follows a layer ----
-
-
-@pytest.mark.parametrize("activation", [name for name in BY_NAME if name != "none"])
-def test_every_activation_in_standard_ops_is_fused(activation: str) -> None:
-    body = BY_NAME[activation].body("c", "y")
-    session = check(conv_model(body), {"x": 4 * image()})
-    (group,) = fused(session)
-    assert set(group) == {"Conv", *(node.op_type for node in body)} - {"Constant"}
-
-
-@pytest.mark.parametrize(
-    ("op", "attributes", "opset", "taken"),
-    [
-        ("HardSwish", {}, 17, True),
-        ("Gelu", {"approximate": "tanh"}, 20, True),
-        ("Clip", {"min": 0.0, "max": 6.0}, 10, True),
-        ("Clip", {"min": 0.0, "max": 5.0}, 10, False),
-        ("HardSigmoid", {}, 17, False),
-        ("LeakyRelu", {}, 17, False),
-        ("Tanh", {}, 17, False),
-    ],
-)
-def test_only_known_activations_are_fused(
-    op: str, attributes: dict[str, Any], opset: int, taken: bool
-) -> None:
-    model = conv_model([helper.make_node(op, ["c"], ["y"], **attributes)], opset=opset)
-    assert fused(check(model, {"x": 4 * image()})) == (
-        [sorted(["Conv", op])] if taken else [["Conv"]]
-    )
-
-
-def test_a_value_that_is_read_elsewhere_is_not_fused_away() -> None:
-    tail = [
-        helper.make_node("Relu", ["c"], ["r"]),
-        helper.make_node("Add", ["r", "c"], ["y"]),
-    ]
-    assert fused(check(conv_model(tail), {"x": image()})) == [["Conv"]]
-    seen = onnx.load_from_string(conv_model([helper.make_node("Relu", ["c"], ["y"])]))
-    seen.graph.output.append(helper.make_tensor_value_info("c", TensorProto.FLOAT, None))
-    assert fused(check(seen.SerializeToString(), {"x": image()})) == [["Conv"]]
-
-
-def residual_model(residual: Sequence[int | str | None], batch: int | str | None = 1) -> bytes:
-    tail = [
-        helper.make_node("Add", ["z", "c"], ["s"]),
-        helper.make_node("Relu", ["s"], ["y"]),
-    ]
-    return conv_model(tail, {"z": residual}, batch=batch)
-
-
-def test_residuals_of_equal_shape_are_fused() -> None:
-    feeds = {"x": image(), "z": image(1, 64)}
-    whole = [["Add", "Conv", "Relu"]]
-    assert fused(check(residual_model([1, 64, SIDE, SIDE]), feeds)) == whole
-    dynamic = residual_model(["N", 64, SIDE, SIDE], "N")
-    for batch in (1, 3):
-        assert fused(check(dynamic, {"x": image(batch), "z": image(batch, 64)})) == whole
-
-
-def test_residuals_that_may_broadcast_are_not_fused() -> None:
-    wide = {"x": image(1), "z": image(2, 64)}
-    assert fused(check(residual_model(["M", 64, SIDE, SIDE], "N"), wide)) == [["Conv"]]
-    assert fused(check(residual_model([None, 64, SIDE, SIDE], None), wide)) == [["Conv"]]
-    thin = {"x": image(), "z": np.ones((1, 64, 1, 1), np.float32)}
-    assert fused(check(residual_model([1, 64, 1, 1]), thin)) == [["Conv"]]
-
-
-def test_of_two_layers_that_are_added_one_takes_the_sum() -> None:
-    weights = {"w2": pruned((64, CHANNELS, 1, 1), seed=1)}
-    tail = [
-        helper.make_node("Conv", ["x", "w2"], ["d"], "other"),
-        helper.make_node("Add", ["c", "d"], ["y"]),
-    ]
-    session = check(conv_model(tail, weights=weights), {"x": image()})
-    assert fused(session) == [["Add", "Conv"], ["Conv"]]
-
-
-def test_a_layer_may_be_its_own_residual_and_share_its_weight() -> None:
-    square = pruned((CHANNELS, CHANNELS, 3, 3))
-    tail = [
-        helper.make_node("Add", ["c", "x"], ["s"]),
-        helper.make_node("Conv", ["s", "w"], ["y"], "second"),
-    ]
-    model = conv_model(tail, weights={"w": square}, pads=[1] * 4)
-    assert fused(check(model, {"x": image()})) == [["Add", "Conv"], ["Conv"]]
-
-
-def test_layers_inside_a_branch() -> None:
-    """The weight of the one branch is its own, that of the other the outer graph's."""
-    weight = numpy_helper.from_array(pruned((64, CHANNELS, 1, 1)), "inner")
-
-    def branch(name: str, own: bool) -> onnx.GraphProto:
-        node = helper.make_node("Conv", ["x", "inner" if own else "w"], [name], name)
-        output = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-        return helper.make_graph([node], name, [], [output], [weight] if own else [])
-
-    choice = {"then_branch": branch("t", True), "else_branch": branch("e", False)}
-    nodes = [
-        helper.make_node("Cast", ["flag"], ["condition"], to=TensorProto.BOOL),
-        helper.make_node("If", ["condition"], ["y"], **choice),
-    ]
-    ins = {"x": [1, CHANNELS, SIDE, SIDE], "flag": [1]}
-    weights = {"w": pruned((64, CHANNELS, 1, 1), seed=1)}
-    model = small.model(nodes, ins, {"y": [1, 64, SIDE, SIDE]}, weights).SerializeToString()
-    for flag in (0, 1):
-        check(model, {"x": image(), "flag": np.array([flag], np.float32)})
 
 
 # ---- sessions ----

@@ -11,17 +11,9 @@ import pytest
 
 from sparsecc import targets
 from sparsecc.backends.codegen.toolchain import Build, Unit, build_cached
-from sparsecc.backends.onnxruntime.ep import execution_provider
 from sparsecc.backends.onnxruntime.library import UNITS, library_build
 
 TARGET = targets.get("x86-64")
-
-
-@pytest.fixture(scope="module")
-def library() -> Path:
-    if not targets.runs_here(TARGET):
-        pytest.skip("this machine does not run x86-64")
-    return execution_provider(TARGET.name)
 
 
 CREATE_STATUS = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p)
