@@ -13,10 +13,12 @@ from sparsecc.passes.canonicalize.hard_sigmoid import HardSigmoidForm
 from sparsecc.passes.canonicalize.identity_elimination import IdentityElimination
 from sparsecc.passes.canonicalize.inline_functions import InlineFunctions
 from sparsecc.passes.canonicalize.input_scale_folding import InputScaleFolding
+from sparsecc.passes.canonicalize.known_sizes import KnownSizes
 from sparsecc.passes.canonicalize.lower_opset import LowerOpset
 from sparsecc.passes.canonicalize.reshape_sizes import ReshapeSizes
 from sparsecc.passes.canonicalize.scale_folding import ScaleFolding
 from sparsecc.passes.canonicalize.shape_inference import ShapeInference
+from sparsecc.passes.canonicalize.sink_views import SinkViews
 from sparsecc.passes.fuse.activation import Activation
 from sparsecc.passes.fuse.residual_add import ResidualAdd
 from sparsecc.passes.fuse.sparse_bias import SparseBias
@@ -31,7 +33,10 @@ EXACT_BEFORE: tuple[Pass, ...] = (
     ConstantFolding(),  # before all that match constants: weights are then plain initializers
     CommonSubexpressions(),  # after folding: equal constants are told apart no more
     ShapeInference(),  # again: folded shapes make more shapes known, and pads need sizes
+    KnownSizes(),  # after folding, which knows no open sizes: what it leaves may be numbers
+    ConstantFolding(),  # again: scales that were computed from such sizes
     ReshapeSizes(),  # after folding: what is left of shape arithmetic depends on open sizes
+    SinkViews(),  # after reshape sizes, so that a view's dimensions are known
     ExplicitPads(),  # before input-scale folding, which asks whether a convolution pads
     GemmNormalization(),  # before BN folding: its bias is then one number per output
     BatchNormFolding(),  # after folding: scale and variance are constants by now

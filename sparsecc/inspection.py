@@ -20,6 +20,7 @@ from sparsecc.passes.base import Context, Refusal, run
 from sparsecc.passes.quantize.rows import int8_rows
 from sparsecc.passes.weights.choose import node_work
 from sparsecc.passes.weights.dense_beside import DenseBeside
+from sparsecc.passes.weights.dense_products import DenseProducts
 from sparsecc.passes.weights.depthwise import Depthwise
 from sparsecc.passes.weights.layers import find_layers
 from sparsecc.passes.weights.to_sparse import ToSparse
@@ -51,7 +52,8 @@ def rewrite(graph: ir.Model, target: Target, ctx: Context) -> list[LayerRow]:
     """Put sparse ops where they pay, fuse into them, and say what was chosen for each layer."""
     order = {node.name: at for at, node in enumerate(graph.graph.all_nodes())}
     refused = _refused_rows(graph, find_layers(graph).refusals, target)
-    to_sparse, beside = ToSparse(target), (Depthwise(), DenseBeside(target))
+    to_sparse = ToSparse(target)
+    beside = (Depthwise(), DenseBeside(target), DenseProducts(target))
     run([to_sparse, *beside, *pipeline.EXACT_AFTER], graph, ctx)
     rows = refused | {choice.row.name: choice.row for choice in to_sparse.choices}
     for each in beside:

@@ -14,7 +14,7 @@ from sparsecc.passes.edit import is_op
 # Ops that prepare a weight (transposed, re-parametrised, cast) and are folded at any size up to
 # the limit; onnxscript's own limits are meant for shape arithmetic.
 _PREPARES_WEIGHTS = """
-    Add Cast Concat Div Flatten Mul Neg Pow ReduceL2 ReduceSum Reshape Slice Sqrt Squeeze Sub
+    Add Cast Concat Div Flatten Mul Neg Pow ReduceL2 ReduceSum Reshape Slice Split Sqrt Squeeze Sub
     Transpose Unsqueeze
 """
 _LARGEST_INPUT = 1 << 26

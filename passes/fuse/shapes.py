@@ -7,17 +7,16 @@ is computed from other terms. Equal terms are equal numbers in every run.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import onnx_ir as ir
 
 from sparsecc import ops
 from sparsecc.passes.edit import constant, is_op
+from sparsecc.passes.fuse import numbers
+from sparsecc.passes.fuse.terms import Term, Terms, over, times
 
-Term = Hashable
-Terms = tuple[Term, ...]
 Rule = Callable[[ir.Node, list[Terms | None]], Terms | None]
 
 
@@ -26,6 +25,7 @@ class Shapes:
 
     def __init__(self, model: ir.Model) -> None:
         self._terms: dict[ir.Value, Terms | None] = {}
+        self._numbers: dict[ir.Value, Terms] = {}
         for node in model.graph.all_nodes():
             self._visit(node)
 
@@ -40,6 +40,16 @@ class Shapes:
         """A term for each dimension of `value`; None where not even the rank is known."""
         return self._of(value)
 
+    def numbers(self, value: ir.Value | None) -> Terms | None:
+        """What a tensor of whole numbers holds, in order, where all of it is known."""
+        if value is None:
+            return None
+        return self._numbers[value] if value in self._numbers else numbers.constant_terms(value)
+
+    def note(self, value: ir.Value, terms: Terms) -> None:
+        """Note the terms of a new value."""
+        self._terms[value] = terms
+
     def replaced(self, old: ir.Value, new: ir.Value) -> None:
         """Note that `new` has taken the place of `old`."""
         self._terms[new] = self._of(old)
@@ -53,11 +63,24 @@ class Shapes:
 
     def _visit(self, node: ir.Node) -> None:
         """Terms of the outputs, in an order in which those of the inputs are known."""
-        rule = _rule(node)
-        if rule is None or not node.outputs:
+        if not node.outputs:
             return
-        terms = rule(node, [None if x is None else self._of(x) for x in node.inputs])
-        output = node.outputs[0]
+        inputs = [None if x is None else self._of(x) for x in node.inputs]
+        held = numbers.held_by(node, inputs, [self.numbers(x) for x in node.inputs])
+        if held is not None:
+            self._numbers[node.outputs[0]] = held
+        if is_op(node, "Split"):
+            for output, part in zip(node.outputs, _split(node, inputs), strict=True):
+                self._terms[output] = part
+            return
+        if is_op(node, "Reshape", "Expand"):
+            sizes = self.numbers(node.inputs[1])
+            shaped = _reshape if node.op_type == "Reshape" else _expand
+            self._keep(node.outputs[0], shaped(node, inputs[0], sizes))
+        elif (rule := _rule(node)) is not None:
+            self._keep(node.outputs[0], rule(node, inputs))
+
+    def _keep(self, output: ir.Value, terms: Terms | None) -> None:
         agrees = output.shape is None or (terms is not None and len(terms) == len(output.shape))
         if terms is not None and agrees:
             # A number or a name that is declared travels on: it survives ops without a rule.
@@ -74,11 +97,18 @@ def _declared(value: ir.Value, otherwise: Terms) -> list[Term]:
     ]
 
 
-def _author_name(dim: ir.SymbolicDim) -> str | None:
-    """The name, unless it stands for "unknown", as "?", "-1" and the ones onnx makes up do."""
+def _author_name(dim: ir.SymbolicDim) -> Term | None:
+    """The name, unless it stands for "unknown", as "?", "-1" and the ones onnx makes up do.
+
+    torch writes the product of two open sizes as such.
+    """
     name = dim.value
-    proper = name is not None and not name.startswith("unk__") and name[:1].isalpha()
-    return name if proper else None
+    if name is None or name.startswith("unk__") or not name[:1].isalnum() or name.isdigit():
+        return None
+    parts = name.split("*")
+    if all(part.isidentifier() or part.isdigit() for part in parts):
+        return times(*(int(part) if part.isdigit() else part for part in parts))
+    return name if name[:1].isalpha() else None
 
 
 def _rule(node: ir.Node) -> Rule | None:
@@ -161,39 +191,91 @@ def _transpose(node: ir.Node, inputs: list[Terms | None]) -> Terms | None:
     return tuple(x[axis] for axis in order)
 
 
-def _reshape(node: ir.Node, inputs: list[Terms | None]) -> Terms | None:
-    x, wanted = inputs[0], constant(node.inputs[1])
-    if x is None or wanted is None:
+def _reshape(node: ir.Node, x: Terms | None, sizes: Terms | None) -> Terms | None:
+    if x is None or sizes is None:
         return None
-    sizes: list[int] = wanted.reshape(-1).tolist()
     zero_is_a_size = node.attributes.get_int("allowzero", 0)
     if zero_is_a_size and 0 in sizes:
         return None
     if any(size == 0 and at >= len(x) for at, size in enumerate(sizes)):
         return None
     copied = {at for at, size in enumerate(sizes) if size == 0}
-    taken = math.prod(size for size in sizes if size > 0)
-    rest = _rest([term for at, term in enumerate(x) if at not in copied], taken)
+    left = [term for at, term in enumerate(x) if at not in copied]
+    taken = times(*(size for size in sizes if size not in (0, -1)))
+    rest = over(times(*left), taken) if taken else None
+    rest = ("rest", tuple(left), taken) if rest is None else rest
     return tuple(
-        x[at] if size == 0 else rest if size < 0 else size for at, size in enumerate(sizes)
+        x[at] if size == 0 else rest if size == -1 else size for at, size in enumerate(sizes)
     )
 
 
-def _rest(terms: list[Term], taken: int) -> Term:
-    """How many elements are left for one dimension where others take `taken` of them."""
-    numbers = math.prod(term for term in terms if isinstance(term, int))
-    others = [term for term in terms if not isinstance(term, int)]
-    if taken and numbers % taken == 0 and not others:
-        return numbers // taken
-    if len(others) == 1 and numbers == taken:
-        return others[0]
-    return ("rest", tuple(terms), taken)
+def _expand(node: ir.Node, x: Terms | None, sizes: Terms | None) -> Terms | None:
+    return None if sizes is None else _broadcast(node, [x, sizes])
+
+
+def _split(node: ir.Node, inputs: list[Terms | None]) -> list[Terms | None]:
+    """Terms of every part."""
+    x, parts = inputs[0], len(node.outputs)
+    if x is None:
+        return [None] * parts
+    axis = node.attributes.get_int("axis", 0) % len(x)
+    second = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    given = node.attributes.get_ints("split") if second is None else second.tolist()
+    whole = x[axis]
+    if given is None and isinstance(whole, int):
+        most = -(-whole // parts)
+        given = [min(most, whole - most * at) for at in range(parts)]
+    if given is None or len(given) != parts:
+        return [None] * parts
+    return [(*x[:axis], int(size), *x[axis + 1 :]) for size in given]
+
+
+def _squeeze(node: ir.Node, inputs: list[Terms | None]) -> Terms | None:
+    x, axes = inputs[0], _axes(node)
+    if x is None or axes is None:
+        return None
+    gone = {axis % len(x) for axis in axes}
+    return tuple(term for at, term in enumerate(x) if at not in gone)
+
+
+def _axes(node: ir.Node) -> list[int] | None:
+    second = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    given = node.attributes.get_ints("axes")
+    if second is None:
+        return None if given is None else list(given)
+    return [int(axis) for axis in second.reshape(-1)]
+
+
+def _flatten(node: ir.Node, inputs: list[Terms | None]) -> Terms | None:
+    x = inputs[0]
+    if x is None:
+        return None
+    axis = node.attributes.get_int("axis", 1)
+    axis += len(x) * (axis < 0)
+    return times(*x[:axis]), times(*x[axis:])
+
+
+def _slice(node: ir.Node, inputs: list[Terms | None]) -> Terms | None:
+    """Of axes whose size is a number, by constants."""
+    x = inputs[0]
+    arrays = [constant(value) for value in node.inputs[1:]]
+    if x is None or len(arrays) < 2 or any(array is None for array in arrays):
+        return None
+    lists = [array.reshape(-1).tolist() for array in arrays if array is not None]
+    starts, ends = lists[:2]
+    axes = lists[2] if len(lists) > 2 else list(range(len(starts)))
+    steps = lists[3] if len(lists) > 3 else [1] * len(starts)
+    found = list(x)
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        whole = found[axis]
+        if not isinstance(whole, int):
+            return None
+        found[axis] = len(range(*slice(start, end, step).indices(whole)))
+    return tuple(found)
 
 
 def _unsqueeze(node: ir.Node, inputs: list[Terms | None]) -> Terms | None:
-    x, second = inputs[0], constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    given = node.attributes.get_ints("axes")
-    axes = given if second is None else second.reshape(-1).tolist()
+    x, axes = inputs[0], _axes(node)
     if x is None or axes is None:
         return None
     rank = len(x) + len(axes)
@@ -221,7 +303,14 @@ def _matmul(node: ir.Node, inputs: list[Terms | None]) -> Terms | None:
         return None
     if len(b) == 2:
         return (*a[:-1], b[-1])
-    return (*a[:-2], b[-1]) if len(a) == len(b) and a[:-2] == b[:-2] else None
+    return (*a[:-1], b[-1]) if len(a) == len(b) and a[:-2] == b[:-2] else None
+
+
+def _gemm(node: ir.Node, inputs: list[Terms | None]) -> Terms | None:
+    a, b = inputs[:2]
+    if not a or not b or node.attributes.get_int("transA", 0) != 0:
+        return None
+    return a[0], b[1 - int(node.attributes.get_int("transB", 0))]
 
 
 def _gather(node: ir.Node, inputs: list[Terms | None]) -> Terms | None:
@@ -268,13 +357,16 @@ _STANDARD: Mapping[str, Rule] = {
     "AveragePool": _pool,
     "Concat": _concat,
     "Conv": _conv,
+    "Flatten": _flatten,
     "Gather": _gather,
+    "Gemm": _gemm,
     "GlobalAveragePool": _global_pool,
     "GlobalMaxPool": _global_pool,
     "MatMul": _matmul,
     "MaxPool": _pool,
-    "Reshape": _reshape,
     "Resize": _resize,
+    "Slice": _slice,
+    "Squeeze": _squeeze,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
 }

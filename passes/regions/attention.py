@@ -1,22 +1,21 @@
-"""Attention as exporters write it: reshapes and transposes around two products and a softmax."""
+"""Attention as exporters write it: views of tokens around two products and a softmax."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 
 from sparsecc.backends.codegen.program import Step
-from sparsecc.passes.edit import constant, is_op, scalar
+from sparsecc.passes.edit import constant, is_op
 from sparsecc.passes.fuse.shapes import Shapes
+from sparsecc.passes.fuse.terms import times
+from sparsecc.passes.fuse.views import Atom, data_of, factor_of, joined, seen_through, trace, whole
 from sparsecc.passes.quantize.region_step import bits
 from sparsecc.passes.regions.unit import Unit
 
-_BY_HEAD, _KEYS_TURNED, _TURNED = (0, 2, 1, 3), (0, 2, 3, 1), (0, 1, 3, 2)
-_STACK_BY_HEAD = (2, 0, 3, 1, 4)
 _MOST_DIM = 256
 """Features of a head that the library has room for."""
 
@@ -28,28 +27,19 @@ class _Found:
     nodes: list[ir.Node] = field(default_factory=list)
     scale: float = 1.0
 
-    def take(self, value: ir.Value | None, *op_types: str) -> ir.Node | None:
-        """The node that makes `value`, if it is of these types; it is then part of the unit."""
-        node = value.producer() if value is not None else None
-        if node is None or not is_op(node, *op_types):
-            return None
-        if node not in self.nodes:
-            self.nodes.append(node)
-        return node
+    def take(self, *nodes: ir.Node) -> None:
+        """Make nodes part of the unit."""
+        self.nodes += [node for node in nodes if node not in self.nodes]
 
     def without_scale(self, value: ir.Value | None) -> ir.Value | None:
         """`value` before it was multiplied or divided by a number, which is noted."""
         node = value.producer() if value is not None else None
-        if node is None or not is_op(node, "Mul", "Div"):
+        factor = factor_of(node)
+        if node is None or not factor:
             return value
-        numbers = [scalar(each) for each in node.inputs]
-        at = 1 if numbers[1] is not None else 0
-        factor = numbers[at]
-        if not factor or (node.op_type == "Div" and at == 0):
-            return value
-        self.nodes.append(node)
-        self.scale *= factor if node.op_type == "Mul" else 1 / factor
-        return node.inputs[1 - at]
+        self.take(node)
+        self.scale *= factor
+        return data_of(node)
 
 
 @dataclass(frozen=True)
@@ -70,24 +60,18 @@ def attention(softmax: ir.Node, shapes: Shapes) -> Unit | None:
     if masked is None or context is None or context.inputs[0] is not softmax.outputs[0]:
         return None
     product, mask = masked
-    query = _heads(found.without_scale(product.inputs[0]), (_BY_HEAD,), found, shapes)
-    key = _heads(found.without_scale(product.inputs[1]), (_KEYS_TURNED, _TURNED), found, shapes)
-    value = _heads(context.inputs[1], (_BY_HEAD,), found, shapes)
+    query = _heads(product.inputs[0], False, found, shapes)
+    key = _heads(product.inputs[1], True, found, shapes)
+    factor, found.scale = found.scale, 1.0
+    value = _heads(context.inputs[1], False, found, shapes)
     if query is None or key is None or value is None or query.dim > _MOST_DIM:
         return None
     if not {(each.heads, each.dim) for each in (key, value)} <= {(query.heads, query.dim)}:
         return None
-    turned = _sole_reader(context.outputs[0], "Transpose")
-    merged = _sole_reader(turned.outputs[0], "Reshape") if turned is not None else None
-    if turned is None or merged is None or _perm(turned) != _BY_HEAD:
+    merged = _merged(context, query, shapes)
+    if merged is None or found.scale != 1.0:
         return None
-    wanted = shapes.terms(query.source)
-    if wanted is None or shapes.terms(merged.outputs[0]) != (
-        *wanted[:2],
-        query.heads * query.dim,
-    ):
-        return None
-    return _unit([*found.nodes, context, turned, merged], (query, key, value), mask, found.scale)
+    return _unit([*found.nodes, context, *merged], (query, key, value), mask, factor)
 
 
 def _scores(
@@ -95,13 +79,12 @@ def _scores(
 ) -> tuple[ir.Node, ir.Value | None] | None:
     """The product of queries and keys, and the mask that is added to it."""
     x = softmax.inputs[0]
-    if x is None or x.shape is None or len(x.shape) != 4 or x.dtype != ir.DataType.FLOAT:
+    if x is None or x.shape is None or len(x.shape) not in (3, 4) or x.dtype != ir.DataType.FLOAT:
         return None
-    if softmax.attributes.get_int("axis", -1) not in (-1, 3):
+    if softmax.attributes.get_int("axis", -1) not in (-1, len(x.shape) - 1):
         return None
-    mask = None
-    total = found.take(x, "Add")
-    if total is not None:
+    mask, total = None, x.producer()
+    if total is not None and is_op(total, "Add"):
         made = [_made_by_product(value) for value in total.inputs]
         if not any(made):
             return None
@@ -109,9 +92,14 @@ def _scores(
         scores, mask = total.inputs[at], total.inputs[1 - at]
         if scores is None or mask is None or not _fits(mask, scores, total.outputs[0], shapes):
             return None
+        found.take(total)
         x = scores
-    product = found.take(found.without_scale(x), "MatMul")
-    return None if product is None else (product, mask)
+    scores = found.without_scale(x)
+    product = scores.producer() if scores is not None else None
+    if product is None or not is_op(product, "MatMul"):
+        return None
+    found.take(product)
+    return product, mask
 
 
 def _made_by_product(value: ir.Value | None) -> bool:
@@ -126,102 +114,58 @@ def _fits(mask: ir.Value, scores: ir.Value, total: ir.Value, shapes: Shapes) -> 
     return mask.shape[-1] != 1 and shapes.equal(total, scores)
 
 
-def _heads(
-    value: ir.Value | None, perms: Iterable[tuple[int, ...]], found: _Found, shapes: Shapes
-) -> _Heads | None:
-    """Undo Transpose(Reshape(x)), scaled in between or not, or one part of a stack of such."""
-    turn = found.take(value, "Transpose")
-    if turn is None:
-        return _of_stack(value, found, shapes) if _BY_HEAD in perms else None
-    if _perm(turn) not in perms:
+def _heads(value: ir.Value | None, turned: bool, found: _Found, shapes: Shapes) -> _Heads | None:
+    """The heads that `value` is: [..., tokens, features], or these two turned."""
+    way = trace(value, shapes, scales=True) if value is not None else None
+    terms = shapes.terms(way.view.source) if way is not None else None
+    if way is None or terms is None or len(terms) not in (2, 3):
         return None
-    inner = found.without_scale(turn.inputs[0])
-    if _perm(turn) == _TURNED:
-        return _heads(inner, (_BY_HEAD,), found, shapes)
-    cut = found.take(inner, "Reshape")
-    source = found.without_scale(cut.inputs[0]) if cut is not None else None
-    if cut is None or source is None:
+    *outer, tokens, features = way.view.dims
+    if turned:
+        tokens, features = features, tokens
+    by_batch = joined([atom for dim in outer for atom in dim])
+    batch, length, width = (1, *terms)[-3:]
+    rows = () if length == 1 else ((length, width),)
+    ends, heads = joined(features), by_batch[1:] if batch != 1 else by_batch
+    if len(ends) != 1 or ends[0][1] != 1 or joined(tokens) != rows:
         return None
-    outer, split = shapes.terms(source), shapes.terms(cut.outputs[0])
-    if outer is None or split is None or len(outer) != 3 or len(split) != 4:
+    if batch != 1 and by_batch[:1] != ((batch, times(length, width)),):
         return None
-    heads, dim = split[2:]
-    if not isinstance(heads, int) or not isinstance(dim, int):
+    dim = ends[0][0]
+    count = heads[0][0] if heads else 1
+    if heads not in ((), ((count, dim),)) or not isinstance(dim, int) or not isinstance(count, int):
         return None
-    if split[:2] != outer[:2] or outer[2] != heads * dim:
-        return None
-    whole, first = _columns(source, found)
-    return None if whole is None else _Heads(whole, first, heads, dim)
+    found.take(*way.nodes)
+    found.scale *= way.scale
+    return _Heads(way.view.source, way.view.offset, count, dim)
 
 
-def _of_stack(value: ir.Value | None, found: _Found, shapes: Shapes) -> _Heads | None:
-    """Undo one of n parts of Transpose(Reshape(x)) from [B, T, n·H·D] to [n, B, H, T, D]."""
-    stack, index = _picked(value, found)
-    turn = found.take(stack, "Transpose")
-    cut = found.take(turn.inputs[0], "Reshape") if turn is not None else None
-    source = cut.inputs[0] if cut is not None else None
-    if turn is None or cut is None or source is None or _perm(turn) != _STACK_BY_HEAD:
+def _merged(context: ir.Node, query: _Heads, shapes: Shapes) -> list[ir.Node] | None:
+    """The nodes that make [batch, tokens, features] of the heads' results."""
+    value = context.outputs[0]
+    view, wanted = whole(value, shapes), shapes.terms(query.source)
+    if view is None or wanted is None:
         return None
-    outer, split = shapes.terms(source), shapes.terms(cut.outputs[0])
-    if outer is None or split is None or len(outer) != 3 or split[:2] != outer[:2]:
-        return None
-    parts, heads, dim = split[2:]
-    if not (isinstance(parts, int) and isinstance(heads, int) and isinstance(dim, int)):
-        return None
-    if outer[2] != parts * heads * dim or not 0 <= index < parts:
-        return None
-    return _Heads(source, index * heads * dim, heads, dim)
-
-
-def _picked(value: ir.Value | None, found: _Found) -> tuple[ir.Value | None, int]:
-    """The value that `value` is one entry of along its first axis, and which."""
-    gather = found.take(value, "Gather")
-    if gather is not None:
-        index = constant(gather.inputs[1])
-        first = gather.attributes.get_int("axis", 0) == 0
-        if index is None or index.ndim or not first:
-            return None, 0
-        return gather.inputs[0], int(index)
-    squeeze = found.take(value, "Squeeze")
-    cut = found.take(squeeze.inputs[0], "Slice") if squeeze is not None else None
-    if squeeze is None or cut is None or _integers(squeeze.inputs[1:2]) != [0]:
-        return None, 0
-    numbers = _integers(cut.inputs[1:])
-    if numbers is None or len(numbers) not in (3, 4):
-        return None, 0
-    start, end, axis, *step = numbers
-    one = end == start + 1 and axis == 0 and step in ([], [1])
-    return (cut.inputs[0], start) if one else (None, 0)
-
-
-def _integers(values: Sequence[ir.Value | None]) -> list[int] | None:
-    """The numbers of constants of one element each."""
-    arrays = [constant(value) for value in values]
-    if any(array is None or array.size != 1 for array in arrays):
-        return None
-    return [int(array.reshape(())) for array in arrays if array is not None]
-
-
-def _columns(part: ir.Value, found: _Found) -> tuple[ir.Value | None, int]:
-    """The value that `part` is a range of columns of, as one Split cuts it, and the first."""
-    split = found.take(part, "Split")
-    if split is None:
-        return part, 0
-    before = [value.shape[-1] if value.shape else None for value in split.outputs]
-    widths = [width for width in before[: split.outputs.index(part)] if isinstance(width, int)]
-    last = split.attributes.get_int("axis", 0) in (-1, 2)
-    if not last or len(widths) != split.outputs.index(part):
-        return None, 0
-    return split.inputs[0], sum(widths)
+    batch, length, _ = (1, *wanted)[-3:]
+    heads, dim = query.heads, query.dim
+    steps = (times(heads, length, dim), dim, times(length, dim), 1)
+    counts = (batch, length, heads, dim)
+    atoms: list[Atom] = [each for each in zip(counts, steps, strict=True) if each[0] != 1]
+    nodes: list[ir.Node] = []
+    while (readers := value.consumers()) and len(readers) == 1:
+        step = seen_through(view, readers[0], readers[0].outputs[0], shapes)
+        if step is None or value.is_graph_output():
+            return None
+        view, value = step, readers[0].outputs[0]
+        nodes.append(readers[0])
+        if shapes.terms(value) == (*wanted[:-1], heads * dim):
+            return nodes if joined(view.atoms) == joined(atoms) else None
+    return None
 
 
 def _sole_reader(value: ir.Value, op_type: str) -> ir.Node | None:
     readers = value.consumers()
     return readers[0] if len(readers) == 1 and is_op(readers[0], op_type) else None
-
-
-def _perm(node: ir.Node) -> tuple[int, ...]:
-    return tuple(node.attributes.get_ints("perm", []))
 
 
 def _unit(

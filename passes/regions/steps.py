@@ -9,11 +9,11 @@ import onnx_ir as ir
 
 from sparsecc import ops
 from sparsecc.backends.codegen.program import Step
-from sparsecc.backends.kernels.table import MATVEC_TOKENS
 from sparsecc.ops.activations import ACTIVATIONS
 from sparsecc.passes.edit import constant, is_op
 from sparsecc.passes.fuse.shapes import Shapes
 from sparsecc.passes.quantize.region_step import int8_step
+from sparsecc.passes.weights.choose import has_few_rows
 
 CODES = {activation.name: code for code, activation in enumerate(ACTIVATIONS)}
 """What programs call an activation."""
@@ -73,16 +73,12 @@ def _sparse(node: ir.Node) -> Step:
 def _tokens_in_lanes(node: ir.Node) -> bool:
     """Whether a sparse matmul is best with its tokens in the lanes.
 
-    Weights without blocks have code of their own, and a few tokens would leave lanes empty: as
-    many as the model does not say are taken for many, but for rows of a batch.
+    Weights without blocks have code of their own, and a few tokens would leave lanes empty.
     """
-    x, weight = node.inputs[0], ops.read_packed(node)
+    weight = ops.read_packed(node)
     if weight.block == (1, 1) or min(weight.shape) < _LEAST_FEATURES:
         return False
-    dims = list(x.shape or ())[:-1] if x is not None else []
-    if not all(isinstance(dim, int) for dim in dims):
-        return len(dims) > 1
-    return math.prod(int(str(dim)) for dim in dims) > MATVEC_TOKENS
+    return not has_few_rows(node.inputs[0])
 
 
 def _pool(node: ir.Node, shapes: Shapes) -> Step | str:

@@ -13,6 +13,7 @@ from sparsecc.passes.edit import constant, is_op, scalar, sole_consumer
 from sparsecc.passes.fuse.shapes import Shapes
 from sparsecc.passes.quantize.region_step import bits
 from sparsecc.passes.regions.unit import Unit
+from sparsecc.passes.weights.choose import has_few_rows
 
 _ROWS_ARE_OUTPUTS, _COLUMNS_ARE_OUTPUTS = 1, 2
 """How a dense weight lies, as the step ``matmul16`` counts it."""
@@ -56,10 +57,15 @@ def norm_in_parts(root: ir.Node, shapes: Shapes) -> Unit | None:
 
 
 def dense(node: ir.Node, shapes: Shapes) -> Unit | None:
-    """A matrix product by a constant, and the bias that is added to it."""
+    """A product of few rows by a constant, and the bias that is added to it.
+
+    One of many is left to ONNX Runtime, unless ``DenseProducts`` found it better off here.
+    """
     x, weight, bias = [*node.inputs, None][:3]
     array = constant(weight)
     if x is None or weight is None or array is None or array.ndim != 2 or not _is_float(x, array):
+        return None
+    if not has_few_rows(x):
         return None
     turned = bool(node.attributes.get_int("transB", 0))
     outputs = array.shape[0 if turned else 1]

@@ -102,6 +102,16 @@ def node_work(node: ir.Node, rows: int, cols: int, groups: int) -> roofline.Work
     )
 
 
+def has_few_rows(x: ir.Value | None) -> bool:
+    """Whether a product of `x` is bound by reading its weight, whoever computes it.
+
+    As many tokens as the model does not say are taken for many, but for rows of a batch.
+    """
+    dims = list(x.shape or ())[:-1] if x is not None else []
+    sizes = [dim for dim in dims if isinstance(dim, int)]
+    return len(dims) < 2 if len(sizes) < len(dims) else math.prod(sizes) <= roofline.FEW_POINTS
+
+
 def _dims(value: ir.Value | None, fallback: int) -> list[int]:
     if value is None or value.shape is None:
         return []

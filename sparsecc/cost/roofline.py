@@ -87,6 +87,10 @@ LAYOUT_GBS = 40.0
 """Rate at which activations change layout at the border of a sparse node, GB/s."""
 PANEL_GBS = 80.0
 """Rate at which generated code's panels are packed, GB/s."""
+PIECE = 64
+"""Tokens that lie beside each other, where they are in the lanes."""
+LONE_VECTOR = 0.6
+"""Speed of a tile of one vector, as a share of that of more."""
 FEW_POINTS = 4
 """Up to this many tokens a linear layer is bound by reading its weights."""
 WORTHWHILE = 0.97
@@ -140,6 +144,16 @@ def _filled(points: int, lanes: int) -> float:
     return points / (math.ceil(points / lanes) * lanes)
 
 
+def _filled_by_tokens(points: int, lanes: int) -> float:
+    """The same for tokens in pieces of :data:`PIECE`.
+
+    Where the last piece is a single vector, its few sums wait for each other.
+    """
+    vectors = math.ceil(points / lanes)
+    lone = vectors % (PIECE // lanes) == 1
+    return points / ((vectors + lone * (1 / LONE_VECTOR - 1)) * lanes)
+
+
 def dense_ms(work: Work, target: Target) -> float:
     """Time of the layer in ONNX Runtime, one thread, ms."""
     efficiency = DENSE.eta * work.cols / (work.cols + DENSE.half_depth)
@@ -172,7 +186,8 @@ def sparse_ms(
     few = not work.is_conv and work.points <= FEW_POINTS
     if r > 1 and not (work.is_conv or few):
         layout = 0.0  # tokens lie in the lanes from layer to layer
-    lanes = 1.0 if few else _filled(work.points, target.lanes)
+    filled = _filled if work.is_conv or generated else _filled_by_tokens
+    lanes = 1.0 if few else filled(work.points, target.lanes)
     efficiency = max(1e-3, quality.eta * depth / (depth + quality.half_depth) * lanes)
     stored = blocks * r * c
     weight_bytes = stored * BYTES_PER_WEIGHT + blocks * BYTES_PER_INDEX
