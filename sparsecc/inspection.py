@@ -53,7 +53,7 @@ def rewrite(graph: ir.Model, target: Target, ctx: Context) -> list[LayerRow]:
     order = {node.name: at for at, node in enumerate(graph.graph.all_nodes())}
     refused = _refused_rows(graph, find_layers(graph).refusals, target)
     to_sparse = ToSparse(target)
-    beside = (Depthwise(), DenseBeside(target), DenseProducts(target))
+    beside = (Depthwise(), DenseProducts(target), DenseBeside(target))
     run([to_sparse, *beside, *pipeline.EXACT_AFTER], graph, ctx)
     rows = refused | {choice.row.name: choice.row for choice in to_sparse.choices}
     for each in beside:

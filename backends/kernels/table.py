@@ -59,7 +59,7 @@ ISAS: dict[str, Isa] = {
 
 STEPS: tuple[str, ...] = (
     *("conv", "chain", "matmul", "pool", "mean", "scale", "flatten", "add", "activation"),
-    *("matmul16", "attention", "layer_norm", "softmax", "select"),
+    *("matmul16", "attention", "layer_norm", "softmax", "select", "patches"),
     *("to_t64", "from_t64"),
     *("int8_conv", "int8_depthwise", "int8_maxpool", "int8_add", "int8_mean"),
     *("int8_quantize", "int8_dequantize"),

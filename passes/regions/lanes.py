@@ -42,6 +42,14 @@ class _Made:
     def add(self, step: Step) -> None:
         """Append a step, and before it what turns the values it reads."""
         tokens = step.inputs[:_PARTS]
+        if step.kind == "patches" and step.attributes[0]:
+            self.steps.append(replace(step, outputs=tuple(map(_turned, step.outputs))))
+            self.in_lanes.update(step.outputs)
+            return
+        if step.kind == "select" and tokens[0] in self.in_lanes:
+            self.steps.append(replace(step, inputs=(_turned(tokens[0]),)))
+            self.in_rows.update(step.outputs)
+            return
         if not self._wants_lanes(step):
             read = tuple(self.rows(name, step.name) for name in step.inputs)
             self.steps.append(replace(step, inputs=read))

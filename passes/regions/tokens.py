@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sparsecc.backends.codegen.program import Step
 from sparsecc.passes.edit import constant, is_op, scalar, sole_consumer
 from sparsecc.passes.fuse.shapes import Shapes
+from sparsecc.passes.fuse.views import trace, whole
 from sparsecc.passes.quantize.region_step import bits
 from sparsecc.passes.regions.unit import Unit
 from sparsecc.passes.weights.choose import has_few_rows
@@ -108,7 +109,37 @@ def select(node: ir.Node, shapes: Shapes) -> Unit | None:
         return None
     if len(x.shape) != 3 or x.dtype != ir.DataType.FLOAT or node.attributes.get_int("axis", 0) != 1:
         return None
-    return _unit("select", [node], [x], [], int(number))
+    return _unit("select", [node], [x], [], int(number), 0)
+
+
+def select_by_range(node: ir.Node, shapes: Shapes) -> Unit | None:
+    """Squeeze of a Slice of one token."""
+    cut = _maker(node.inputs[0], "Slice")
+    found = trace(node.outputs[0], shapes) if cut is not None else None
+    source = None if found is None else found.view.source
+    terms = None if source is None else shapes.terms(source)
+    if cut is None or found is None or source is None or terms is None or len(terms) != 3:
+        return None
+    if source is not cut.inputs[0] or source.dtype != ir.DataType.FLOAT:
+        return None
+    _, length, width = terms
+    start = whole(source, shapes)
+    if start is None or not isinstance(width, int) or not width or length == 1:
+        return None
+    if found.view.dims != (start.dims[0], start.dims[2]) or found.view.offset % width:
+        return None
+    return _unit("select", [cut, node], [source], [], found.view.offset // width, 0)
+
+
+def mean_of_tokens(node: ir.Node, shapes: Shapes) -> Unit | None:
+    """ReduceMean over the tokens of [batch, tokens, features]."""
+    x, second = node.inputs[0], constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    axes = node.attributes.get_ints("axes") if second is None else second.reshape(-1).tolist()
+    if x is None or x.shape is None or len(x.shape) != 3 or x.dtype != ir.DataType.FLOAT:
+        return None
+    if node.attributes.get_int("keepdims", 1) or axes is None or list(axes) not in ([1], [-2]):
+        return None
+    return _unit("select", [node], [x], [], 0, 1)
 
 
 def _norm(

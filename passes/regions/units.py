@@ -13,11 +13,13 @@ from sparsecc.passes.fuse.shapes import Shapes
 from sparsecc.passes.regions import tokens
 from sparsecc.passes.regions.attention import attention
 from sparsecc.passes.regions.gates import swish
+from sparsecc.passes.regions.patches import patches
 from sparsecc.passes.regions.steps import step_of
 from sparsecc.passes.regions.unit import Match, Unit
 
 MATCHES: tuple[tuple[str, Match], ...] = (
     ("Softmax", attention),
+    ("Transpose", patches),
     ("LayerNormalization", tokens.layer_norm),
     ("Sqrt", tokens.norm_in_parts),
     ("MatMul", tokens.dense),
@@ -26,6 +28,8 @@ MATCHES: tuple[tuple[str, Match], ...] = (
     ("Gather", tokens.select),
     ("Sigmoid", swish),
     ("HardSigmoid", swish),
+    ("Squeeze", tokens.select_by_range),
+    ("ReduceMean", tokens.mean_of_tokens),
 )
 """Units of several nodes, or with constants, by the op type of a node that each has once. Earlier
 rows take nodes from later ones."""

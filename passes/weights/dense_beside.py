@@ -16,6 +16,7 @@ from sparsecc.formats.blocks import Block, pack_blocks
 from sparsecc.passes import edit
 from sparsecc.passes.base import Context, Pass
 from sparsecc.passes.weights.choose import node_bias, node_work
+from sparsecc.passes.weights.dense_products import is_sparse_product
 from sparsecc.passes.weights.depthwise import (
     THROUGH,
     Depthwise,
@@ -27,6 +28,8 @@ from sparsecc.targets import Target
 
 STEPS_BETWEEN = (*THROUGH, "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean")
 """What may stand between two convolutions of one region."""
+TO_TOKENS = ("Reshape", "Flatten", "Transpose", "Concat", "Add", "LayerNormalization")
+"""What makes tokens of an image."""
 HEIGHTS = (16, 8, 4)
 """Rows of the blocks that a weight without zeros is packed in, the best first."""
 
@@ -54,7 +57,7 @@ class DenseBeside(Pass):
             if weight is None or not _is_ordinary(node, weight):
                 continue
             fed = is_fed_by_sparse(node, STEPS_BETWEEN)
-            feeding = is_feeding_sparse(node, STEPS_BETWEEN)
+            feeding = is_feeding_sparse(node, STEPS_BETWEEN) or _feeds_tokens(node)
             bias, block = node_bias(node, len(weight)), _block(node, len(weight))
             if bias is None:
                 ctx.refuse(self.name, node, "bias is not constant")
@@ -80,6 +83,18 @@ class DenseBeside(Pass):
         ours = roofline.sparse_ms(work, block, blocks, self.target, beside=True)
         theirs = roofline.dense_ms(work, self.target) + edges / roofline.LAYOUT_GBS * 1e-6
         return "" if ours <= theirs else f"dense in the library: {theirs / ours:.2f}x as fast"
+
+
+def _feeds_tokens(node: ir.Node) -> bool:
+    """Whether the pixels of a convolution are tokens of a product in the library."""
+    todo, seen = [node], {node}
+    while todo:
+        readers = {user for value in todo.pop().outputs for user in value.consumers()} - seen
+        if any(is_sparse_product(reader) for reader in readers):
+            return True
+        seen |= readers
+        todo += [reader for reader in readers if edit.is_op(reader, *TO_TOKENS)]
+    return False
 
 
 def _is_ordinary(node: ir.Node, weight: np.ndarray) -> bool:

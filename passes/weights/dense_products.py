@@ -92,7 +92,7 @@ def _weight(node: ir.Node) -> np.ndarray | None:
 
 def _beside_sparse(graph: ir.Graph) -> set[ir.Node]:
     """Products with a sparse one in reach over nodes that a region may hold."""
-    todo = [node for node in graph if ops.is_sparse(node) and _is_product(node)]
+    todo = [node for node in graph if is_sparse_product(node)]
     seen = set(todo)
     while todo:
         node = todo.pop()
@@ -101,11 +101,12 @@ def _beside_sparse(graph: ir.Graph) -> set[ir.Node]:
         for other in (*before, *after):
             if other is None or other in seen or other.graph is not graph:
                 continue
-            if edit.is_op(other, *BETWEEN) or (ops.is_sparse(other) and _is_product(other)):
+            if edit.is_op(other, *BETWEEN) or is_sparse_product(other):
                 seen.add(other)
                 todo.append(other)
     return {node for node in seen if edit.is_op(node, "MatMul", "Gemm")}
 
 
-def _is_product(node: ir.Node) -> bool:
-    return ops.parse(node.op_type).base == "SparseMatMul"
+def is_sparse_product(node: ir.Node) -> bool:
+    """Whether a node is a product by a packed weight."""
+    return ops.is_sparse(node) and ops.parse(node.op_type).base == "SparseMatMul"

@@ -230,7 +230,7 @@ SHAPES = st.one_of(
 @pytest.mark.parametrize("index", [0, 2, 4, -1, -5])
 def test_select_takes_one_token(command: list[str], index: int) -> None:
     x = normal(np.random.default_rng(0), 3, 5, 7)
-    (got,) = run(command, "select", [index], [], [x])
+    (got,) = run(command, "select", [index, 0], [], [x])
     np.testing.assert_array_equal(got, x[:, index])
 
 
@@ -355,7 +355,7 @@ BAD_STEPS = {
     "size of the last axis": Step(
         "layer_norm", [0], [np.ones(3, np.float32)] * 2, tensors((2, 4)), kinds=TOKEN_KINDS
     ),
-    "fewer tokens": Step("select", [5], [], tensors((2, 5, 8)), kinds=TOKEN_KINDS),
+    "fewer tokens": Step("select", [5, 0], [], tensors((2, 5, 8)), kinds=TOKEN_KINDS),
     "unknown form": replace(small_matmul(), attributes=[0, 3]),
     "shape of the first": Step("add", [0], [], tensors((2, 4), (2, 3)), kinds=TOKEN_KINDS),
 }

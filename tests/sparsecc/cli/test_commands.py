@@ -120,7 +120,7 @@ def test_inspect_a_model(model, sparsecc):
         *("name", "op", "macs", "density", "pattern", "eligible", "why", "kernel", "est_ms"),
     }
     assert layers["fc1"]["kernel"] != "onnxruntime"
-    assert layers["fc0"]["kernel"] == "onnxruntime"
+    assert layers["fc0"]["kernel"] == "matmul-dense"
 
 
 def test_inspect_an_artifact(artifact, process):
