@@ -19,27 +19,29 @@ typedef struct {
   const sc_attention *a;
   const float *x[3];
   float *y;
-  i64 pitch[3];                  /* floats between tokens of q, k, v */
+  i64 pitch[4], apart[4];        /* floats between tokens, and between batches, of q, k, v and y */
   i64 batch, queries, keys, splits;
   sc_mask mask;
   const sc_host *host;
   i32 failed;
 } job;
 
-/* Attributes: heads, head dimension, first column in q, k and v, scale. A mask is the fourth input or the one
-   constant. */
+/* Attributes: heads, head dimension, whether tokens come before the batch, first column in q, k and v, scale. A mask is the
+   fourth input or the one constant. */
 static const char *create(const sc_step_spec *spec, const sc_host *host, void **state)
 {
   *state = 0;
   const i64 *n = spec->attributes;
-  if (spec->attribute_count != 6) return "it has six attributes";
+  if (spec->attribute_count != 7) return "it has seven attributes";
   if (n[0] < 1 || n[0] > 1 << 16 || n[1] < 1 || n[1] > MOST_DIM) return "heads must have at most 256 features";
-  for (int i = 2; i < 5; i++) if (n[i] < 0 || n[i] > 1 << 30) return "a column is out of range";
+  if (n[2] != 0 && n[2] != 1) return "a malformed step";
+  for (int i = 3; i < 6; i++) if (n[i] < 0 || n[i] > 1 << 30) return "a column is out of range";
   if (spec->inputs < 3 || spec->constant_count < 0 || spec->inputs + spec->constant_count > 4 || spec->outputs != 1)
     return "it has three inputs, one output and at most one mask";
   sc_attention *a = sc_get(host, sizeof *a);
   if (!a) return "there is no memory for it";
-  *a = (sc_attention){.heads = n[0], .dim = n[1], .offset = {n[2], n[3], n[4]}, .scale = sc_float_attribute(n[5])};
+  *a = (sc_attention){.heads = n[0], .dim = n[1], .tokens_first = (int)n[2], .offset = {n[3], n[4], n[5]},
+                      .scale = sc_float_attribute(n[6])};
   *state = a;
   sc_scratch_retain();
   a->masked = spec->inputs + spec->constant_count == 4, a->constant = spec->constant_count == 1;
@@ -75,15 +77,17 @@ static const char *infer(const void *state, const sc_tensor *const *in, sc_tenso
   const sc_attention *a = state;
   const i32 rank = in[0]->rank;
   const int lanes = in[0]->layout == SC_T64;
+  const i32 batch_axis = a->tokens_first ? 1 : 0, token_axis = rank == 3 && !a->tokens_first ? 1 : 0;
+  if (a->tokens_first && (lanes || rank != 3)) return "tokens before the batch must be row-major, of three dimensions";
   if (lanes && a->dim < OUTER_LEAST) return "with tokens in the lanes, heads need six features";
   for (int i = 0; i < 3; i++) {
     if (!(lanes ? sc_is_t64(in[i]) : sc_is_plain(in[i])) || in[i]->rank != rank || rank < 2 || rank > 3)
       return "q, k, v must be float32 [batch, tokens, features]";
-    if (rank == 3 && in[i]->dims[0] != in[0]->dims[0]) return "q, k, v have different batch sizes";
+    if (rank == 3 && in[i]->dims[batch_axis] != in[0]->dims[batch_axis]) return "q, k, v have different batch sizes";
     if (a->offset[i] + a->heads * a->dim > in[i]->dims[rank - 1]) return "the heads do not fit into the features";
   }
-  if (in[1]->dims[rank - 2] != in[2]->dims[rank - 2]) return "there must be as many keys as values";
-  const i64 want[4] = {rank == 3 ? in[0]->dims[0] : 1, a->heads, in[0]->dims[rank - 2], in[1]->dims[rank - 2]};
+  if (in[1]->dims[token_axis] != in[2]->dims[token_axis]) return "there must be as many keys as values";
+  const i64 want[4] = {rank == 3 ? in[0]->dims[batch_axis] : 1, a->heads, in[0]->dims[token_axis], in[1]->dims[token_axis]};
   if (want[3] < 1) return "there are no keys";
   const char *wrong = a->masked ? check_mask(a->constant ? &a->mask : in[3], want) : 0;
   if (wrong) return wrong;
@@ -198,7 +202,7 @@ static void key_block(const job *j, tile *t, i64 rows, i64 from, i64 n, const fl
 static void tile_of(const job *j, tile *t, i64 batch, i64 head, i64 from, i64 rows)
 {
   const sc_attention *a = j->a;
-  const float *q = j->x[0] + (batch * j->queries + from) * j->pitch[0] + a->offset[0] + head * a->dim;
+  const float *q = j->x[0] + batch * j->apart[0] + from * j->pitch[0] + a->offset[0] + head * a->dim;
   for (i64 r = 0; r < rows; r++) {
     for (i64 f = 0; f < a->dim; f += VL)
       store(t->q + r * ROW + f, load_some(q + r * j->pitch[0] + f, a->dim - f, 0.f) * a->scale);
@@ -207,8 +211,8 @@ static void tile_of(const job *j, tile *t, i64 batch, i64 head, i64 from, i64 ro
   const float *mask = j->mask.data ? j->mask.data + batch * j->mask.step[0] + head * j->mask.step[1] + from * j->mask.step[2] : 0;
   for (i64 k = 0; k < j->keys; k += KEYS)
     key_block(j, t, rows, k, j->keys - k < KEYS ? j->keys - k : KEYS, mask ? mask + k : 0);
-  float *y = j->y + ((batch * j->queries + from) * a->heads + head) * a->dim;
-  for (i64 r = 0; r < rows; r++, y += a->heads * a->dim) {
+  float *y = j->y + batch * j->apart[3] + from * j->pitch[3] + head * a->dim;
+  for (i64 r = 0; r < rows; r++, y += j->pitch[3]) {
     const float scale = 1.f / t->total[r];
     for (i64 f = 0; f < a->dim; f += VL) store_some(y + f, load(t->sums + r * ROW + f) * scale, a->dim - f);
   }
@@ -229,9 +233,9 @@ static void task(void *data, u64 i)
   }
   tile t = {.q = memory, .scores = memory + OUTER_MOST * ROW, .sums = memory + 2 * OUTER_MOST * ROW};
   t.keys = memory + 3 * OUTER_MOST * ROW, t.values = t.keys + key_floats;
-  const i64 token = batch * j->keys, column = head * a->dim;
-  turn_keys(j->x[1] + token * j->pitch[1] + a->offset[1] + column, j->pitch[1], j->keys, a->dim, t.keys);
-  cut_values(j->x[2] + token * j->pitch[2] + a->offset[2] + column, j->pitch[2], j->keys, a->dim, t.values);
+  const i64 column = head * a->dim;
+  turn_keys(j->x[1] + batch * j->apart[1] + a->offset[1] + column, j->pitch[1], j->keys, a->dim, t.keys);
+  cut_values(j->x[2] + batch * j->apart[2] + a->offset[2] + column, j->pitch[2], j->keys, a->dim, t.values);
   const i64 first = j->queries * split / j->splits, count = j->queries * (split + 1) / j->splits - first;
   const i64 tiles = (count + OUTER_MOST - 1) / OUTER_MOST;
   for (i64 n = 0; n < tiles; n++) {
@@ -246,10 +250,16 @@ static int run(void *state, const sc_tensor *const *in, sc_tensor *const *out, c
   const sc_attention *a = state;
   const i32 rank = in[0]->rank;
   if (in[0]->layout == SC_T64) return SC(sc_attention_t64)(a, in, out[0], call);
-  job j = {.a = a, .y = out[0]->data, .host = call->host, .batch = rank == 3 ? in[0]->dims[0] : 1,
-           .queries = in[0]->dims[rank - 2], .keys = in[1]->dims[rank - 2],
-           .mask = sc_mask_of(a, in)};
-  for (int i = 0; i < 3; i++) j.x[i] = in[i]->data, j.pitch[i] = in[i]->dims[rank - 1];
+  const i32 token_axis = rank == 3 && !a->tokens_first ? 1 : 0;
+  job j = {.a = a, .y = out[0]->data, .host = call->host, .batch = rank == 3 ? in[0]->dims[a->tokens_first] : 1,
+           .queries = in[0]->dims[token_axis], .keys = in[1]->dims[token_axis], .mask = sc_mask_of(a, in)};
+  for (int i = 0; i < 4; i++) {
+    const sc_tensor *t = i < 3 ? in[i] : out[0];
+    const i64 width = t->dims[rank - 1];
+    if (i < 3) j.x[i] = t->data;
+    j.pitch[i] = a->tokens_first ? j.batch * width : width;
+    j.apart[i] = a->tokens_first ? width : t->dims[token_axis] * width;
+  }
   const i64 heads = j.batch * a->heads;
   if (heads * j.queries == 0) return SC_OK;
   j.splits = clip(ceil_div(STEP_TASKS, heads), 1, clip(j.queries / ROWS_OF_SPLIT, 1, j.queries));

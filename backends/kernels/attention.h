@@ -6,6 +6,7 @@
 typedef struct {
   i64 heads, dim, offset[3];     /* columns before the heads of q, k, v */
   float scale;
+  int tokens_first;              /* [tokens, batch, features] in place of [batch, tokens, features] */
   int masked, constant;          /* whether there is a mask, and whether it is a constant */
   sc_tensor mask;                /* the constant */
 } sc_attention;

@@ -1,4 +1,4 @@
-"""Fold arithmetic with one constant per channel into the convolution or Gemm before it."""
+"""Fold arithmetic with one constant per channel into the layer before it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ class ScaleFolding(Pass):
         """Fold in graph order, so that a whole chain goes into its layer."""
         modified = False
         for node in nodes_of(model, "Add", "Sub", "Mul", "Div"):
-            layer = _layer_before(node)
-            affine = None if layer is None else _affine_of(node, layer)
-            if layer is None or affine is None:
+            before = _layer_before(node)
+            affine = None if before is None else _affine_of(node, *before)
+            if before is None or affine is None:
                 continue
-            reason = fold(affine, layer, node)
+            layer, addition = before
+            reason = fold(affine, layer, node, addition)
             if reason is None:
                 modified = True
             else:
@@ -33,25 +34,47 @@ class ScaleFolding(Pass):
         return modified
 
 
-def _layer_before(node: ir.Node) -> ir.Node | None:
-    """The layer whose output nothing but `node` reads; Sub and Div must read it first."""
+def _layer_before(node: ir.Node) -> tuple[ir.Node, ir.Node | None] | None:
+    """The layer that nothing but `node` reads, and the sum of its bias between, if there is one.
+
+    Sub and Div must read it first.
+    """
     operands = node.inputs if node.op_type in ("Add", "Mul") else node.inputs[:1]
     for value in operands:
         layer = None if value is None else value.producer()
-        if value is not None and is_op(layer, *_LAYERS) and sole_consumer(value) is node:
-            return layer
+        if value is None or layer is None or sole_consumer(value) is not node:
+            continue
+        if is_op(layer, *_LAYERS):
+            return layer, None
+        if node.op_type in ("Mul", "Div") and (product := _product_before(layer)) is not None:
+            return product, layer if layer is not product else None
     return None
 
 
-def _affine_of(node: ir.Node, layer: ir.Node) -> Affine | None:
+def _product_before(last: ir.Node) -> ir.Node | None:
+    """The product by a matrix that `last` is, or adds the bias of."""
+    if is_op(last, "MatMul"):
+        weight = constant(last.inputs[1])
+        return last if weight is not None and weight.ndim == 2 else None
+    made = [x for x in last.inputs if x is not None and constant(x) is None]
+    if not is_op(last, "Add") or len(made) != 1 or sole_consumer(made[0]) is not last:
+        return None
+    product = made[0].producer()
+    return _product_before(product) if product is not None and is_op(product, "MatMul") else None
+
+
+def _affine_of(node: ir.Node, layer: ir.Node, addition: ir.Node | None) -> Affine | None:
     """What `node` does to the channels of `layer`, if it treats each channel alike."""
-    weight = layer.inputs[1]
-    operand = next((constant(x) for x in node.inputs if x is not layer.outputs[0]), None)
+    weight, read = layer.inputs[1], (addition or layer).outputs[0]
+    operand = next((constant(x) for x in node.inputs if x is not read), None)
     if operand is None or weight is None or weight.shape is None or not weight.shape.is_static():
         return None
-    rank = 2 if layer.op_type == "Gemm" else len(weight.shape)
     channels = channel_count(layer, tuple(weight.shape.numpy()))
-    row = per_channel(operand, channels, rank - 2, rank)
+    if layer.op_type == "MatMul":
+        row = per_channel(operand, channels, 0, len(read.shape) if read.shape is not None else 1)
+    else:
+        rank = 2 if layer.op_type == "Gemm" else len(weight.shape)
+        row = per_channel(operand, channels, rank - 2, rank)
     if row is None:
         return None
     ones, zeros = np.ones(channels), np.zeros(channels)

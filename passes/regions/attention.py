@@ -11,8 +11,17 @@ import onnx_ir as ir
 from sparsecc.backends.codegen.program import Step
 from sparsecc.passes.edit import constant, is_op
 from sparsecc.passes.fuse.shapes import Shapes
-from sparsecc.passes.fuse.terms import times
-from sparsecc.passes.fuse.views import Atom, data_of, factor_of, joined, seen_through, trace, whole
+from sparsecc.passes.fuse.terms import Terms, times
+from sparsecc.passes.fuse.views import (
+    Atom,
+    Dim,
+    data_of,
+    factor_of,
+    joined,
+    seen_through,
+    trace,
+    whole,
+)
 from sparsecc.passes.quantize.region_step import bits
 from sparsecc.passes.regions.unit import Unit
 
@@ -44,12 +53,26 @@ class _Found:
 
 @dataclass(frozen=True)
 class _Heads:
-    """Where the heads of a query, key or value come from: [batch, tokens, features]."""
+    """Where the heads of a query, key or value come from.
+
+    Attributes:
+        source: [batch, tokens, features].
+        first: The first feature.
+        heads: How many.
+        dim: Features of each.
+        tokens_first: Whether the source is [tokens, batch, features] instead.
+    """
 
     source: ir.Value
     first: int
     heads: int
     dim: int
+    tokens_first: bool
+
+    @property
+    def form(self) -> tuple[int, int, bool]:
+        """What queries, keys and values have in common."""
+        return self.heads, self.dim, self.tokens_first
 
 
 def attention(softmax: ir.Node, shapes: Shapes) -> Unit | None:
@@ -66,7 +89,7 @@ def attention(softmax: ir.Node, shapes: Shapes) -> Unit | None:
     value = _heads(context.inputs[1], False, found, shapes)
     if query is None or key is None or value is None or query.dim > _MOST_DIM:
         return None
-    if not {(each.heads, each.dim) for each in (key, value)} <= {(query.heads, query.dim)}:
+    if not {each.form for each in (key, value)} <= {query.form}:
         return None
     merged = _merged(context, query, shapes)
     if merged is None or found.scale != 1.0:
@@ -124,20 +147,30 @@ def _heads(value: ir.Value | None, turned: bool, found: _Found, shapes: Shapes) 
     if turned:
         tokens, features = features, tokens
     by_batch = joined([atom for dim in outer for atom in dim])
-    batch, length, width = (1, *terms)[-3:]
-    rows = () if length == 1 else ((length, width),)
-    ends, heads = joined(features), by_batch[1:] if batch != 1 else by_batch
-    if len(ends) != 1 or ends[0][1] != 1 or joined(tokens) != rows:
+    ends, rest = joined(features), way.view.offset
+    if len(ends) != 1 or ends[0][1] != 1 or not isinstance(ends[0][0], int):
         return None
-    if batch != 1 and by_batch[:1] != ((batch, times(length, width)),):
-        return None
-    dim = ends[0][0]
-    count = heads[0][0] if heads else 1
-    if heads not in ((), ((count, dim),)) or not isinstance(dim, int) or not isinstance(count, int):
-        return None
-    found.take(*way.nodes)
-    found.scale *= way.scale
-    return _Heads(way.view.source, way.view.offset, count, dim)
+    for tokens_first in (False, True)[: len(terms) - 1]:
+        batch, rows = _axes(terms, tokens_first)
+        heads = by_batch[len(batch) :]
+        count = heads[0][0] if heads else 1
+        if joined(tokens) != rows or by_batch[: len(batch)] != batch or not isinstance(count, int):
+            continue
+        if heads in ((), ((count, ends[0][0]),)):
+            found.take(*way.nodes)
+            found.scale *= way.scale
+            return _Heads(way.view.source, rest, count, ends[0][0], tokens_first)
+    return None
+
+
+def _axes(terms: Terms, tokens_first: bool) -> tuple[Dim, Dim]:
+    """How a batch and the tokens lie in a source of these dimensions."""
+    *lead, width = terms
+    steps = [times(*lead[at + 1 :], width) for at in range(len(lead))]
+    dims = [((n, step),) if n != 1 else () for n, step in zip(lead, steps, strict=True)]
+    if len(dims) == 1:
+        return (), dims[0]
+    return (dims[1], dims[0]) if tokens_first else (dims[0], dims[1])
 
 
 def _merged(context: ir.Node, query: _Heads, shapes: Shapes) -> list[ir.Node] | None:
@@ -146,11 +179,13 @@ def _merged(context: ir.Node, query: _Heads, shapes: Shapes) -> list[ir.Node] | 
     view, wanted = whole(value, shapes), shapes.terms(query.source)
     if view is None or wanted is None:
         return None
-    batch, length, _ = (1, *wanted)[-3:]
+    lead = wanted[:-1]
+    length = lead[0] if query.tokens_first else lead[-1]
     heads, dim = query.heads, query.dim
-    steps = (times(heads, length, dim), dim, times(length, dim), 1)
-    counts = (batch, length, heads, dim)
-    atoms: list[Atom] = [each for each in zip(counts, steps, strict=True) if each[0] != 1]
+    steps = [times(heads, length, dim), dim][-len(lead) :]
+    ordered = reversed(steps) if query.tokens_first else steps
+    counted = [*zip(lead, ordered, strict=True), (heads, times(length, dim)), (dim, 1)]
+    atoms: list[Atom] = [atom for atom in counted if atom[0] != 1]
     nodes: list[ir.Node] = []
     while (readers := value.consumers()) and len(readers) == 1:
         step = seen_through(view, readers[0], readers[0].outputs[0], shapes)
@@ -176,13 +211,12 @@ def _unit(
     names = tuple(str(part.source.name) for part in parts)
     fixed = constant(mask) is not None
     extra = () if mask is None else (str(mask.name),)
-    heads, dim = parts[0].heads, parts[0].dim
     step = Step(
         "attention",
         str(nodes[-1].name),
         names if fixed else (*names, *extra),
         (str(nodes[-1].outputs[0].name),),
         extra if fixed else (),
-        (heads, dim, *(part.first for part in parts), bits(scale)),
+        (*parts[0].form, *(part.first for part in parts), bits(scale)),
     )
     return Unit(tuple(nodes), step)

@@ -80,7 +80,7 @@ class _Made:
         if step.kind == "matmul":
             return step.attributes[-1] == 1
         if step.kind == "attention":
-            return all(there)
+            return all(there) and not step.attributes[2]
         if step.kind == "add":
             return any(there) and not step.constants
         return step.kind in ("layer_norm", "activation") and there[0]

@@ -149,7 +149,7 @@ def attentions(draw: st.DrawFn) -> Attention:
         queries = draw(st.integers(1, 70))
     offsets = draw(st.lists(st.integers(0, 3), min_size=3, max_size=3))
     inputs = [normal(rng, batch, n, heads * dim + 3) for n in (queries, keys, keys)]
-    attributes = [heads, dim, *offsets, bits(draw(st.sampled_from([0.1, 1.0, 3.0])) / dim**0.5)]
+    attributes = [heads, dim, 0, *offsets, bits(draw(st.sampled_from([0.1, 1.0, 3.0])) / dim**0.5)]
     if draw(st.booleans()):
         return attributes, [], inputs, None
     sides = [n if draw(st.booleans()) else 1 for n in (batch, heads, queries)]
@@ -180,7 +180,7 @@ def test_attention_is_its_numpy_meaning(command: list[str]) -> None:
 def test_a_row_of_masked_keys_is_their_mean(command: list[str]) -> None:
     x = normal(np.random.default_rng(0), 2, 70, 32)
     mask = np.full((1, 1, 1, 70), np.finfo(np.float32).min, np.float32)
-    got = run(command, "attention", [2, 16, 0, 0, 0, bits(0.25)], [mask], [x] * 3)
+    got = run(command, "attention", [2, 16, 0, 0, 0, 0, bits(0.25)], [mask], [x] * 3)
     want = np.broadcast_to(x.mean(1, keepdims=True), got.shape)
     np.testing.assert_allclose(got, want, rtol=0, atol=TOLERANCE)
 
@@ -225,9 +225,14 @@ BAD_STEPS = {
     "tokens in the lanes": Step("from_t64", [], [], tensors((4, 16)), kinds=TOKEN_KINDS),
     "no attributes": Step("to_t64", [1], [], tensors((4, 16)), kinds=TOKEN_KINDS),
     "float32 .batch, tokens, features": Step(
-        "attention", [2, 16, 0, 0, 0, 0], [], [*THREE[:2], *tensors((1, 4, 32))], kinds=TOKEN_KINDS
+        "attention",
+        [2, 16, 0, 0, 0, 0, 0],
+        [],
+        [*THREE[:2], *tensors((1, 4, 32))],
+        kinds=TOKEN_KINDS,
     ),
-    "six features": Step("attention", [8, 4, 0, 0, 0, 0], [], THREE, kinds=TOKEN_KINDS),
+    "row-major, of three": Step("attention", [2, 16, 1, 0, 0, 0, 0], [], THREE, kinds=TOKEN_KINDS),
+    "six features": Step("attention", [8, 4, 0, 0, 0, 0, 0], [], THREE, kinds=TOKEN_KINDS),
     "row-major float32, or": Step(
         "layer_norm", [0], [np.ones(32, np.float32)], THREE[:2], kinds=TOKEN_KINDS
     ),

@@ -158,7 +158,11 @@ def attentions(draw: st.DrawFn) -> tuple[list[int], list[Array], list[Floats], F
             draw(st.lists(st.integers(0, 3), min_size=3, max_size=3)),
         )
         inputs = [normal(rng, batch, n, heads * dim + 3) for n in (queries, keys, keys)]
-    attributes = [heads, dim, *offsets, bits(draw(st.sampled_from([0.1, 1.0, 3.0])) / dim**0.5)]
+    tokens_first = draw(st.booleans())
+    if tokens_first:
+        inputs = [np.ascontiguousarray(x.swapaxes(0, 1)) for x in inputs]
+    scale = draw(st.sampled_from([0.1, 1.0, 3.0]))
+    attributes = [heads, dim, int(tokens_first), *offsets, bits(scale / dim**0.5)]
     if draw(st.booleans()):
         return attributes, [], inputs, None
     sides = [n if draw(st.booleans()) else 1 for n in (batch, heads, queries)]
@@ -176,10 +180,13 @@ def attention(
 ) -> NDArray[np.float64]:
     """Attention in float64."""
     heads, dim = attributes[:2]
-    scale = float(np.array(attributes[5], np.uint32).view(np.float32))
+    tokens_first = attributes[2]
+    if tokens_first:
+        inputs = [x.swapaxes(0, 1) for x in inputs[:3]]
+    scale = float(np.array(attributes[6], np.uint32).view(np.float32))
     q, k, v = (
         x[..., offset : offset + heads * dim].reshape(*x.shape[:2], heads, dim).astype(np.float64)
-        for x, offset in zip(inputs[:3], attributes[2:5], strict=True)
+        for x, offset in zip(inputs[:3], attributes[3:6], strict=True)
     )
     scores = np.einsum("bqhd,bkhd->bhqk", q, k) * scale
     if mask is not None:
@@ -187,7 +194,8 @@ def attention(
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
     out: NDArray[np.float64] = np.einsum("bhqk,bkhd->bqhd", weights, v)
-    return out.reshape(*q.shape[:2], heads * dim)
+    rows = out.reshape(*q.shape[:2], heads * dim)
+    return rows.swapaxes(0, 1) if tokens_first else rows
 
 
 def check_attention(
@@ -214,7 +222,7 @@ def test_a_row_of_masked_keys_is_their_mean(command: list[str], keys: int) -> No
     rng = np.random.default_rng(0)
     inputs = [normal(rng, 1, keys, 32)] * 3
     mask = np.full((1, 1, 1, keys), np.finfo(np.float32).min, np.float32)
-    (got,) = run(command, "attention", [2, 16, 0, 0, 0, bits(0.25)], [mask], inputs)
+    (got,) = run(command, "attention", [2, 16, 0, 0, 0, 0, bits(0.25)], [mask], inputs)
     want = np.broadcast_to(inputs[0].mean(1, keepdims=True), got.shape)
     np.testing.assert_allclose(got, want, rtol=0, atol=TOLERANCE)
 
@@ -341,16 +349,19 @@ BAD_STEPS = {
             np.zeros(32, np.float32),
         ],
     ),
-    "heads do not fit": Step("attention", [2, 4, 1, 0, 0, 0], [], QKV, kinds=TOKEN_KINDS),
-    "at most 256": Step("attention", [1, 257, 0, 0, 0, 0], [], QKV, kinds=TOKEN_KINDS),
+    "heads do not fit": Step("attention", [2, 4, 0, 1, 0, 0, 0], [], QKV, kinds=TOKEN_KINDS),
+    "at most 256": Step("attention", [1, 257, 0, 0, 0, 0, 0], [], QKV, kinds=TOKEN_KINDS),
     "as many keys as values": Step(
-        "attention", [2, 4, 0, 0, 0, 0], [], [*QKV[:2], *tensors((1, 5, 8))], kinds=TOKEN_KINDS
+        "attention", [2, 4, 0, 0, 0, 0, 0], [], [*QKV[:2], *tensors((1, 5, 8))], kinds=TOKEN_KINDS
+    ),
+    "three dimensions": Step(
+        "attention", [2, 4, 1, 0, 0, 0, 0], [], tensors((4, 8), (4, 8), (4, 8)), kinds=TOKEN_KINDS
     ),
     "must be the keys": Step(
-        "attention", [2, 4, 0, 0, 0, 0], [], [*QKV, *tensors((1, 1, 4, 3))], kinds=TOKEN_KINDS
+        "attention", [2, 4, 0, 0, 0, 0, 0], [], [*QKV, *tensors((1, 1, 4, 3))], kinds=TOKEN_KINDS
     ),
     "does not fit batch": Step(
-        "attention", [2, 4, 0, 0, 0, 0], [], [*QKV, *tensors((3, 1, 1, 4))], kinds=TOKEN_KINDS
+        "attention", [2, 4, 0, 0, 0, 0, 0], [], [*QKV, *tensors((3, 1, 1, 4))], kinds=TOKEN_KINDS
     ),
     "size of the last axis": Step(
         "layer_norm", [0], [np.ones(3, np.float32)] * 2, tensors((2, 4)), kinds=TOKEN_KINDS
