@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript import optimizer
 
 from sparsecc.passes.base import Context, Pass, apply
-from sparsecc.passes.edit import is_op
+from sparsecc.passes.edit import constant, is_op, new_initializer, nodes_of, owner
 
 # Ops that prepare a weight (transposed, re-parametrised, cast) and are folded at any size up to
 # the limit; onnxscript's own limits are meant for shape arithmetic.
 _PREPARES_WEIGHTS = """
-    Add Cast Concat Div Flatten Mul Neg Pow ReduceL2 ReduceSum Reshape Slice Split Sqrt Squeeze Sub
+    Add Cast Concat Div Flatten Mul Neg Pow ReduceL2 ReduceSum Reshape Slice Sqrt Squeeze Sub
     Transpose Unsqueeze
 """
 _LARGEST_INPUT = 1 << 26
@@ -33,10 +34,32 @@ class ConstantFolding(Pass):
         """Fold with onnxscript; shapes come from the shape inference pass that ran before."""
         fold = functools.partial(optimizer.fold_constants, should_fold=_should_fold)
         lift = common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
+        parted = _part_constants(model)
         folded = apply(fold, self.name, model, ctx)
         lifted = apply(lift, self.name, model, ctx)
         _declare_folded_shapes(model)
-        return folded or lifted
+        return parted or folded or lifted
+
+
+def _part_constants(model: ir.Model) -> bool:
+    """Split constants, which onnxscript does not: packed weights of queries, keys and values."""
+    modified = False
+    for node in nodes_of(model, "Split"):
+        array = constant(node.inputs[0])
+        second = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+        sizes = node.attributes.get_ints("split") if second is None else second.tolist()
+        if array is None or sizes is None or array.size > _LARGEST_INPUT:
+            continue
+        if any(output.is_graph_output() for output in node.outputs):
+            continue
+        axis = node.attributes.get_int("axis", 0)
+        parts = np.split(array, np.cumsum(sizes)[:-1], axis)
+        for output, part in zip(node.outputs, parts, strict=True):
+            new = new_initializer(node, f"{output.name}.part", np.ascontiguousarray(part))
+            output.replace_all_uses_with(new)
+        owner(node).remove(node, safe=True)
+        modified = True
+    return modified
 
 
 def _declare_folded_shapes(model: ir.Model) -> None:

@@ -6,7 +6,6 @@ turns the result back; behind the product the two turns meet, and are none.
 
 from __future__ import annotations
 
-import functools
 from typing import ClassVar
 
 import numpy as np
@@ -16,7 +15,7 @@ from sparsecc.passes.base import Context, Pass
 from sparsecc.passes.edit import constant, fresh_name, is_op, new_initializer, scalar
 from sparsecc.passes.fuse.shapes import Shapes
 from sparsecc.passes.fuse.terms import Term, Terms, over, times
-from sparsecc.passes.fuse.views import VIEWS, Dim, joined, trace, whole
+from sparsecc.passes.fuse.views import VIEWS, Dim, View, joined, trace, whole
 
 _TOKEN_AXES = 2
 """Batch and tokens: more axes, such as the windows of an image, stay where they are."""
@@ -86,23 +85,31 @@ def _sink(node: ir.Node, at: int, shapes: Shapes) -> bool:
         return False
     view, terms = found.view, shapes.terms(node.outputs[0])
     *lead, features = view.dims
-    tokens = [atom for dim in lead for atom in dim]
-    if terms is None or not features or len(tokens) > _TOKEN_AXES:
+    tokens, start = [atom for dim in lead for atom in dim], whole(view.source, shapes)
+    if terms is None or start is None or not features or not 0 < len(tokens) <= _TOKEN_AXES:
         return False
-    order = sorted(tokens, key=functools.cmp_to_key(_slower_first))
-    if lead == [(atom,) for atom in order]:
+    others = [dim for dim in start.dims if not set(dim) & set(features)]
+    if len(others) > _TOKEN_AXES:
+        others = [dim for dim in others if dim]
+    if _has_tokens_first(view.source, shapes):
+        others.reverse()
+    order = [atom for dim in others for atom in dim]
+    count = times(*(size for size, _ in view.atoms))
+    if set(order) != set(tokens) or count != times(*(size for size, _ in start.atoms)):
         return False
-    source = shapes.terms(view.source)
-    if source is None or times(*(size for size, _ in view.atoms)) != times(*source):
+    as_it_lies = [joined(dim) for dim in (*others, features)] == [joined(d) for d in start.dims]
+    if not as_it_lies and [dim for dim in lead if dim] == [dim for dim in others if dim]:
         return False
     write = _Writer(node, shapes)
-    read = write.read(view.source, [(atom,) for atom in order], features)
+    read = view.source if as_it_lies else write.read(start, others, features)
     if read is None:
         return False
-    made = write.compute(at, read, terms[-1])
+    moved: ir.Value | None = write.compute(at, read, terms[-1])
     turned = [order.index(atom) for atom in tokens]
-    moved = write.turned(made, [*turned, len(order)]) if turned != sorted(turned) else made
-    result = write.reshaped(moved, terms)
+    if turned != sorted(turned) and moved is not None:
+        moved = write.reshaped(moved, (*(size for size, _ in order), terms[-1]))
+        moved = None if moved is None else write.turned(moved, [*turned, len(order)])
+    result = None if moved is None else write.reshaped(moved, terms)
     if result is None:
         return False
     write.finish(result)
@@ -155,8 +162,24 @@ def _number(term: Term) -> int:
     return term if isinstance(term, int) else 0
 
 
-def _slower_first(a: tuple[Term, Term], b: tuple[Term, Term]) -> int:
-    return 0 if a == b else -1 if over(a[1], b[1]) is not None else 1
+def _has_tokens_first(context: ir.Value, shapes: Shapes) -> bool:
+    """Whether a value is the result of an attention over tokens that come before the batch."""
+    node = context.producer()
+    if (
+        node is None
+        or not is_op(node, "MatMul")
+        or any(constant(x) is not None for x in node.inputs)
+    ):
+        return False
+    values = node.inputs[1]
+    way = trace(values, shapes) if values is not None else None
+    if way is None or len(way.view.dims) < 3:
+        return False
+    *outer, tokens, _ = way.view.dims
+    batch = [atom for dim in outer for atom in dim]
+    if not batch or not tokens or over(tokens[0][1], batch[0][1]) is None:
+        return False
+    return tokens[0][1] != batch[0][1]
 
 
 class _Writer:
@@ -168,20 +191,15 @@ class _Writer:
         assert isinstance(node.graph, ir.Graph)
         self._graph = node.graph
 
-    def read(self, source: ir.Value, lead: list[Dim], features: Dim) -> ir.Value | None:
-        """The tokens of the source, in the order of memory."""
-        start = whole(source, self._shapes)
+    def read(self, start: View, lead: list[Dim], features: Dim) -> ir.Value | None:
+        """A source with these dimensions, where each of its own is part of one of them."""
         wanted = [*lead, features]
-        if start is None:
-            return None
-        if [joined(dim) for dim in start.dims] == [joined(dim) for dim in wanted]:
-            return source
         atoms = [atom for dim in wanted for atom in dim]
         places = [start.dims.index((atom,)) for atom in atoms if (atom,) in start.dims]
         if sorted(places) != [at for at, dim in enumerate(start.dims) if dim]:
             return None
         ones = [at for at, dim in enumerate(start.dims) if not dim]
-        turned = self.turned(source, [*ones, *places])
+        turned = self.turned(start.source, [*ones, *places])
         return self.reshaped(turned, tuple(times(*(size for size, _ in dim)) for dim in wanted))
 
     def compute(self, at: int, x: ir.Value, outputs: Term) -> ir.Value:

@@ -146,7 +146,7 @@ def _heads(value: ir.Value | None, turned: bool, found: _Found, shapes: Shapes) 
     *outer, tokens, features = way.view.dims
     if turned:
         tokens, features = features, tokens
-    by_batch = joined([atom for dim in outer for atom in dim])
+    by_batch = tuple(atom for dim in outer for atom in dim)
     ends, rest = joined(features), way.view.offset
     if len(ends) != 1 or ends[0][1] != 1 or not isinstance(ends[0][0], int):
         return None
