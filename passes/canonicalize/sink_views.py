@@ -98,7 +98,7 @@ def _sink(node: ir.Node, at: int, shapes: Shapes) -> bool:
     if set(order) != set(tokens) or count != times(*(size for size, _ in start.atoms)):
         return False
     as_it_lies = [joined(dim) for dim in (*others, features)] == [joined(d) for d in start.dims]
-    if not as_it_lies and [dim for dim in lead if dim] == [dim for dim in others if dim]:
+    if lead == others or (not as_it_lies and tokens == order and not _is_context(view.source)):
         return False
     write = _Writer(node, shapes)
     read = view.source if as_it_lies else write.read(start, others, features)
@@ -162,24 +162,29 @@ def _number(term: Term) -> int:
     return term if isinstance(term, int) else 0
 
 
+def _is_context(value: ir.Value) -> bool:
+    """Whether a value is a product of two that vary, as the result of an attention is."""
+    node = value.producer()
+    return is_op(node, "MatMul") and node is not None and not any(map(_is_fixed, node.inputs))
+
+
+def _is_fixed(value: ir.Value | None) -> bool:
+    return constant(value) is not None
+
+
 def _has_tokens_first(context: ir.Value, shapes: Shapes) -> bool:
     """Whether a value is the result of an attention over tokens that come before the batch."""
     node = context.producer()
-    if (
-        node is None
-        or not is_op(node, "MatMul")
-        or any(constant(x) is not None for x in node.inputs)
-    ):
-        return False
-    values = node.inputs[1]
+    values = node.inputs[1] if node is not None and _is_context(context) else None
     way = trace(values, shapes) if values is not None else None
     if way is None or len(way.view.dims) < 3:
         return False
     *outer, tokens, _ = way.view.dims
-    batch = [atom for dim in outer for atom in dim]
-    if not batch or not tokens or over(tokens[0][1], batch[0][1]) is None:
+    width = (shapes.terms(way.view.source) or (1,))[-1]
+    steps = [step for dim in outer for _, step in dim if over(step, width) is not None]
+    if not steps or not tokens or tokens[0][1] == steps[0]:
         return False
-    return tokens[0][1] != batch[0][1]
+    return over(tokens[0][1], steps[0]) is not None
 
 
 class _Writer:
