@@ -136,6 +136,7 @@ INLINE void block5(const int N, const int EDGE, const sc_channel *c, const sc_fi
       UNROLL for (int kh = 0; kh < K; kh++) if (i >= kh && i - kh < N) acc[i - kh] += u * w[kh];
     }
   }
+  UNROLL for (int n = 0; n < N; n++) SETTLE(acc[n]);
   UNROLL for (int n = 0; n < N; n++) put(EDGE, c, f, (row + n) * c->width + column, acc[n]);
 }
 
@@ -160,12 +161,16 @@ INLINE void taps_of_two(const int EDGE, const float *from, i64 width, vf *taps)
 INLINE void strided5(const int N, const int EDGE, const sc_channel *c, const sc_filter *f, const float *const *from, i64 row,
                      i64 column)
 {
-  vf acc[MOST], taps[K];
-  UNROLL for (int n = 0; n < N; n++) acc[n] = splat(f->bias);
+  vf acc[MOST], odd[MOST], taps[K]; /* sums over even and odd columns: two chains for each row */
+  UNROLL for (int n = 0; n < N; n++) acc[n] = splat(f->bias), odd[n] = splat(0.f);
   UNROLL for (int i = 0; i < 2 * (N - 1) + K; i++) {
     taps_of_two(EDGE, from[i] + 2 * column, c->width, taps);
     UNROLL for (int n = 0; n < N; n++) if (i >= 2 * n && i < 2 * n + K)
-      UNROLL for (int kw = 0; kw < K; kw++) acc[n] += taps[kw] * f->weights[(i - 2 * n) * K + kw];
+      UNROLL for (int kw = 0; kw < K; kw++) *(kw & 1 ? &odd[n] : &acc[n]) += taps[kw] * f->weights[(i - 2 * n) * K + kw];
+  }
+  UNROLL for (int n = 0; n < N; n++) {
+    acc[n] += odd[n];
+    SETTLE(acc[n]);
   }
   UNROLL for (int n = 0; n < N; n++) put(EDGE, c, f, (row + n) * c->width + column, acc[n]);
 }

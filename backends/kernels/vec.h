@@ -17,13 +17,17 @@ INLINE vf select_vf(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~m
 INLINE vf at_least(vf a, vf low) { return select_vf(low > a, low, a); }
 INLINE vf at_most(vf a, vf high) { return select_vf(high < a, high, a); }
 
-/* Holds v in a register: the compiler would otherwise load it anew for every use. */
+/* KEEP holds v in a register: the compiler would otherwise load it anew for every use. SETTLE has it computed here: the
+   compiler would otherwise compute it behind the next branch, and keep all it comes from until then. */
 #if defined(__x86_64__)
 #define KEEP(v) __asm__("" : "+v"(v))
+#define SETTLE(v) __asm__ volatile("" : "+v"(v))
 #elif defined(__aarch64__)
 #define KEEP(v) __asm__("" : "+w"(v))
+#define SETTLE(v) __asm__ volatile("" : "+w"(v))
 #else
 #define KEEP(v) (void)0
+#define SETTLE(v) (void)0
 #endif
 
 /* One lane list per vector length: LANES(f, h) is f(0, h), f(1, h), ... */
