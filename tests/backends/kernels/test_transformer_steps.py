@@ -307,6 +307,15 @@ def test_activation_is_close_everywhere(command: list[str], activation: int) -> 
     np.testing.assert_allclose(got, want, rtol=3e-7, atol=2e-6)
 
 
+@pytest.mark.parametrize("activation", range(len(ops.ACTIVATIONS)))
+def test_activation_of_what_is_no_number_is_none(command: list[str], activation: int) -> None:
+    """As in ONNX Runtime."""
+    x = normal(np.random.default_rng(0), 70)
+    x[::3] = np.nan
+    (got,) = run(command, "activation", [activation], [], [x])
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(x))
+
+
 def test_add_repeats_its_second_term(command: list[str]) -> None:
     @settings(max_examples=EXAMPLES)
     @given(SEEDS, SHAPES, st.integers(0, 2), st.booleans(), st.booleans())
