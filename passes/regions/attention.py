@@ -134,6 +134,8 @@ def _fits(mask: ir.Value, scores: ir.Value, total: ir.Value, shapes: Shapes) -> 
     """Whether the mask spreads over the scores, and has a number for every key."""
     if mask.dtype != ir.DataType.FLOAT or mask.shape is None or not 1 <= len(mask.shape) <= 4:
         return False
+    if scores.shape is None or (len(scores.shape) == 3 and len(mask.shape) > 2):
+        return False  # batch and heads are one dimension, which a mask has as two
     return mask.shape[-1] != 1 and shapes.equal(total, scores)
 
 
