@@ -136,7 +136,7 @@ static void run_rows(const image *m, i64 stage, i64 top, i64 rows, i64 from, i64
   const sc_grid *g = &m->p->grids[stage];
   sc_lines x = lines_of(m, stage), y = lines_of(m, stage + 1), residual = residual_of(m, stage);
   const sc_lines *add = residual.data ? &residual : 0;
-  if (m->c->stages[stage].depthwise) SC(sc_same_depthwise)(k, &x, add, &y, top, rows, from, end);
+  if (g->in_place) SC(sc_same_depthwise)(k, &x, add, &y, top, rows, from, end);
   else if (g->pitch) SC(sc_grid_rows)(k, g, copies, &y, add, top, rows, from, end, together);
   else {
     sc_stretch p = {.x = sc_line(&x, 0, top), .offsets = g->offsets, .y = sc_line(&y, 0, top), .pitch = y.pitch,
@@ -154,7 +154,11 @@ static int run_code(const image *m, i64 stage, i64 top, i64 rows, const sc_paral
                           parallel, host_error);
 }
 
-static i64 units_of(const sc_stage *s) { return s->depthwise ? s->kernel->spec.rows : s->kernel->strip_count; }
+static i64 units_of(const image *m, i64 stage)
+{
+  const sc_kernel *k = m->c->stages[stage].kernel;
+  return m->p->grids[stage].in_place ? k->spec.rows : k->strip_count;
+}
 
 static void pack_rows(const image *m, i64 stage, i64 top, i64 rows, float *to, i64 from, i64 end)
 {
@@ -168,7 +172,7 @@ static void stream_rows(sc_stream *s, i64 stage, i64 top, i64 rows)
   float *copies = m->task + m->segment->floats;
   if (m->p->grids[stage].pitch) pack_rows(m, stage, top, rows, copies, 0, m->p->values[stage].channels);
   if (!m->c->stages[stage].kernel->code)
-    run_rows(m, stage, top, rows, 0, units_of(&m->c->stages[stage]), copies, copies + m->segment->copies);
+    run_rows(m, stage, top, rows, 0, units_of(m, stage), copies, copies + m->segment->copies);
   else if (run_code(m, stage, top, rows, 0, 0)) m->failed = 1;
 }
 
@@ -213,11 +217,11 @@ static void task_stage(void *data, u64 i)
   image *m = data;
   const sc_stage *s = &m->c->stages[m->stage];
   const sc_grid *g = &m->p->grids[m->stage];
-  i64 part = (i64)i / m->tasks, share = (i64)i % m->tasks, units = units_of(s);
+  i64 part = (i64)i / m->tasks, share = (i64)i % m->tasks, units = units_of(m, m->stage);
   const sc_value *out = &m->p->values[m->stage + 1];
   i64 top = sc_part_row(out, part, m->parts), rows = sc_part_row(out, part + 1, m->parts) - top;
   i64 from = units * share / m->tasks, end = units * (share + 1) / m->tasks, own = m->parts > 1 && g->pitch ? g->floats : 0;
-  if (!s->depthwise) from = sc_share(s->kernel, share, m->tasks), end = sc_share(s->kernel, share + 1, m->tasks);
+  if (!g->in_place) from = sc_share(s->kernel, share, m->tasks), end = sc_share(s->kernel, share + 1, m->tasks);
   note_thread(m);
   int slot;
   float *memory = sc_scratch_get(m->host, own + m->segment->together - m->segment->copies + LINE, &slot);
@@ -247,7 +251,7 @@ static int run_stage(image *m, const sc_parallel *parallel, void **host_error)
   i64 weights = s->depthwise ? s->kernel->tap_count : s->kernel->strip_count ? s->kernel->tap_count * s->kernel->strips[0].mr : 0;
   int slot, status = SC_OK, packs = g->pitch > 0;
   i64 work = (weights + out->channels) * ceil_div(out->height * out->width, VL);
-  m->tasks = clip(work / SMALL, 1, clip(units_of(s), 1, STEP_TASKS));
+  m->tasks = clip(work / SMALL, 1, clip(units_of(m, m->stage), 1, STEP_TASKS));
   m->parts = m->tasks > 1 ? sc_parts_of(out, m->company) : 1;
   if (m->parts > 1) {
     m->tasks = packs ? 1 : CHAIN_PARTS;

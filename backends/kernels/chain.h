@@ -26,6 +26,7 @@ typedef struct {
 typedef struct {
   i64 pitch, plane, floats;      /* floats between rows of a plane, and of planes, or of channels where they lie; of all copies */
   i32 *offsets;                  /* per tap */
+  int in_place;                  /* a depthwise layer that reads rows where they lie: none of the above */
 } sc_grid;
 
 /* Stages [first, end). Streamed: by rows, through windows but for the last value. Otherwise one after the other. */

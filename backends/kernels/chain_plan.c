@@ -22,8 +22,6 @@ const char *SC(sc_chain_sizes)(const sc_chain *c, i64 height, i64 width, sc_valu
     out->width = sc_out_size(in->width, s->pad[1], s->pad[3], s->kernel[1], s->stride[1], s->dilation[1]);
     if (out->height < 1 || out->width < 1) return "the padded window does not fit into its input";
     if (out->height > MAX_FLOATS / out->width / (out->channels + 1)) return "its image is too large";
-    if (c->stages[i].depthwise && !SC(sc_is_same_depthwise)(c->stages[i].kernel, in->height, in->width))
-      return "a depthwise layer of it does not take images of this size";
     i64 r = c->stages[i].residual;
     const sc_value *add = r >= 0 && r < SC_CHAIN_BESIDE ? &values[r] : 0;
     if (add && (add->height != out->height || add->width != out->width || add->channels != out->channels))
@@ -155,10 +153,11 @@ static int is_closed(const sc_chain *c, i64 first, i64 end)
 
 /* Floats of windows when the stages [first, end) are streamed, or -1 when they cannot be or it gains nothing. Small images
    stay in cache without, but threads then meet once for several layers: those whose rows need no others. */
-static i64 stream_floats(const sc_chain *c, sc_value *values, i64 first, i64 end)
+static i64 stream_floats(const sc_chain *c, sc_chain_plan *p, i64 first, i64 end)
 {
+  sc_value *values = p->values;
   int large = 1, several = end > first + 1, rows_alone = several && sc_parts_of(&values[end], 1) > 1;
-  int worth = several || (!c->stages[first].depthwise && !SC(sc_is_pointwise)(c->stages[first].kernel));
+  int worth = several || !(p->grids[first].in_place || SC(sc_is_pointwise)(c->stages[first].kernel));
   for (i64 stage = first; stage < end; stage++) {
     large &= is_large(values, stage);
     if (stage > first) rows_alone &= SC(sc_is_pointwise)(c->stages[stage].kernel);
@@ -176,14 +175,14 @@ static void cut_segments(const sc_chain *c, sc_chain_plan *p)
     least[end] = least[end - 1] + floats_of(&p->values[end]), from[end] = end - 1;
     for (i64 first = end - 1; first >= 0 && first >= end - REACH; first--) {
       if (least[first] + floats_of(&p->values[end]) >= least[end] && first < end - 1) continue;
-      if (stream_floats(c, p->values, first, end) >= 0) least[end] = least[first] + floats_of(&p->values[end]), from[end] = first;
+      if (stream_floats(c, p, first, end) >= 0) least[end] = least[first] + floats_of(&p->values[end]), from[end] = first;
     }
   }
   for (i64 end = c->count; end > 0; end = from[end]) p->count++;
   for (i64 end = c->count, n = p->count; end > 0; end = from[end]) p->segments[--n] = (sc_segment){.first = from[end], .end = end};
   for (i64 n = 0; n < p->count; n++) {
     sc_segment *s = &p->segments[n];
-    i64 floats = stream_floats(c, p->values, s->first, s->end);
+    i64 floats = stream_floats(c, p, s->first, s->end);
     s->streamed = floats >= 0, s->floats = floats >= 0 ? floats : 0;
   }
 }
@@ -201,9 +200,10 @@ static i64 last_reader(const sc_chain *c, const sc_chain_plan *p, i64 v)
 }
 
 /* Whether the first layer reads beyond its input: a depthwise one, and a 1x1 one of whose rows the last ones are no vector. */
-static int reads_beyond(const sc_chain *c, const sc_value *out)
+static int reads_beyond(const sc_chain *c, const sc_chain_plan *p)
 {
-  return c->stages[0].depthwise || (SC(sc_is_pointwise)(c->stages[0].kernel) && out->least * out->width < VL);
+  const sc_value *out = &p->values[1];
+  return p->grids[0].in_place || (SC(sc_is_pointwise)(c->stages[0].kernel) && out->least * out->width < VL);
 }
 
 /* Memory of the values that are held whole, but for the first and the last, which the host has. */
@@ -240,7 +240,7 @@ static int lay_grids(const sc_chain *c, sc_chain_plan *p)
     for (i64 stage = s->first; stage < s->end; stage++) {
       const sc_value *in = &p->values[stage], *out = &p->values[stage + 1];
       sc_grid *g = &p->grids[stage];
-      if (c->stages[stage].depthwise) continue;
+      if (g->in_place) continue;
       int status = SC(sc_grid_make)(c, c->stages[stage].kernel, in, out, g);
       if (status) return status;
       i64 together = SC(sc_grid_together)(g, out->rows);
@@ -258,13 +258,15 @@ static int build(const sc_chain *c, i64 height, i64 width, sc_chain_plan **out)
   if (!p) return SC_MEMORY;
   *p = (sc_chain_plan){.height = height, .width = width};
   if (SC(sc_chain_sizes)(c, height, width, p->values)) return SC_TOO_LARGE;
+  for (i64 i = 0; i < c->count; i++)
+    p->grids[i].in_place = c->stages[i].depthwise && SC(sc_is_same_depthwise)(c->stages[i].kernel, p->values[i].height, p->values[i].width);
   cut_segments(c, p);
   for (i64 n = 0; n < p->count; n++)
     for (i64 v = p->segments[n].first + 1; !p->segments[n].streamed && v <= p->segments[n].end; v++) {
       i64 parts = sc_parts_of(&p->values[v], 1);
       p->values[v].rows = p->values[v].height, p->values[v].least = p->values[v].height - sc_part_row(&p->values[v], parts - 1, parts);
     }
-  p->copies = reads_beyond(c, &p->values[1]);
+  p->copies = reads_beyond(c, p);
   place_whole(c, p);
   return lay_grids(c, p);
 }

@@ -76,7 +76,8 @@ def _multiplies_less(gate: Unit, piece: Sequence[Unit]) -> bool:
     """Whether factors for channels are better multiplied by the weights that read these."""
     scaled, first = gate.nodes[0].outputs[0], piece[0].nodes[0]
     weight, (*_, group) = ops.read_packed(first), _window(piece[0].step)
-    floats = weight.shape[3] * group * math.prod(_sizes(scaled))
+    sides = [side or roofline.UNKNOWN_SIDE for side in _sizes(scaled)]
+    floats = weight.shape[3] * group * math.prod(sides)
     return edit.sole_consumer(scaled) is first and weight.values.size < floats
 
 
@@ -112,27 +113,31 @@ def _window(step: Step) -> tuple[list[int], list[int], list[int], int]:
     return a[:2], a[2:6], a[6:8], a[8]
 
 
-def _sizes(value: ir.Value | None) -> list[int]:
-    """Height and width of an image; empty where they are not known."""
+def _sizes(value: ir.Value | None) -> list[int | None]:
+    """Height and width of an image, None where they are open; empty for what is no image."""
     if value is None or value.shape is None or len(value.shape) != 4:
         return []
-    sizes = [dim for dim in list(value.shape)[2:] if isinstance(dim, int)]
-    return sizes if len(sizes) == 2 else []
+    return [dim if isinstance(dim, int) else None for dim in list(value.shape)[2:]]
 
 
 def _same(
-    kernel: list[int], strides: list[int], pads: list[int], x: list[int], y: list[int]
+    kernel: list[int], strides: list[int], pads: list[int], x: list[int | None], y: list[int | None]
 ) -> bool:
-    """Whether every instruction set has the kernel that reads rows of such images."""
+    """Whether every instruction set reads rows of such images where they lie, sizes known or not.
+
+    Where an open size turns out not to be one of these, the library copies rows as for any window.
+    """
     side, stride = kernel[0], strides[0]
     reach = side // 2
     if kernel != [side] * 2 or strides != [stride] * 2 or pads != [reach] * 4:
         return False
-    if stride == 2 and (x[0] % 2 or x[1] % 2):
-        return False
     if stride > 2 or side not in (3, 5):
         return False
-    return all(y[1] <= isa.lanes or y[1] >= isa.lanes + reach for isa in ISAS.values())
+    if stride == 2 and any(size is not None and size % 2 for size in x):
+        return False
+    width = y[1]
+    lanes = [isa.lanes for isa in ISAS.values()]
+    return width is None or all(width <= n or width >= n + reach for n in lanes)
 
 
 def _closed(chain: list[Unit]) -> Iterator[list[Unit]]:

@@ -103,10 +103,16 @@ def test_an_output_of_the_model_ends_a_chain(library: Path) -> None:
     check(proto, library)
 
 
-def test_sizes_that_are_open_have_single_steps(library: Path) -> None:
-    proto = network(BLOCK + "y = Conv<kernel_shape = [1, 1]>(s, last)", sides="H, W")
-    assert set(steps_of(proto)) == {"conv"}
-    check(proto, library, (11, 13))
+@pytest.mark.parametrize("stride", [1, 2])
+def test_sizes_may_be_open(stride: int, library: Path) -> None:
+    """Those that no depthwise kernel reads where they lie too: odd ones, and 17 columns."""
+    block = BLOCK
+    if stride == 2:
+        block = block.replace("pads", "strides = [2, 2], pads").replace("Add(p, x)", "Relu(p)")
+    proto = network(block + "y = Conv<kernel_shape = [1, 1]>(s, last)", sides="H, W")
+    assert steps_of(proto) == ["chain"]
+    for sides in ((11, 13), (16, 16), (9, 17), (20, 34), (1, 1)):
+        check(proto, library, sides)
 
 
 def test_a_stride_over_odd_sides_has_a_step_of_its_own(library: Path) -> None:
