@@ -244,7 +244,8 @@ def test_sizes_that_do_not_fit_name_the_layer(library: Path) -> None:
         node.name = name
     graph, _ = regions_of(proto)
     content = ir.to_proto(graph).SerializeToString()
-    with pytest.raises(Exception, match=r"'first ... second' \(chain\): the padded window does not fit"):
+    reason = r"'first ... second' \(chain\): the padded window does not fit"
+    with pytest.raises(Exception, match=reason):
         outputs(content, {"x": np.zeros((1, 64, 4, 4), np.float32)}, library)
 
 
