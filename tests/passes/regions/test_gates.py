@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
+from onnx import numpy_helper
 
+from sparsecc.backends.kernels.table import CHAIN_BESIDE
 from sparsecc.backends.onnxruntime.library import build_library
 from tests.passes.regions import test_form as forms
 from tests.passes.regions.test_chains import steps_of
@@ -161,3 +164,20 @@ def test_a_value_times_its_own_gate_is_a_step(gate: str, kind: str, library: Pat
 def test_what_stays_outside_says_why(gate: str, reason: str) -> None:
     _, ctx = regions_of(block(MEANS["GlobalAveragePool"], CONVOLUTIONS, gate, "s = Mul(d, g)"))
     assert any(reason in refusal.reason for refusal in ctx.refusals)
+
+
+@pytest.mark.parametrize("value", [-2, 0, 3, 1001, 2**40])
+def test_factors_that_are_not_there_are_refused_with_a_name(value: int, library: Path) -> None:
+    """The last number of the program is the input that the chain is multiplied by."""
+    graph, _ = regions_of(
+        block(MEANS["ReduceMean"], CONVOLUTIONS, GATES["Sigmoid"], PRODUCTS["image first"])
+    )
+    proto = ir.to_proto(graph)
+    (tensor,) = (each for each in proto.graph.initializer if each.name == "Region0.program")
+    numbers = numpy_helper.to_array(tensor).copy()
+    assert numbers[-1] == CHAIN_BESIDE
+    numbers[-1] = value
+    tensor.CopyFrom(numpy_helper.from_array(numbers, tensor.name))
+    x = np.zeros((1, 16, SIDE, SIDE), np.float32)
+    with pytest.raises(Exception, match=r"Region0 'region0'.*factors are not one of its inputs"):
+        forms.outputs(proto.SerializeToString(), {"x": x}, library)
