@@ -93,6 +93,11 @@ LONE_VECTOR = 0.6
 """Speed of a tile of one vector, as a share of that of more."""
 FEW_POINTS = 4
 """Up to this many tokens a linear layer is bound by reading its weights."""
+FEW_POINTS_BLOCK, FEW_POINTS_WEIGHT = 72.0, 10.0
+"""What a block takes for each of a few tokens, in floating-point operations of the peak: at least
+the first, and the second for each of its weights."""
+CACHED = 6.0
+"""Bandwidth of the last-level cache, as a multiple of the memory's."""
 WORTHWHILE = 0.97
 """A sparse kernel must be estimated at or below this share of the dense time."""
 UNKNOWN_BATCH = 1
@@ -133,7 +138,7 @@ def _milliseconds(
     target: Target, flops: float, efficiency: float, weight_bytes: float, activation_bytes: float
 ) -> float:
     cached = weight_bytes + activation_bytes <= target.llc_bytes
-    gbs = target.dram_gbs * (3.0 if cached else 1.0)
+    gbs = target.dram_gbs * (CACHED if cached else 1.0)
     compute = flops / (target.peak_gflops * efficiency)
     memory = (weight_bytes + activation_bytes) / gbs
     return max(compute, memory) * 1e-6
@@ -186,10 +191,14 @@ def sparse_ms(
     few = not work.is_conv and work.points <= FEW_POINTS
     if r > 1 and not (work.is_conv or few):
         layout = 0.0  # tokens lie in the lanes from layer to layer
-    filled = _filled if work.is_conv or generated else _filled_by_tokens
-    lanes = 1.0 if few else filled(work.points, target.lanes)
-    efficiency = max(1e-3, quality.eta * depth / (depth + quality.half_depth) * lanes)
     stored = blocks * r * c
+    if few:
+        per_block = max(FEW_POINTS_BLOCK, FEW_POINTS_WEIGHT * r * c)
+        efficiency = 2.0 * r * c / per_block
+    else:
+        filled = _filled if work.is_conv or generated else _filled_by_tokens
+        lanes = filled(work.points, target.lanes)
+        efficiency = max(1e-3, quality.eta * depth / (depth + quality.half_depth) * lanes)
     weight_bytes = stored * BYTES_PER_WEIGHT + blocks * BYTES_PER_INDEX
     flops = 2.0 * stored * work.points
     return (
