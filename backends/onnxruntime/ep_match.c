@@ -173,6 +173,20 @@ static i64 estimate(ort_api api, ort_ptr value, i64 fallback)
   return elements(&t);
 }
 
+/* Whether a value is an image of one pixel. */
+static int is_pixel(ort_api api, ort_ptr value)
+{
+  tensor t;
+  return ep_shape(api, value, &t, 0) && t.rank == 4 && t.dims[2] == 1 && t.dims[3] == 1;
+}
+
+/* A convolution of one pixel is a product, for the compiler too. */
+static int is_of_pixels(ort_api api, const ep_layer *l)
+{
+  const i64 *pad = l->spec.pad;
+  return l->spec.group == 1 && !(pad[0] | pad[1] | pad[2] | pad[3]) && is_pixel(api, l->x) && is_pixel(api, l->y);
+}
+
 ep_work ep_work_of(ort_api api, const ep_layer *l)
 {
   const sc_spec *s = &l->spec;
@@ -181,5 +195,5 @@ ep_work ep_work_of(ort_api api, const ep_layer *l)
   i64 points = out < 0 ? fallback : out / s->rows;
   if (in < 0) in = s->channels * s->kernel[0] * s->kernel[1] * fallback;
   return (ep_work){.points = points < 1 ? 1 : points, .input_elements = in, .rows_per_group = s->rows / s->group,
-                   .conv = l->conv};
+                   .conv = l->conv && !is_of_pixels(api, l)};
 }

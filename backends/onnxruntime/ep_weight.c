@@ -47,7 +47,7 @@ static void count_blocks(const u16 *masks, i64 count, i64 *blocks)
 /* ---- the roofline ---- */
 static double milliseconds(double flops, double efficiency, double weight_bytes, double activation_bytes)
 {
-  double gbs = SC_DRAM_GBS * (weight_bytes + activation_bytes <= SC_CACHE_BYTES ? 3 : 1);
+  double gbs = SC_DRAM_GBS * (weight_bytes + activation_bytes <= SC_CACHE_BYTES ? SC_CACHED : 1);
   double compute = flops / (SC_PEAK_GFLOPS * efficiency), memory = (weight_bytes + activation_bytes) / gbs;
   return (compute > memory ? compute : memory) * 1e-6;
 }
@@ -68,10 +68,11 @@ static double dense_ms(const ep_matrix *w, const ep_work *work)
 static double sparse_ms(const ep_matrix *w, const ep_work *work, int log_rows, i64 blocks)
 {
   double stored = (double)(blocks << log_rows), points = (double)work->points, moved = activation_bytes(w, work);
-  double depth = (double)blocks / (double)ceil_div(w->rows, 1LL << log_rows);
+  double depth = (double)blocks / (double)ceil_div(w->rows, 1LL << log_rows), size = (double)(1 << log_rows);
   int few = !work->conv && work->points <= SC_FEW_POINTS;
-  double filled = few ? 1 : points / (double)(ceil_div(work->points, SC_LANES) * SC_LANES);
+  double filled = points / (double)(ceil_div(work->points, SC_LANES) * SC_LANES);
   double efficiency = sc_sparse_eta[log_rows][0] * depth / (depth + sc_sparse_eta[log_rows][1]) * filled;
+  if (few) efficiency = 2. * size / (SC_FEW_WEIGHT * size > SC_FEW_BLOCK ? SC_FEW_WEIGHT * size : SC_FEW_BLOCK);
   if (efficiency < 1e-3) efficiency = 1e-3;
   return SC_NODE_MS + moved / SC_LAYOUT_GBS * 1e-6 +
          milliseconds(2 * stored * points, efficiency, 4 * stored + 4 * (double)blocks, moved);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +39,8 @@ from tests.backends.onnxruntime.ep_models import (
     pruned,
 )
 
-TARGET = targets.get("x86-64")
+TARGET = dataclasses.replace(targets.get("x86-64"), isas=("x86-64-v3",))
+"""One that no code is generated for: the provider has none."""
 
 SESSION = f"""
 import onnxruntime as ort
@@ -94,7 +96,7 @@ def test_linear_layers_fuse_their_activations() -> None:
             each.CopyFrom(numpy_helper.from_array(sparse, each.name))
     for rows in (1, 3, 32):
         session = check(model.SerializeToString(), {"x": small.tokens(0, rows)})
-        assert fused(session) == [["Gemm"], ["Gemm", "Relu"], ["Gemm", "Relu"]]
+        assert fused(session) == [["Gemm", "Relu"], ["Gemm", "Relu"]]  # ten outputs are too few
 
 
 def test_sparse_initializers_are_consumed() -> None:
