@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from itertools import cycle, groupby
+from itertools import chain, cycle, groupby, zip_longest
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ COLORS = ("C0", "C1", "C2", "C4", "C5", "C6", "C7", "C8", "C9")
 OURS_STYLE = {"color": "C3", "linewidth": 2.0, "zorder": 3}
 NO_METADATA = {"Date": None, "Creator": None}
 PANEL_INCHES = (3.4, 2.8)
+PANELS_WIDE = 4
 
 
 def _figure(rows: int, columns: int, panel: tuple[float, float]) -> tuple[Figure, Any]:
@@ -43,18 +46,20 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def models(rows: Sequence[Row], titles: Mapping[str, str], path: Path) -> None:
-    """Speed-up over the baseline: a panel per model and number of threads, a color per engine."""
-    names = list(dict.fromkeys(row.model for row in rows))
-    counts = sorted({row.threads for row in rows})
+    """Speed-up over the baseline: a panel per number of threads and model, a color per engine."""
+    pairs = sorted(dict.fromkeys((row.threads, row.model) for row in rows), key=itemgetter(0))
+    wide = min(len(pairs), PANELS_WIDE)
     styles = engine_styles(titles)
-    figure, panels = _figure(len(counts), len(names), PANEL_INCHES)
+    figure, panels = _figure(math.ceil(len(pairs) / wide), wide, PANEL_INCHES)
     shown: dict[str, Any] = {}
-    for threads, line in zip(counts, panels, strict=True):
-        for name, panel in zip(names, line, strict=True):
-            here = [row for row in rows if (row.model, row.threads) == (name, threads)]
+    for panel, pair in zip_longest(chain.from_iterable(panels), pairs):
+        panel.set_visible(pair is not None)
+        if pair is not None:
+            threads, name = pair
+            here = [row for row in rows if (row.threads, row.model) == pair]
             shown |= _speed_ups(panel, here, styles)
             panel.set_title(f"{name}, {threads} thread{'s' if threads > 1 else ''}")
-            panel.set_visible(bool(here))
+    for line in panels:
         line[0].set_ylabel(f"× {titles[BASELINE]}")
     order = [key for key in styles if key in shown]
     place = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0), "fontsize": 7}
