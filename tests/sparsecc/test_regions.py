@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 import sparsecc
+from sparsecc.backends.onnxruntime.run import open_session
 from sparsecc.inspection import inspect
 from sparsecc.report import Report
 from sparsecc.verify import verify
@@ -34,6 +35,19 @@ def test_one_artifact_serves_every_batch(compiled: sparsecc.Compiled, stock, row
     x = small.tokens(rows, rows)
     body = stock(compiled.path / "model.onnx", x=x)  # without the library
     np.testing.assert_allclose(compiled(x), body, rtol=0, atol=TOLERANCE * np.abs(body).max())
+
+
+@pytest.mark.parametrize("pattern", ["4x1:0.8", "unstructured:0.9"])
+def test_every_run_gives_the_same_bytes_on_one_thread_and_two(pattern: str) -> None:
+    """Work is shared in another way once a second thread was seen, or was not."""
+    model = sparsecc.compile(small.mobilenet(pattern), sparsity="existing")
+    (library,) = model.path.glob("*.so")
+    feeds = {"image": small.image(0)}
+    answers = set()
+    for threads in (1, 2):
+        session = open_session(model.path / "model.onnx", library=library, threads=threads)
+        answers |= {session.run(None, feeds)[0].tobytes() for _ in range(8)}
+    assert len(answers) == 1
 
 
 def test_the_manifest_says_what_is_in_a_region_and_what_is_not(compiled: sparsecc.Compiled) -> None:
