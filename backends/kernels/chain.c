@@ -176,14 +176,11 @@ static void stream_rows(sc_stream *s, i64 stage, i64 top, i64 rows)
   else if (run_code(m, stage, top, rows, 0, 0)) m->failed = 1;
 }
 
-enum { FAR = 1 << 18 };          /* bytes between frames of one thread */
-
 /* Notes whether this is another thread than the caller's. */
 static void note_thread(const image *m)
 {
-  const char *here = __builtin_frame_address(0);
-  i64 apart = here - m->frame;
-  if ((apart > FAR || apart < -FAR) && !__atomic_load_n(&m->c->company, __ATOMIC_RELAXED)) __atomic_store_n(&m->c->company, 1, __ATOMIC_RELAXED);
+  if (sc_same_thread(__builtin_frame_address(0), m->frame) || __atomic_load_n(&m->c->company, __ATOMIC_RELAXED)) return;
+  __atomic_store_n(&m->c->company, 1, __ATOMIC_RELAXED);
 }
 
 static void task_part(void *data, u64 i)
@@ -248,7 +245,7 @@ static int run_stage(image *m, const sc_parallel *parallel, void **host_error)
   const sc_grid *g = &m->p->grids[m->stage];
   const sc_value *out = &m->p->values[m->stage + 1];
   if (s->kernel->code) return run_code(m, m->stage, 0, out->height, parallel, host_error);
-  i64 weights = s->depthwise ? s->kernel->tap_count : s->kernel->strip_count ? s->kernel->tap_count * s->kernel->strips[0].mr : 0;
+  i64 weights = s->kernel->strip_count ? s->kernel->tap_count * s->kernel->strips[0].mr : 0;
   int slot, status = SC_OK, packs = g->pitch > 0;
   i64 work = (weights + out->channels) * ceil_div(out->height * out->width, VL);
   m->tasks = clip(work / SMALL, 1, clip(units_of(m, m->stage), 1, STEP_TASKS));

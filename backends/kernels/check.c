@@ -55,7 +55,7 @@ i64 sc_out_size(i64 in, i64 pad_begin, i64 pad_end, i64 kernel, i64 stride, i64 
 }
 
 /* ---- working memory: 64 slots, bit i of `busy` set while slot i is lent ---- */
-enum { SLOTS = 64, OWN = -1, ALIGN = 64, NEAR = 1 << 18 /* bytes between frames of one thread */ };
+enum { SLOTS = 64, OWN = -1, ALIGN = 64 };
 typedef struct { void *memory; i64 floats; const char *user; } slot_memory; /* user: a frame of the thread that had it last */
 static slot_memory slots[SLOTS];
 static u64 busy;
@@ -72,7 +72,7 @@ static int choose_slot(u64 taken, const char *frame)
   for (u64 free = ~taken; free; free &= free - 1) {
     const int i = __builtin_ctzll(free);
     const char *user = __atomic_load_n(&slots[i].user, __ATOMIC_RELAXED);
-    if (user && frame - user < NEAR && user - frame < NEAR) return i;
+    if (user && sc_same_thread(user, frame)) return i;
     if (other == OWN) other = i;
   }
   return other;

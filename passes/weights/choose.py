@@ -102,6 +102,21 @@ def node_work(node: ir.Node, rows: int, cols: int, groups: int) -> roofline.Work
     )
 
 
+def why_not_in_library(work: roofline.Work, block: Block, target: Target, edges: float) -> str:
+    """Why a layer without zeros is better left to ONNX Runtime than put into a region, or "".
+
+    Args:
+        work: The layer, without groups.
+        block: What its weight would be packed in.
+        target: Where it runs.
+        edges: Bytes of activations that would change their layout around ONNX Runtime's layer.
+    """
+    blocks = math.ceil(work.rows / block[0]) * work.cols
+    ours = roofline.sparse_ms(work, block, blocks, target, beside=True)
+    theirs = roofline.dense_ms(work, target) + edges / roofline.LAYOUT_GBS * 1e-6
+    return "" if ours <= theirs else f"dense in the library: {theirs / ours:.2f}x as fast"
+
+
 def has_few_rows(x: ir.Value | None) -> bool:
     """Whether a product of `x` is bound by reading its weight, whoever computes it.
 

@@ -11,17 +11,17 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from sparsecc.cost import roofline
 from sparsecc.formats.blocks import Block, pack_blocks
 from sparsecc.passes import edit
 from sparsecc.passes.base import Context, Pass
-from sparsecc.passes.weights.choose import node_bias, node_work
+from sparsecc.passes.weights.choose import node_bias, node_work, why_not_in_library
 from sparsecc.passes.weights.dense_products import is_sparse_product
 from sparsecc.passes.weights.depthwise import (
     THROUGH,
     Depthwise,
     is_fed_by_sparse,
     is_feeding_sparse,
+    reaches,
 )
 from sparsecc.passes.weights.pack_node import pack_node
 from sparsecc.targets import Target
@@ -78,23 +78,13 @@ class DenseBeside(Pass):
     ) -> str:
         """Why the layer is better left to ONNX Runtime, or ""."""
         work = node_work(node, len(weight), weight[0].size, 1)
-        blocks = -(-len(weight) // block[0]) * weight[0].size
         edges = 4 * (fed * work.input_elements + feeding * work.rows * work.points)
-        ours = roofline.sparse_ms(work, block, blocks, self.target, beside=True)
-        theirs = roofline.dense_ms(work, self.target) + edges / roofline.LAYOUT_GBS * 1e-6
-        return "" if ours <= theirs else f"dense in the library: {theirs / ours:.2f}x as fast"
+        return why_not_in_library(work, block, self.target, edges)
 
 
 def _feeds_tokens(node: ir.Node) -> bool:
     """Whether the pixels of a convolution are tokens of a product in the library."""
-    todo, seen = [node], {node}
-    while todo:
-        readers = {user for value in todo.pop().outputs for user in value.consumers()} - seen
-        if any(is_sparse_product(reader) for reader in readers):
-            return True
-        seen |= readers
-        todo += [reader for reader in readers if edit.is_op(reader, *TO_TOKENS)]
-    return False
+    return reaches(node, is_sparse_product, TO_TOKENS, lambda each: each.successors())
 
 
 def _is_ordinary(node: ir.Node, weight: np.ndarray) -> bool:

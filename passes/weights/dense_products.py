@@ -6,18 +6,16 @@ activation and its residual along, and multiplies as fast as ONNX Runtime does.
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from sparsecc import ops
-from sparsecc.cost import roofline
 from sparsecc.formats.blocks import pack_blocks
 from sparsecc.passes import edit
 from sparsecc.passes.base import Context, Pass
-from sparsecc.passes.weights.choose import has_few_rows, node_bias, node_work
+from sparsecc.passes.weights.choose import has_few_rows, node_bias, node_work, why_not_in_library
 from sparsecc.passes.weights.pack_node import pack_node
 from sparsecc.targets import Target
 
@@ -66,13 +64,8 @@ class DenseProducts(Pass):
 
     def _slower(self, node: ir.Node, weight: np.ndarray) -> str:
         """Why the product is better left to ONNX Runtime, or ""."""
-        rows, cols = weight.shape
-        work = node_work(node, rows, cols, 1)
-        blocks = math.ceil(rows / BLOCK[0]) * cols
-        ours = roofline.sparse_ms(work, BLOCK, blocks, self.target, beside=True)
-        turned = work.activation_bytes / roofline.LAYOUT_GBS * 1e-6
-        theirs = roofline.dense_ms(work, self.target) + turned
-        return "" if ours <= theirs else f"dense in the library: {theirs / ours:.2f}x as fast"
+        work = node_work(node, weight.shape[0], weight.shape[1], 1)
+        return why_not_in_library(work, BLOCK, self.target, work.activation_bytes)
 
 
 def _weight(node: ir.Node) -> np.ndarray | None:

@@ -72,25 +72,28 @@ def _is_depthwise(node: ir.Node, weight: np.ndarray) -> bool:
     )
 
 
-def _is_sparse_conv(node: ir.Node | None) -> bool:
-    return node is not None and ops.is_sparse(node) and ops.parse(node.op_type).base == "SparseConv"
+def _is_sparse_conv(node: ir.Node) -> bool:
+    return ops.is_sparse(node) and ops.parse(node.op_type).base == "SparseConv"
 
 
 def is_fed_by_sparse(node: ir.Node, through: Sequence[str] = THROUGH) -> bool:
     """Whether a node reads from a convolution of the library, ops of ``through`` looked through."""
-    return _reaches_sparse(node, through, lambda each: each.predecessors())
+    return reaches(node, _is_sparse_conv, through, lambda each: each.predecessors())
 
 
 def is_feeding_sparse(node: ir.Node, through: Sequence[str] = THROUGH) -> bool:
     """Whether a convolution of the library reads from a node, as in :func:`is_fed_by_sparse`."""
-    return _reaches_sparse(node, through, lambda each: each.successors())
+    return reaches(node, _is_sparse_conv, through, lambda each: each.successors())
 
 
-def _reaches_sparse(node: ir.Node, through: Sequence[str], step: Neighbours) -> bool:
+def reaches(
+    node: ir.Node, goal: Callable[[ir.Node], bool], through: Sequence[str], step: Neighbours
+) -> bool:
+    """Whether steps from a node lead to a goal; they go on from ops of ``through`` alone."""
     ahead, seen = list(step(node)), set[ir.Node]()
     while ahead:
         each = ahead.pop()
-        if _is_sparse_conv(each):
+        if goal(each):
             return True
         if each not in seen and edit.is_op(each, *through):
             ahead += step(each)

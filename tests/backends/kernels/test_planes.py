@@ -21,8 +21,7 @@ from sparsecc.backends.kernels.step_harness import (
     build_image_steps_sanitized,
     run_step,
 )
-from sparsecc.backends.kernels.table import ISAS
-from tests.backends.kernels.executables import command_of, sanitized_command
+from tests.backends.kernels.executables import fixtures
 from tests.backends.kernels.layers import SEEDS, normal
 
 EXAMPLES = 60
@@ -33,16 +32,7 @@ SHAPES = st.one_of(
 )
 
 
-@pytest.fixture(scope="module", params=list(ISAS))
-def command(request: pytest.FixtureRequest) -> list[str]:
-    """How to run the executable of an instruction set."""
-    return command_of(request.param, build_image_steps)
-
-
-@pytest.fixture(scope="module")
-def sanitized(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The executable under address and undefined-behaviour sanitizers."""
-    return sanitized_command(build_image_steps_sanitized, tmp_path_factory.mktemp("image-steps"))
+command, sanitized = fixtures(build_image_steps, build_image_steps_sanitized)
 
 
 def step(kind: str, *inputs: NDArray[np.float32], rank: int = 0, backwards: bool = False) -> Step:
