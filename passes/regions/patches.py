@@ -11,10 +11,8 @@ from sparsecc.passes.edit import constant, is_op
 from sparsecc.passes.fuse.shapes import Shapes
 from sparsecc.passes.fuse.terms import Term, times
 from sparsecc.passes.fuse.views import joined, seen_through, trace
+from sparsecc.passes.regions.steps import LEAST_FEATURES
 from sparsecc.passes.regions.unit import Unit
-
-_LEAST_FEATURES = 16
-"""Least features of tokens in the lanes."""
 
 
 @dataclass
@@ -48,7 +46,7 @@ def patches(turn: ir.Node, shapes: Shapes) -> Unit | None:
         (str(image.name),),
         (str(found.value.name),),
         tuple(str(each.name) for each in (*found.first, *found.before, *found.after)),
-        (int(width >= _LEAST_FEATURES), len(found.before), len(found.after), len(found.first)),
+        (int(width >= LEAST_FEATURES), len(found.before), len(found.after), len(found.first)),
     )
     return Unit(tuple(found.nodes), step)
 

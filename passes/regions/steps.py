@@ -17,8 +17,8 @@ from sparsecc.passes.weights.choose import has_few_rows
 
 CODES = {activation.name: code for code, activation in enumerate(ACTIVATIONS)}
 """What programs call an activation."""
-_LEAST_FEATURES = 16
-"""Least inputs and outputs of a matmul with its tokens in the lanes."""
+LEAST_FEATURES = 16
+"""Of tokens in the lanes, at least: what a matmul there reads and makes."""
 _ROW, _IMAGE = 2, 4
 """Ranks: of features ``[N, F]``, and of images ``[N, C, H, W]``."""
 _SLOPE_ROUNDING = 1e-6
@@ -76,7 +76,7 @@ def _tokens_in_lanes(node: ir.Node) -> bool:
     Weights without blocks have code of their own, and a few tokens would leave lanes empty.
     """
     weight = ops.read_packed(node)
-    if weight.block == (1, 1) or min(weight.shape) < _LEAST_FEATURES:
+    if weight.block == (1, 1) or min(weight.shape) < LEAST_FEATURES:
         return False
     return not has_few_rows(node.inputs[0])
 
