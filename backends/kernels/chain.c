@@ -293,12 +293,12 @@ static int run_image(image *m, const sc_parallel *parallel, void **host_error)
   if (g->input < 0) return run_segments(m, parallel, host_error);
   int slot;
   sc_kernel scaled = *plain;
-  scaled.weights = sc_scratch_get(m->host, g->floats + LINE, &slot);
-  if (!scaled.weights) return SC_MEMORY;
-  SC(sc_gate_scale)(g, plain, m->beside[g->input], scaled.weights);
+  scaled.weights = scaled.packed = sc_scratch_get(m->host, g->floats + LINE, &slot);
+  if (!scaled.packed) return SC_MEMORY;
+  SC(sc_gate_scale)(g, plain, m->beside[g->input], scaled.packed);
   m->first = &scaled;
   int status = run_segments(m, parallel, host_error);
-  sc_scratch_put(m->host, slot, scaled.weights);
+  sc_scratch_put(m->host, slot, scaled.packed);
   return status;
 }
 

@@ -41,12 +41,13 @@ enum {
 
 struct sc_kernel {
   sc_host host;
-  sc_spec spec;                  /* values and index are null: the packed copies below replace them */
+  sc_spec spec;                  /* values and index are null: what is below replaces them */
   const sc_code *code;           /* generated, or null: then weights are its streams, and columns are all there are */
   i64 strip_count, tap_count, column_count;
   sc_strip *strips;
   i32 *columns;                  /* per tap (per row of a panel): position in the depth order (kh, kw, channel) plus group * depth */
-  float *weights;                /* per tap: mr values */
+  const float *weights;          /* per tap: mr values */
+  float *packed;                 /* the weights, or null where they lie in the spec's values as they are */
   float *bias;                   /* padded by the largest mr */
   i32 *phase, *shift;            /* per kernel row: which row phase it reads, and how many of its rows below the first */
   i32 phases, *opens;            /* row phases in use, and the first kernel row of each */
@@ -55,6 +56,8 @@ struct sc_kernel {
 
 HIDDEN int SC(sc_create)(const sc_spec *spec, const sc_host *host, sc_kernel **out);
 HIDDEN void SC(sc_destroy)(sc_kernel *kernel);
+/* For a step that has made its own offsets of them. */
+HIDDEN void SC(sc_drop_columns)(sc_kernel *kernel);
 HIDDEN int SC(sc_conv)(sc_kernel *kernel, const sc_image *image, const float *x, const float *residual, float *y,
                        const sc_parallel *parallel, void **host_error);
 /* A depthwise convolution with every tap stored has a way of its own. */

@@ -98,6 +98,7 @@ static const char *create_matmul(const sc_step_spec *spec, const sc_host *host, 
   m->offsets = sc_get(host, padded * (i64)sizeof *m->offsets);
   if (!m->offsets) return no_memory;
   for (i64 i = 0; i < padded; i++) m->offsets[i] = i < taps ? k->columns[i] * T64 : 0;
+  SC(sc_drop_columns)(m->kernel);
   return 0;
 }
 

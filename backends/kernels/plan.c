@@ -51,7 +51,7 @@ static void fill_strip(sc_kernel *k, const sc_spec *s, const sc_strip *strip, i6
       i64 at = start[(d + j) % s->channels]++;
       k->columns[strip->tap + at] = base + (i32)(d + j);
       const float *v = s->values + b * s->block_rows * s->block_cols + row0 * s->block_cols + j;
-      for (i32 r = 0; r < strip->mr; r++) k->weights[strip->weight + at * strip->mr + r] = v[r * s->block_cols];
+      for (i32 r = 0; k->packed && r < strip->mr; r++) k->packed[strip->weight + at * strip->mr + r] = v[r * s->block_cols];
     }
 }
 
@@ -97,10 +97,10 @@ static void fill_streams(const sc_kernel *k, const sc_spec *s, i64 number, i64 *
   for (i64 i = strip->tap; i < strip->tap + strip->taps; i++) start[s->index[i] % code->depth + 1]++;
   for (i64 chunk = 0; chunk < code->chunks; chunk++) {
     i64 c = sc_code_column(code, chunk), to = sc_code_cells(code)[chunk * code->strips + number].stream;
-    for (i64 r = 0; !chunk && r < strip->mr; r++) k->weights[to++] = s->bias[strip->row + r];
+    for (i64 r = 0; !chunk && r < strip->mr; r++) k->packed[to++] = s->bias[strip->row + r];
     for (start[c] = to; c + 1 < sc_code_column(code, chunk + 1); c++) start[c + 1] += start[c];
   }
-  for (i64 i = strip->tap; i < strip->tap + strip->taps; i++) k->weights[start[s->index[i] % code->depth]++] = s->values[i];
+  for (i64 i = strip->tap; i < strip->tap + strip->taps; i++) k->packed[start[s->index[i] % code->depth]++] = s->values[i];
 }
 
 /* Like walk, for the strips of generated code. */
@@ -120,6 +120,13 @@ static i64 walk_code(sc_kernel *k, const sc_spec *s, i64 *start)
 
 /* Counts when there are no strips yet, fills them otherwise. */
 static i64 plan(sc_kernel *k, const sc_spec *s, i64 *start) { return k->code ? walk_code(k, s, start) : walk(k, s, start); }
+
+/* Whether values lie as the kernel reads them: a block row is a strip, its columns are in the order of their channels. */
+static int in_place(const sc_kernel *k, const sc_spec *s)
+{
+  return s->lasting && !k->code && s->block_cols == 1 && s->kernel[0] * s->kernel[1] == 1 && s->block_rows <= SC_MAX_MR &&
+         sc_widest[s->block_rows] && s->rows / s->group % s->block_rows == 0;
+}
 
 /* Kernel row i reads input rows of phase (i * dilation) mod stride: phases are numbered in the order of appearance. */
 static void number_phases(sc_kernel *k)
@@ -145,7 +152,8 @@ int SC(sc_create)(const sc_spec *spec, const sc_host *host, sc_kernel **out)
   i64 weights = plan(k, spec, 0), numbers = (k->code ? k->column_count : spec->channels) + 1;
   i64 *start = get(host, (u64)numbers * sizeof *start);
   k->columns = get(host, (u64)k->column_count * sizeof *k->columns);
-  k->weights = get(host, (u64)weights * sizeof *k->weights);
+  if (in_place(k, spec)) k->weights = spec->values;
+  else k->weights = k->packed = get(host, (u64)weights * sizeof *k->packed);
   k->bias = get(host, (u64)(spec->rows + SC_MAX_MR) * sizeof *k->bias);
   k->phase = get(host, (u64)spec->kernel[0] * sizeof *k->phase);
   k->shift = get(host, (u64)spec->kernel[0] * sizeof *k->shift);
@@ -164,12 +172,18 @@ int SC(sc_create)(const sc_spec *spec, const sc_host *host, sc_kernel **out)
   return ok ? SC_OK : SC_MEMORY;
 }
 
+void SC(sc_drop_columns)(sc_kernel *k)
+{
+  drop(&k->host, k->columns);
+  k->columns = 0;
+}
+
 void SC(sc_destroy)(sc_kernel *k)
 {
   sc_host host = k->host;
   for (int i = 0; i < GEOMETRIES; i++)
     if (k->geometry[i]) drop(&host, k->geometry[i]->offsets), drop(&host, k->geometry[i]);
-  drop(&host, k->columns), drop(&host, k->weights), drop(&host, k->bias);
+  drop(&host, k->columns), drop(&host, k->packed), drop(&host, k->bias);
   drop(&host, k->phase), drop(&host, k->shift), drop(&host, k->opens);
   drop(&host, k->strips);
   drop(&host, k);

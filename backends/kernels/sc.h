@@ -39,6 +39,7 @@ typedef struct {
   i64 stride[2], pad[4], dilation[2], group;
   i32 activation;                /* SC_NONE, ...: the order of sparsecc.ops.ACTIVATIONS */
   i32 no_code;                   /* positions are data, even where code was generated for them */
+  i32 lasting;                   /* values stay where they are for as long as the kernel */
 } sc_spec;
 
 /* Sizes of one convolution call. */

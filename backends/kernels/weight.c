@@ -20,6 +20,7 @@ const char *sc_read_packed(const sc_step_spec *spec, i64 first, int conv, sc_spe
   out->kernel[0] = conv ? shape[1] : 1, out->kernel[1] = conv ? shape[2] : 1;
   if (c[INDEX].rank != 1 || c[INDEX].type != SC_I32) return "index is malformed";
   out->count = c[INDEX].dims[0];
+  out->lasting = 1;
   out->values = c[VALUES].data, out->index = c[INDEX].data, out->bias = c[BIAS].data;
   if (!has_dims(&c[BIAS], SC_F32, 1, out->rows, 0)) return "bias does not have one number per output";
   const char *wrong = sc_check(out);

@@ -50,6 +50,7 @@ static ort_status read_weight(node *n, ort_ptr info, tensor *in)
   s->rows = shape[0], s->channels = shape[rank - 1];
   s->kernel[0] = rank == 4 ? shape[1] : 1, s->kernel[1] = rank == 4 ? shape[2] : 1;
   s->activation = n->variant->activation;
+  s->lasting = 1; /* a constant of the session */
   s->values = in[VALUES].data, s->index = in[INDEX].data, s->bias = in[BIAS].data;
   if (in[INDEX].rank != 1) return wrong_shape(n, INDEX, &in[INDEX], "one dimension", recompile);
   s->count = in[INDEX].dims[0];

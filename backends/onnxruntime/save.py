@@ -9,8 +9,10 @@ import onnx_ir as ir
 
 from sparsecc.manifest import DATA_NAME, MODEL_NAME
 
-EXTERNAL_BYTES = 512 << 20
-"""Weights beyond this go into a file of their own; a protobuf holds less than 2 GB."""
+EXTERNAL_BYTES = 16 << 20
+"""Weights beyond this go into a file of their own, which ONNX Runtime maps, where kernels read them;
+those in a protobuf are copied to memory, and it holds less than 2 GB.
+"""
 EXTERNAL_TENSOR_BYTES = 1024
 
 

@@ -80,7 +80,7 @@ int main(void)
   if (c.code_bytes) read_code(&c);
   sc_spec spec = {c.rows, c.channels, {c.kernel[0], c.kernel[1]}, c.block[0], c.block[1], c.grid[0], c.grid[1], c.count,
                   values, index, bias, {c.stride[0], c.stride[1]}, {c.pad[0], c.pad[1], c.pad[2], c.pad[3]},
-                  {c.dilation[0], c.dilation[1]}, c.group, (i32)c.activation, 0};
+                  {c.dilation[0], c.dilation[1]}, c.group, (i32)c.activation, 0, 0};
   const char *wrong = sc_check(&spec);
   if (wrong) fail(3, wrong);
   if (c.code_bytes && !sc_find_code(&spec)) fail(7, "no code for this weight");
