@@ -1,5 +1,6 @@
 /* Panels times generated code, in an order that reads code and inputs seldom; tokens. */
 #include "generated.h"
+#include "t64.h"
 #include "tokens.h"
 
 enum {
@@ -36,6 +37,41 @@ static void finish_tokens(const sc_job *j, i64 strip, i64 panel, const sc_input 
   strip_results(j, strip, in, out);
   i64 token = panel * LANES;
   unpack_rows(&to, out, LANES, token, clip(j->points - token, 0, LANES), k->strips[strip].row, k->strips[strip].mr);
+}
+
+/* ---- tokens in the lanes: a piece of T64 has a few panels ---- */
+static i64 lane_of(i64 panel) { return panel * LANES % T64; }
+
+/* Floats before the rows of a panel's piece. */
+static i64 piece_at(i64 panel, i64 rows) { return panel * LANES / T64 * rows * T64; }
+
+static inline void copy_rows(const float *from, i64 from_pitch, float *to, i64 to_pitch, i64 rows)
+{
+  for (i64 r = 0; r < rows; r++, from += from_pitch, to += to_pitch)
+    UNROLL for (int i = 0; i < LANES; i += VL) store(to + i, load(from + i));
+}
+
+static void copy_panels(const sc_job *j, i64 panel, i64 end, float *to, i64 first, i64 last)
+{
+  for (; panel < end; panel++, to += j->floats)
+    copy_rows(j->x + piece_at(panel, j->kernel->spec.channels) + first * T64 + lane_of(panel), T64, to, LANES, last - first);
+}
+
+static void finish_lanes(const sc_job *j, i64 strip, i64 panel, const sc_input *in)
+{
+  const sc_spec *s = &j->kernel->spec;
+  const i64 rows = j->kernel->strips[strip].mr;
+  const i64 at = piece_at(panel, s->rows) + j->kernel->strips[strip].row * T64 + lane_of(panel);
+  if (!j->residual && s->activation <= SC_RELU6) {
+    call_cell(in, j->y + at, T64, s->activation);
+    return;
+  }
+  float out[SUMS];
+  strip_results(j, strip, in, out);
+  for (i64 r = 0; j->residual && r < rows; r++)
+    UNROLL for (int i = 0; i < LANES; i += VL) store(out + r * LANES + i, load(out + r * LANES + i) + load(j->residual + at + r * T64 + i));
+  if (j->residual && s->activation) SC(sc_activate)(out, rows * LANES, s->activation);
+  copy_rows(out, LANES, j->y + at, T64, rows);
 }
 
 /* ---- blocks of cells ---- */
@@ -256,5 +292,13 @@ int SC(sc_code_matmul)(sc_kernel *k, i64 tokens, const float *x, const float *re
 {
   sc_job j = {.kernel = k, .x = x, .residual = residual, .y = y, .points = tokens, .panels = ceil_div(tokens, LANES),
               .pack = pack_panels, .finish = finish_tokens};
+  return SC(sc_run_panels)(&j, parallel, host_error);
+}
+
+int SC(sc_code_lanes)(sc_kernel *k, i64 tokens, const float *x, const float *residual, float *y, const sc_parallel *parallel,
+                      void **host_error)
+{
+  sc_job j = {.kernel = k, .x = x, .residual = residual, .y = y, .points = tokens, .panels = ceil_div(tokens, LANES),
+              .pack = copy_panels, .finish = finish_lanes};
   return SC(sc_run_panels)(&j, parallel, host_error);
 }

@@ -72,6 +72,9 @@ HIDDEN int SC(sc_code_conv)(sc_kernel *kernel, const sc_image *image, const floa
                             const sc_parallel *parallel, void **host_error);
 HIDDEN int SC(sc_code_matmul)(sc_kernel *kernel, i64 tokens, const float *x, const float *residual, float *y,
                               const sc_parallel *parallel, void **host_error);
+/* Of tokens in layout T64. */
+HIDDEN int SC(sc_code_lanes)(sc_kernel *kernel, i64 tokens, const float *x, const float *residual, float *y,
+                             const sc_parallel *parallel, void **host_error);
 
 /* The geometry of an image size: cached in the kernel while there is room, otherwise the caller's until sc_geometry_done. */
 HIDDEN int SC(sc_geometry_of)(sc_kernel *kernel, const sc_image *image, sc_geometry **out);

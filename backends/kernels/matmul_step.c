@@ -12,7 +12,8 @@ static const char no_memory[] = "there is not enough memory to prepare the weigh
 
 typedef struct {
   sc_kernel *kernel;
-  i32 *offsets;                  /* per tap, in layout T64; null for row-major tokens */
+  int lanes;                     /* tokens are in layout T64 */
+  i32 *offsets;                  /* per tap there; null where the weight has code of its own */
 } matmul;
 
 typedef struct {
@@ -57,7 +58,6 @@ static void task(void *data, u64 i)
 
 static int run_t64(const matmul *m, i64 tokens, const float *x, const float *residual, float *y, const sc_call *call)
 {
-  if (!tokens) return SC_OK;
   const sc_kernel *k = m->kernel;
   job j = {.kernel = k, .offsets = m->offsets, .x = x, .residual = residual, .y = y, .tokens = tokens};
   j.pieces = ceil_div(tokens, T64);
@@ -87,12 +87,11 @@ static const char *create_matmul(const sc_step_spec *spec, const sc_host *host, 
   if (wrong) return wrong;
   matmul *m = sc_get(host, sizeof *m);
   if (!m) return no_memory;
-  *m = (matmul){0, 0};
+  *m = (matmul){.lanes = spec->attributes[1] != 0};
   *state = m;
   if (SC(sc_create)(&s, host, &m->kernel)) return no_memory;
   const sc_kernel *k = m->kernel;
-  if (!spec->attributes[1]) return 0;
-  if (k->code) return "a weight with code of its own has no tokens in the lanes";
+  if (!m->lanes || k->code) return 0;
   if (k->spec.channels > MAX_FLOATS / T64) return "the weight has too many inputs";
   const i64 taps = k->column_count, padded = taps + AHEAD + 1;
   m->offsets = sc_get(host, padded * (i64)sizeof *m->offsets);
@@ -107,7 +106,7 @@ static const char *infer_matmul(const void *state, const sc_tensor *const *in, s
   const matmul *m = state;
   const sc_spec *s = &m->kernel->spec;
   const sc_tensor *x = in[0];
-  if (x->type != SC_F32 || x->layout != (m->offsets ? SC_T64 : SC_PLAIN) || x->rank < 1 || x->dims[x->rank - 1] != s->channels)
+  if (x->type != SC_F32 || x->layout != (m->lanes ? SC_T64 : SC_PLAIN) || x->rank < 1 || x->dims[x->rank - 1] != s->channels)
     return "its input does not have the features of its weight";
   *out[0] = *x;
   out[0]->data = 0, out[0]->dims[x->rank - 1] = s->rows;
@@ -119,8 +118,9 @@ static int run_matmul(void *state, const sc_tensor *const *in, sc_tensor *const 
   const matmul *m = state;
   const i64 tokens = sc_tokens(in[0]);
   const float *x = in[0]->data, *residual = in[1] ? in[1]->data : 0;
+  if (!tokens) return SC_OK;
   if (m->offsets) return run_t64(m, tokens, x, residual, out[0]->data, call);
-  return SC(sc_matmul)(m->kernel, tokens, x, residual, out[0]->data, call->parallel, call->host_error);
+  return (m->lanes ? SC(sc_code_lanes) : SC(sc_matmul))(m->kernel, tokens, x, residual, out[0]->data, call->parallel, call->host_error);
 }
 
 extern const sc_step_kind SC(sc_step_matmul);

@@ -2,7 +2,7 @@
 #include "arena.h"
 #include "region_plan.h"
 
-enum { ALIGN = 64, SLACK = 64 /* kernels may read a vector beyond a tensor */, TOKENS = 64 /* in the lanes of T64 */ };
+enum { ALIGN = 64, SLACK = 64 /* kernels may read a vector beyond a tensor */ };
 #define TOO_LARGE (1LL << 40)
 
 i64 sc_tensor_bytes(const sc_tensor *t)
@@ -13,7 +13,7 @@ i64 sc_tensor_bytes(const sc_tensor *t)
     i64 d = t->dims[i];
     if (d < 0 || d > TOO_LARGE) return -1;
     if (i == 1 && lanes > 1) d = (d + lanes - 1) / lanes * lanes;
-    if (i == t->rank - 1 && t->layout == SC_T64) size = (size + TOKENS - 1) / TOKENS * TOKENS;
+    if (i == t->rank - 1 && t->layout == SC_T64) size = (size + T64 - 1) / T64 * T64;
     size *= d;
     if (size > TOO_LARGE / type) return -1;
   }

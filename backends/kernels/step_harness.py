@@ -22,7 +22,7 @@ from sparsecc.backends.kernels.sources import (
     int8_units,
     read_sources,
 )
-from sparsecc.backends.kernels.table import ISAS
+from sparsecc.backends.kernels.table import ISAS, TOKENS_IN_LANES
 
 Array = NDArray[np.generic]
 
@@ -42,7 +42,6 @@ TYPES = ("float32", "int32", "int64", "uint8", "int8")
 """Element types, in the order of region.h."""
 
 PLAIN, C4, T64 = range(3)
-T64_LANES = 64
 RANK = 6
 HEADER_BYTES = (3 + RANK) * 8
 
@@ -98,15 +97,16 @@ def to_t64(x: NDArray[np.float32], beyond: float = 0) -> Tensor:
         beyond: What lies in the lanes that have no token.
     """
     rows = x.reshape(-1, x.shape[-1])
-    padded = np.full((-(-len(rows) // T64_LANES) * T64_LANES, x.shape[-1]), beyond, np.float32)
+    pieces = -(-len(rows) // TOKENS_IN_LANES)
+    padded = np.full((pieces * TOKENS_IN_LANES, x.shape[-1]), beyond, np.float32)
     padded[: len(rows)] = rows
-    return Tensor(padded.reshape(-1, T64_LANES, x.shape[-1]).swapaxes(1, 2), x.shape, T64)
+    return Tensor(padded.reshape(-1, TOKENS_IN_LANES, x.shape[-1]).swapaxes(1, 2), x.shape, T64)
 
 
 def from_t64(tensor: Tensor) -> NDArray[np.float32]:
     """Inverse of :func:`to_t64`."""
     features = tensor.dims[-1]
-    rows = tensor.data.reshape(-1, features, T64_LANES).swapaxes(1, 2).reshape(-1, features)
+    rows = tensor.data.reshape(-1, features, TOKENS_IN_LANES).swapaxes(1, 2).reshape(-1, features)
     kept = rows[: math.prod(tensor.dims[:-1])].reshape(tensor.dims)
     return np.ascontiguousarray(kept, np.float32)
 
@@ -277,6 +277,6 @@ def _read_tensor(said: bytes) -> Tensor:
     padded = [-(-d // lanes) * lanes if axis == 1 else d for axis, d in enumerate(dims[:rank])]
     if layout == T64:
         tokens = math.prod(dims[: rank - 1])
-        padded = [-(-tokens // T64_LANES) * T64_LANES, dims[rank - 1]]
+        padded = [-(-tokens // TOKENS_IN_LANES) * TOKENS_IN_LANES, dims[rank - 1]]
     data = np.frombuffer(said, TYPES[kind], math.prod(padded), HEADER_BYTES)
     return Tensor(data, tuple(dims[:rank]), layout)

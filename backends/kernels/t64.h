@@ -5,8 +5,6 @@
 #define SC_T64_H
 #include "step.h"
 
-enum { T64 = 64, T64_LEAST_FEATURES = 16 };
-
 static inline i64 sc_features(const sc_tensor *t) { return t->dims[t->rank - 1]; }
 static inline i64 sc_tokens(const sc_tensor *t) { return sc_product(t->dims, 0, t->rank - 1); }
 

@@ -79,6 +79,11 @@ CHAIN_BESIDE = 1000
 CHAIN_INPUTS = 8
 """Most inputs of a chain beside the first."""
 
+TOKENS_IN_LANES = 64
+"""Tokens of a piece of layout T64."""
+LEAST_FEATURES = 16
+"""Of a token there, at least."""
+
 OPS = ("conv", "matmul", "matvec")
 """Images; many tokens; a few tokens, whose time is that of reading the weights."""
 
@@ -199,6 +204,7 @@ def c_header() -> str:
         f"enum {{ SC_STRIP_ROWS = {ROWS}, SC_STRIP_LANES = {LANES} }};",
         f"enum {{ SC_STRIP_AHEAD = {WINDOW // 2} }};",
         f"enum {{ SC_FETCH_EVERY = {EVERY}, SC_FETCH_KINDS = {KINDS} }};",
+        f"enum {{ T64 = {TOKENS_IN_LANES}, T64_LEAST_FEATURES = {LEAST_FEATURES} }};",
         f"enum {{ SC_STEP_KINDS = {len(STEPS)} }};",
         f"enum {{ SC_CHAIN_STAGES = {CHAIN_STAGES}, SC_CHAIN_BESIDE = {CHAIN_BESIDE} }};",
         f"enum {{ SC_CHAIN_INPUTS = {CHAIN_INPUTS} }};",

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from sparsecc.backends.codegen.program import Step
+from sparsecc.backends.kernels.table import LEAST_FEATURES
 from sparsecc.passes.edit import constant, is_op
 from sparsecc.passes.fuse.shapes import Shapes
 from sparsecc.passes.fuse.terms import Term, times
 from sparsecc.passes.fuse.views import joined, seen_through, trace
-from sparsecc.passes.regions.steps import LEAST_FEATURES
 from sparsecc.passes.regions.unit import Unit
 
 

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from sparsecc import ops
 from sparsecc.backends.codegen.program import Step
+from sparsecc.backends.kernels.table import LEAST_FEATURES
 from sparsecc.ops.activations import ACTIVATIONS
 from sparsecc.passes.edit import constant, is_op
 from sparsecc.passes.fuse.shapes import Shapes
@@ -17,8 +18,6 @@ from sparsecc.passes.weights.choose import has_few_rows
 
 CODES = {activation.name: code for code, activation in enumerate(ACTIVATIONS)}
 """What programs call an activation."""
-LEAST_FEATURES = 16
-"""Of tokens in the lanes, at least: what a matmul there reads and makes."""
 _ROW, _IMAGE = 2, 4
 """Ranks: of features ``[N, F]``, and of images ``[N, C, H, W]``."""
 _SLOPE_ROUNDING = 1e-6
@@ -73,12 +72,9 @@ def _sparse(node: ir.Node) -> Step:
 def _tokens_in_lanes(node: ir.Node) -> bool:
     """Whether a sparse matmul is best with its tokens in the lanes.
 
-    Weights without blocks have code of their own, and a few tokens would leave lanes empty.
+    A few would leave lanes empty.
     """
-    weight = ops.read_packed(node)
-    if weight.block == (1, 1) or min(weight.shape) < LEAST_FEATURES:
-        return False
-    return not has_few_rows(node.inputs[0])
+    return min(ops.read_packed(node).shape) >= LEAST_FEATURES and not has_few_rows(node.inputs[0])
 
 
 def _pool(node: ir.Node, shapes: Shapes) -> Step | str:

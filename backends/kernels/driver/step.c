@@ -53,7 +53,7 @@ static i64 bytes_of(const described *d)
   i64 count = 1, group = d->layout == SC_C4 ? 4 : 1;
   if (d->layout == SC_T64) {
     for (i64 i = 0; i + 1 < d->rank; i++) count *= d->dims[i];
-    return (count + 63) / 64 * 64 * d->dims[d->rank - 1] * sc_size_type((i32)d->type);
+    return (count + T64 - 1) / T64 * T64 * d->dims[d->rank - 1] * sc_size_type((i32)d->type);
   }
   for (i64 i = 0; i < d->rank; i++) count *= i == 1 ? (d->dims[1] + group - 1) / group * group : d->dims[i];
   return count * sc_size_type((i32)d->type);

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsecc import ops
+from sparsecc.backends.codegen.code_table import Pattern
 from sparsecc.backends.kernels.step_harness import (
     PLAIN,
     T64,
@@ -41,7 +42,7 @@ from tests.backends.kernels.test_transformer_steps import (
 command = rows.command
 sanitized = rows.sanitized
 
-BLOCKS = ((4, 1), (4, 1), (8, 1), (16, 1), (2, 1), (1, 4), (4, 4))
+BLOCKS = ((4, 1), (4, 1), (8, 1), (16, 1), (2, 1), (1, 4), (4, 4), (1, 1), (1, 1))
 LEADING = st.one_of(
     st.tuples(st.integers(1, 140)),
     st.tuples(st.integers(1, 3), st.integers(1, 70)),
@@ -57,11 +58,12 @@ def run(
     constants: Sequence[Array],
     inputs: Sequence[Floats],
     plain: Sequence[Floats] = (),
+    patterns: Sequence[Pattern] = (),
 ) -> Floats:
     """The output of a step in layout T64; an odd number of elements runs it backwards."""
     told = [*(to_t64(x, np.nan) for x in inputs), *(Tensor(x, x.shape) for x in plain)]
     backwards = inputs[0].size % 2 == 1
-    step = Step(kind, attributes, constants, told, backwards, kinds=TOKEN_KINDS)
+    step = Step(kind, attributes, constants, told, backwards, kinds=TOKEN_KINDS, patterns=patterns)
     (out,) = run_outputs(step, command)
     assert out.layout == T64
     return from_t64(out)
@@ -109,9 +111,12 @@ def matmuls(draw: st.DrawFn) -> Matmul:
 
 
 def check_matmul(command: Sequence[str], case: Matmul) -> None:
+    """A weight without blocks has code of its own on the instruction set that code is for."""
     activation, weight, block, bias, inputs = case
-    constants = [*packed_constants(weight, block), bias]
-    got = run(command, "matmul", [activation, 1], constants, inputs)
+    values, index, *sizes = packed_constants(weight, block)
+    patterns = [Pattern(index.astype(np.int32), *weight.shape)] if block == (1, 1) else []
+    constants = [values, index, *sizes, bias]
+    got = run(command, "matmul", [activation, 1], constants, inputs, patterns=patterns)
     x, w = inputs[0].astype(np.float64), weight.astype(np.float64)
     sums = x @ w.T + bias + sum(residual.astype(np.float64) for residual in inputs[1:])
     magnitude = (np.abs(x) @ np.abs(w).T).max(initial=1.0)
@@ -132,6 +137,18 @@ def test_more_inputs_than_the_cache_holds_go_piece_by_piece(command: list[str]) 
     rng = np.random.default_rng(0)
     weight = normal(rng, 32, 3000) * (rng.random(3000) < 0.05).astype(np.float32)
     check_matmul(command, (5, weight, (4, 1), normal(rng, 32), [normal(rng, 1, 150, 3000)]))
+
+
+@pytest.mark.parametrize("leading", [(5,), (130,), (2, 70)])
+@pytest.mark.parametrize("activation", [0, 1, 5])
+def test_code_takes_several_strips_and_chunks(
+    command: list[str], leading: tuple[int, ...], activation: int
+) -> None:
+    rng = np.random.default_rng(0)
+    weight = normal(rng, 300, 700) * (rng.random((300, 700)) < 0.3).astype(np.float32)
+    x, residual = normal(rng, *leading, 700), normal(rng, *leading, 300)
+    check_matmul(command, (activation, weight, (1, 1), normal(rng, 300), [x]))
+    check_matmul(command, (activation, weight, (1, 1), normal(rng, 300), [x, residual]))
 
 
 # ---- attention ----
