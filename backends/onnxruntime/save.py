@@ -10,8 +10,9 @@ import onnx_ir as ir
 from sparsecc.manifest import DATA_NAME, MODEL_NAME
 
 EXTERNAL_BYTES = 16 << 20
-"""Weights beyond this go into a file of their own, which ONNX Runtime maps and kernels read in place;
-those in a protobuf are copied to memory, and it holds less than 2 GB.
+"""Weights beyond this go into a file of their own, which ONNX Runtime maps and kernels read there.
+
+Those in a protobuf are copied to memory, and it holds less than 2 GB.
 """
 EXTERNAL_TENSOR_BYTES = 1024
 
