@@ -12,7 +12,7 @@ import pydantic
 from sparsecc.errors import PlanError
 from sparsecc.formats.patterns import Pattern
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Version of the plan file this code reads and writes."""
 MAX_BYTES = 64 << 20
 _DIGITS = 6
@@ -66,6 +66,26 @@ class Choice(_Strict):
     refit: bool = True
 
 
+class PlanOption(_Strict):
+    """What could have been done to a layer.
+
+    Attributes:
+        choice: What would be done.
+        density: Share of non-zero weights.
+        loss: Relative output error of the layer on held-out calibration data, if measured.
+        predicted_ms: Estimated time of the layer, in milliseconds.
+        weight_bytes: Of its weight, as it would be stored.
+        why_not: Why it was not chosen; "" for the one that was.
+    """
+
+    choice: Choice
+    density: Annotated[Number, pydantic.Field(ge=0, le=1)]
+    loss: Annotated[Number, pydantic.Field(ge=0)] | None = None
+    predicted_ms: Annotated[Number, pydantic.Field(ge=0)]
+    weight_bytes: Annotated[int, pydantic.Field(ge=0)]
+    why_not: Text = ""
+
+
 class PlanLayer(_Strict):
     """One layer of a plan.
 
@@ -79,8 +99,11 @@ class PlanLayer(_Strict):
         loss: Relative output error on held-out calibration data, if measured.
         predicted_ms: Estimated time as chosen, in milliseconds.
         dense_ms: Estimated time if left dense, in milliseconds.
+        spread: Relative uncertainty of ``predicted_ms``, one standard deviation.
         kernel: The kernel that runs it.
         reason: Why this choice.
+        options: Everything that was weighed, the choice among it, fastest first; empty where
+            nothing was searched.
     """
 
     name: Text
@@ -92,8 +115,44 @@ class PlanLayer(_Strict):
     loss: Annotated[Number, pydantic.Field(ge=0)] | None = None
     predicted_ms: Annotated[Number, pydantic.Field(ge=0)] | None = None
     dense_ms: Annotated[Number, pydantic.Field(ge=0)] | None = None
+    spread: Annotated[Number, pydantic.Field(ge=0)] | None = None
     kernel: Text = ""
     reason: Text = ""
+    options: tuple[PlanOption, ...] = ()
+
+
+class PlanBudget(_Strict):
+    """What a search was allowed, and what it came to.
+
+    Attributes:
+        kind: What is limited: the drop of quality, the time, or the bytes of the weights.
+        limit: At most so much: a share of the dense model's quality, milliseconds, or bytes.
+        metric: What quality is (``quality/judges.py``).
+        drop: Drop of quality of the chosen plan on held-out data, against the dense model.
+        met: Whether the plan keeps to the limit.
+    """
+
+    kind: Literal["drop", "ms", "bytes"]
+    limit: Annotated[Number, pydantic.Field(ge=0)]
+    metric: Text
+    drop: Number
+    met: bool
+
+
+class PlanPoint(_Strict):
+    """A whole-model plan that the search weighed.
+
+    Attributes:
+        name: What it is, such as "dense", "searched 3" or "uniform 4x1:0.5".
+        predicted_ms: Estimated time of the model.
+        drop: Drop of quality measured end to end on held-out data.
+        chosen: Whether it is this plan.
+    """
+
+    name: Text
+    predicted_ms: Annotated[Number, pydantic.Field(ge=0)]
+    drop: Number
+    chosen: bool = False
 
 
 class PlanRefusal(_Strict):
@@ -112,20 +171,30 @@ class Plan(_Strict):
         sparsecc: Version of sparsecc that wrote it.
         model_hash: Identifies the model it was made for.
         target: Name of the hardware.
-        spec: The sparsity asked for.
+        spec: The sparsity asked for, or ``search``.
         overrides: Layer name pattern → sparsity asked for instead.
         allocation: How the sparsity was spread over the layers.
+        mode: How thorough a search was, ``fast`` or ``thorough``; "" without one.
+        seed: Of the search.
+        costs: Where predicted times come from: ``roofline``, or the hash of a calibration table.
+        budget: What a search was allowed.
+        points: What it weighed end to end, fastest first.
         layers: In the order of the graph.
         refusals: In the order they were met.
     """
 
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
     sparsecc: Text
     model_hash: Text
     target: Text
     spec: Text
     overrides: dict[Text, Text] = {}
     allocation: Text = "uniform"
+    mode: Text = ""
+    seed: int = 0
+    costs: Text = "roofline"
+    budget: PlanBudget | None = None
+    points: tuple[PlanPoint, ...] = ()
     layers: tuple[PlanLayer, ...] = ()
     refusals: tuple[PlanRefusal, ...] = ()
 

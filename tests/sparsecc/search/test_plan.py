@@ -8,7 +8,16 @@ import pytest
 
 from sparsecc.errors import PlanError
 from sparsecc.formats.patterns import Pattern
-from sparsecc.search.plan import MAX_BYTES, Choice, Plan, PlanLayer, PlanRefusal
+from sparsecc.search.plan import (
+    MAX_BYTES,
+    Choice,
+    Plan,
+    PlanBudget,
+    PlanLayer,
+    PlanOption,
+    PlanPoint,
+    PlanRefusal,
+)
 
 
 def a_plan() -> Plan:
@@ -25,6 +34,10 @@ def a_plan() -> Plan:
         dense_ms=0.4,
         kernel="spmm-4x1",
         reason="4× less work",
+        spread=0.05,
+        options=(
+            PlanOption(choice=choice, density=0.2, loss=1e-3, predicted_ms=0.1, weight_bytes=37000),
+        ),
     )
     refusal = PlanRefusal(pass_name="weight-sparsity", node="lstm", reason="recurrent")
     return Plan(
@@ -33,6 +46,9 @@ def a_plan() -> Plan:
         target="x86-64-v3",
         spec="4x1:0.8",
         overrides={"head*": "dense"},
+        mode="fast",
+        budget=PlanBudget(kind="drop", limit=0.01, metric="top-1", drop=0.008, met=True),
+        points=(PlanPoint(name="searched 1", predicted_ms=0.1, drop=0.008, chosen=True),),
         layers=(layer,),
         refusals=(refusal,),
     )
@@ -69,7 +85,7 @@ def edited(**changes: Any) -> str:
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ("[]", "plan format None"),
-        (edited(format=2), "plan format 2"),
+        (edited(format=3), "plan format 3"),
         (edited(format=True), "plan format True"),
         (edited(format="1"), "plan format '1'"),
         (edited(surprise=1), "surprise"),
