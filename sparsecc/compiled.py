@@ -121,7 +121,7 @@ def load(folder: str | Path) -> Compiled:
     path = Path(folder)
     manifest = open_artifact(path)
     if manifest.library is not None:
-        check_runs_here(manifest.target)
+        check_runs_here(manifest)
     return Compiled(path, manifest)
 
 

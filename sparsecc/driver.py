@@ -74,7 +74,8 @@ def compile(
     Args:
         model: Path of an ONNX file, ``onnx.ModelProto``, ``onnx_ir.Model``, ``torch.nn.Module``,
             ``torch.export.ExportedProgram`` or ``torch.fx.GraphModule``. It is not changed.
-        target: ``native``, or a name such as ``x86-64`` (see ``sparsecc.targets``).
+        target: ``native``, a name such as ``x86-64``, or the path of a target file
+            (docs/targets.md).
         sparsity: ``existing`` (the zeros already there), or a request such as ``4x1:0.8``,
             ``unstructured:0.5`` or ``2:4``.
         overrides: Layer-name pattern → request; the first that matches wins.
@@ -142,6 +143,7 @@ def compile(
             sparsecc=sparsecc.__version__,
             tools=manifests.tool_versions(),
             target=request.target.name,
+            hardware=json.loads(request.target.to_json()),
             library=library,
             opset=graph.opset_imports[""],
             files={path.name: manifests.file_entry(path) for path in sorted(folder.iterdir())},

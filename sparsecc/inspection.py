@@ -41,7 +41,7 @@ def inspect(model: Any, target: str = "native") -> list[LayerRow]:
     """
     if isinstance(model, (str, Path)) and Path(model).is_dir():
         return [LayerRow.from_json(row) for row in open_artifact(Path(model)).layers]
-    hardware = targets.get(target)
+    hardware = targets.read(target)
     ctx = Context(target=hardware)
     graph = capture(model)
     run(pipeline.EXACT_BEFORE, graph, ctx)

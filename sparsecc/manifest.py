@@ -41,6 +41,7 @@ class Manifest(_Strict):
         sparsecc: Version that made it.
         tools: Versions of the packages that took part.
         target: Name of the target.
+        hardware: All of the target, as its file has it.
         library: File name of the custom-op library, or None when no layer runs sparse.
         opset: Default-domain opset of the model.
         files: Every other file of the folder, by name.
@@ -57,6 +58,7 @@ class Manifest(_Strict):
     sparsecc: str
     tools: dict[str, str]
     target: str
+    hardware: dict[str, Any] = Field(default_factory=dict)
     library: str | None
     opset: int
     files: dict[str, FileEntry]

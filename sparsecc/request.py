@@ -45,11 +45,11 @@ def read_request(
     """Read a request from what the user wrote.
 
     Raises:
-        TargetError: The target is unknown, or this machine has no kernels.
+        TargetError: The target is unknown or cannot be built for, or this machine has no kernels.
         PlanError: A sparsity, the score, the allocation or the quantization cannot be read.
     """
     return Request(
-        target=targets.get(target),
+        target=targets.buildable(targets.read(target)),
         spec=_spec(sparsity),
         overrides={name: _spec(text) for name, text in (overrides or {}).items()},
         score=_one_of(SCORES, score, "score"),

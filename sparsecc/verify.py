@@ -43,7 +43,7 @@ def verify(folder: str | Path, progress: Progress | None = None) -> dict[str, An
     say("checking hashes", 0.0)
     manifest = open_artifact(path)
     if manifest.library:
-        check_runs_here(manifest.target)
+        check_runs_here(manifest)
     say("checking the graph", 0.2)
     model = _read(path / MODEL_NAME)
     feeds = example_inputs(model)

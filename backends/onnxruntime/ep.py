@@ -18,7 +18,7 @@ def execution_provider(target: str = "native") -> Path:
     find the library in the cache.
 
     Args:
-        target: ``native``, or a name such as ``x86-64`` (see ``sparsecc.targets``).
+        target: ``native``, a name such as ``x86-64``, or the path of a target file.
 
     Returns:
         Path of the library; it depends on nothing and may be copied.
@@ -27,4 +27,4 @@ def execution_provider(target: str = "native") -> Path:
         TargetError: The target is unknown, or this machine has no kernels.
         BackendError: The library could not be built.
     """
-    return build_library(targets.get(target))
+    return build_library(targets.buildable(targets.read(target)))

@@ -18,7 +18,7 @@ def ep_header(target: Target) -> str:
         "SC_PEAK_GFLOPS": target.peak_gflops,
         "SC_CACHE_BYTES": float(target.llc_bytes),
         "SC_DRAM_GBS": target.dram_gbs,
-        "SC_CACHED": roofline.CACHED,
+        "SC_CACHED": target.bandwidths[-2] / target.dram_gbs,
         "SC_FEW_BLOCK": roofline.FEW_POINTS_BLOCK,
         "SC_FEW_WEIGHT": roofline.FEW_POINTS_WEIGHT,
         "SC_NODE_MS": roofline.NODE_MS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import warnings
 from pathlib import Path
@@ -12,7 +13,8 @@ import onnxruntime as ort
 from sparsecc import targets
 from sparsecc.backends.onnxruntime.save import save_model
 from sparsecc.errors import BackendError, TargetError
-from sparsecc.manifest import MODEL_NAME
+from sparsecc.manifest import MODEL_NAME, Manifest
+from sparsecc.targets import Target
 
 FATAL_SEVERITY = 4  # what goes wrong is raised: logging it too would tell it twice
 
@@ -69,16 +71,19 @@ def _register(options: ort.SessionOptions, library: Path) -> None:
         warnings.warn(f"running dense: {message}", PortableFallbackWarning, stacklevel=3)
 
 
-def check_runs_here(target_name: str) -> None:
-    """Check that a target's library can be loaded on this machine.
+def check_runs_here(manifest: Manifest) -> None:
+    """Check that an artifact's library can be loaded on this machine.
 
     Raises:
         TargetError: It was built for another processor.
     """
-    target = targets.get(target_name)
+    if manifest.hardware:
+        target = Target.from_json(json.dumps(manifest.hardware), "the artifact's target")
+    else:  # written before artifacts said all of it
+        target = targets.get(manifest.target)
     if not targets.runs_here(target):
         raise TargetError(
-            f"the artifact was compiled for {target_name}, which this machine is not",
+            f"the artifact was compiled for {target.name}, which this machine is not",
             fix="copy the folder to such a machine, or compile with target='native'; model.onnx "
             "alone runs on stock onnxruntime, densely",
         )

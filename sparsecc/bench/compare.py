@@ -65,7 +65,7 @@ def compare(
     folder = Path(artifact)
     manifest = open_artifact(folder)
     if manifest.library is not None:
-        check_runs_here(manifest.target)
+        check_runs_here(manifest)
     ours = folder / MODEL_NAME
     theirs = ours if baseline is None else _checked_baseline(Path(baseline), ours)
     library = None if manifest.library is None else str(folder / manifest.library)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from sparsecc.report import Report
 
+BUILDABLE = [name for name, target in TARGETS.items() if target.isas]
+
 NAME = "compile"
 EXAMPLES = """
 [bold]Examples[/]
@@ -66,7 +68,8 @@ def command(
         str,
         typer.Option(
             metavar="NAME",
-            help=f"Hardware to compile for: native, {', '.join(TARGETS)}.",
+            help=f"Hardware to compile for: native, {', '.join(BUILDABLE)}, or a target file "
+            "(*.json).",
         ),
     ] = "native",
     sparsity: Annotated[

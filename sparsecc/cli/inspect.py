@@ -40,8 +40,8 @@ def command(
         str,
         typer.Option(
             metavar="NAME",
-            help=f"Hardware to estimate times for: native, {', '.join(TARGETS)}. An artifact has "
-            "its own.",
+            help=f"Hardware to estimate times for: native, {', '.join(TARGETS)}, or a target file "
+            "(*.json). An artifact has its own.",
         ),
     ] = "native",
     as_json: JsonOption = False,
@@ -67,7 +67,7 @@ def _report(model: Path, target: str) -> Report:
     from sparsecc import targets
     from sparsecc.inspection import inspect
 
-    return Report(inspect(model, target), targets.get(target).name, title=model.name)
+    return Report(inspect(model, target), targets.read(target).name, title=model.name)
 
 
 __all__ = ["EXAMPLES", "NAME", "command"]

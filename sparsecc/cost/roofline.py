@@ -96,8 +96,6 @@ FEW_POINTS = 4
 FEW_POINTS_BLOCK, FEW_POINTS_WEIGHT = 72.0, 10.0
 """What a block takes for each of a few tokens, in floating-point operations of the peak: at least
 the first, and the second for each of its weights."""
-CACHED = 6.0
-"""Bandwidth of the last-level cache, as a multiple of the memory's."""
 WORTHWHILE = 0.97
 """A sparse kernel must be estimated at or below this share of the dense time."""
 UNKNOWN_BATCH = 1
@@ -138,7 +136,7 @@ def _milliseconds(
     target: Target, flops: float, efficiency: float, weight_bytes: float, activation_bytes: float
 ) -> float:
     cached = weight_bytes + activation_bytes <= target.llc_bytes
-    gbs = target.dram_gbs * (CACHED if cached else 1.0)
+    gbs = target.bandwidths[-2 if cached else -1]
     compute = flops / (target.peak_gflops * efficiency)
     memory = (weight_bytes + activation_bytes) / gbs
     return max(compute, memory) * 1e-6

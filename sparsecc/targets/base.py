@@ -1,37 +1,131 @@
-"""The form of a target."""
+"""The form of a target, and its file: versioned JSON, strictly checked."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from typing import Annotated, Final, Literal
+
+import pydantic
+from pydantic.dataclasses import dataclass
+
+from sparsecc.errors import TargetError
+from sparsecc.versioned import FileKind
+
+FORMAT: Final = 1
+"""Version of the target file this code reads and writes."""
+MAX_BYTES = 64 << 10
+MOST_LEVELS = 4
+MOST_LANES = 64
+
+Family = Literal["x86-64", "arm64", "wasm", "cuda"]
+Triple = Literal["", "x86_64-linux-gnu", "aarch64-linux-gnu"]
+Isa = Literal["x86-64-v3", "x86-64-v4", "arm64-neon"]
+"""Instruction sets that there are kernels for: the names of ``backends/kernels/table.py``."""
+
+Positive = Annotated[float, pydantic.Field(gt=0, le=1e9, allow_inf_nan=False)]
+Count = Annotated[int, pydantic.Field(ge=1, lt=2**40)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=pydantic.ConfigDict(strict=True, extra="forbid"))
 class Target:
     """One kind of hardware, as far as code generation and the cost model need it.
 
     Attributes:
         name: What the user writes.
-        triple: zig's target triple.
-        isas: Instruction-set variants that the library holds, least capable first.
-        lanes: float32 lanes of a vector register of the best variant.
-        fma_ports: Vector multiply-adds started per cycle.
+        family: Kind of processor.
+        triple: zig's target triple; empty where no backend can build for it yet.
+        isas: Instruction-set variants that the library holds, least capable first; none where no
+            backend can build for it yet.
+        lanes: float32 lanes of a vector register of the best variant; of a warp on a GPU.
+        fma_ports: Vector multiply-adds started per cycle by one core (streaming multiprocessor).
+        registers: Vector registers; of a GPU, 32-bit registers of a thread.
         ghz: Clock of a typical core under vector load.
-        llc_bytes: Last-level cache a core can fill.
-        dram_gbs: Memory bandwidth of one core, GB/s.
+        threads: Cores that work together; of a GPU, streaming multiprocessors.
+        caches: Bytes of each cache level that one core can fill, the nearest first.
+        bandwidths: What one core reads from each of these levels, and last from memory, GB/s; a
+            GPU as a whole.
         int8_gain: Multiply-adds of bytes for each one of float32.
+        tensor_tflops: float16 matrix units of a GPU as a whole, TFLOP/s; 0 where there are none.
+
+    Raises:
+        pydantic.ValidationError: A field is of another type or out of bounds, or two contradict.
     """
 
-    name: str
-    triple: str
-    isas: tuple[str, ...]
-    lanes: int
-    fma_ports: float
-    ghz: float
-    llc_bytes: int
-    dram_gbs: float
-    int8_gain: float
+    name: Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    family: Family
+    triple: Triple
+    isas: Annotated[tuple[Isa, ...], pydantic.Field(max_length=4)]
+    lanes: Annotated[int, pydantic.Field(ge=1, le=MOST_LANES)]
+    fma_ports: Positive
+    registers: Count
+    ghz: Positive
+    threads: Count
+    caches: Annotated[tuple[Count, ...], pydantic.Field(min_length=1, max_length=MOST_LEVELS)]
+    bandwidths: Annotated[tuple[Positive, ...], pydantic.Field(max_length=MOST_LEVELS + 1)]
+    int8_gain: Positive
+    tensor_tflops: Annotated[float, pydantic.Field(ge=0, le=1e6, allow_inf_nan=False)] = 0.0
+
+    @pydantic.model_validator(mode="after")
+    def _agrees(self) -> Target:
+        if self.lanes & (self.lanes - 1):
+            raise ValueError("lanes is not a power of two")
+        if len(self.bandwidths) != len(self.caches) + 1:
+            raise ValueError("bandwidths needs one number per cache, and one for memory")
+        if list(self.caches) != sorted(set(self.caches)):
+            raise ValueError("caches do not grow from level to level")
+        if bool(self.triple) != bool(self.isas):
+            raise ValueError("triple and isas go together: both or neither")
+        if not all(isa.startswith(self.family) for isa in self.isas):
+            raise ValueError(f"isas has kernels for another family than {self.family}")
+        if self.triple and self.triple != _TRIPLES.get(self.family):
+            raise ValueError(f"triple is of another family than {self.family}")
+        return self
 
     @property
     def peak_gflops(self) -> float:
-        """float32 multiply-add peak of one core, GFLOP/s."""
-        return self.lanes * self.fma_ports * self.ghz * 2
+        """float32 multiply-add peak of one core, or of a whole GPU, GFLOP/s."""
+        together = self.threads if self.family == "cuda" else 1
+        return together * self.lanes * self.fma_ports * self.ghz * 2
+
+    @property
+    def llc_bytes(self) -> int:
+        """Last-level cache a core can fill."""
+        return self.caches[-1]
+
+    @property
+    def dram_gbs(self) -> float:
+        """Memory bandwidth of one core, or of a whole GPU, GB/s."""
+        return self.bandwidths[-1]
+
+    def to_json(self) -> str:
+        """The file's text: same target, same bytes."""
+        return _FILE.text(self)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, name: str = "target") -> Target:
+        """Read a target from the text of its file; ``name`` stands for it in errors.
+
+        Raises:
+            TargetError: It is not JSON, of another version, or a field is wrong.
+        """
+        return _FILE.parse(text, name)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Target:
+        """Read a target file.
+
+        Raises:
+            TargetError: The file is missing, too large or not a target.
+        """
+        return _FILE.load(path)
+
+
+_TRIPLES: dict[Family, Triple] = {"x86-64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
+_FILE: FileKind[Target] = FileKind(
+    what="target",
+    format=FORMAT,
+    max_bytes=MAX_BYTES,
+    adapter=pydantic.TypeAdapter(Target),
+    error=TargetError,
+    fix="write it as docs/targets.md shows",
+)

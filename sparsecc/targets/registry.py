@@ -7,13 +7,23 @@ import platform
 from pathlib import Path
 
 from sparsecc.errors import TargetError
-from sparsecc.targets.arm import ARM64_LINUX
+from sparsecc.targets.arm import ARM64_A55, ARM64_A76, ARM64_LINUX, ARM64_X1
 from sparsecc.targets.base import Target
+from sparsecc.targets.cuda import CUDA_SM_80, CUDA_SM_90
+from sparsecc.targets.web import WASM, WASM_RELAXED
 from sparsecc.targets.x86 import X86_64, X86_64_V3, X86_64_V4
 
 TARGETS: dict[str, Target] = {
-    target.name: target for target in (X86_64, X86_64_V3, X86_64_V4, ARM64_LINUX)
+    target.name: target
+    for target in (
+        *(X86_64, X86_64_V3, X86_64_V4),
+        *(ARM64_LINUX, ARM64_A55, ARM64_A76, ARM64_X1),
+        *(WASM, WASM_RELAXED),
+        *(CUDA_SM_80, CUDA_SM_90),
+    )
 }
+FILE_SUFFIX = ".json"
+"""Ends the name of a target that is the path of a file."""
 
 _V3_FLAGS = {"avx2", "fma", "bmi2", "f16c"}
 _V4_FLAGS = _V3_FLAGS | {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
@@ -60,11 +70,43 @@ def get(name: str) -> Target:
     """
     if name == "native":
         return _native()
-    if name not in TARGETS:
+    if name in TARGETS:
+        return TARGETS[name]
+    raise TargetError(
+        f"unknown target {name!r}",
+        fix=f"use native, the path of a target file (*.json) or one of: {', '.join(TARGETS)}",
+    )
+
+
+def read(name: str) -> Target:
+    """What a user names as a target: a name as :func:`get` takes it, or the path of a file.
+
+    Raises:
+        TargetError: The name is unknown, this machine has no kernels, or the file is no target.
+    """
+    if not str(name).endswith(FILE_SUFFIX):
+        return get(name)
+    target = Target.load(name)
+    if target.name == "native" or target != TARGETS.get(target.name, target):
         raise TargetError(
-            f"unknown target {name!r}", fix=f"use native or one of: {', '.join(TARGETS)}"
+            f"{name}: {target.name!r} is the name of another target", fix="give it its own name"
         )
-    return TARGETS[name]
+    return target
+
+
+def buildable(target: Target) -> Target:
+    """The target itself, if a backend can build for it.
+
+    Raises:
+        TargetError: None can yet; times can be estimated for it all the same.
+    """
+    if target.isas:
+        return target
+    able = ", ".join(name for name, each in TARGETS.items() if each.isas)
+    raise TargetError(
+        f"no backend can build for {target.name} yet: there are only estimates for it",
+        fix=f"estimate with `sparsecc inspect --target {target.name}`, or compile for {able}",
+    )
 
 
 def runs_here(target: Target) -> bool:
@@ -73,7 +115,7 @@ def runs_here(target: Target) -> bool:
         native = _native()
     except TargetError:
         return False
-    if native.triple != target.triple:
+    if not target.isas or native.triple != target.triple:
         return False
     order = (X86_64_V3.name, X86_64_V4.name)
     if native.name not in order:

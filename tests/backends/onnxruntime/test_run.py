@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +23,29 @@ from sparsecc.backends.onnxruntime.run import (
 )
 from sparsecc.capture import capture
 from sparsecc.errors import BackendError, TargetError
+from sparsecc.manifest import FORMAT, Manifest
 from tests import small
 
 FOREIGN = "arm64-linux"
+
+
+def made_for(target: str, hardware: dict[str, Any] | None = None) -> Manifest:
+    """The manifest of an artifact for a target."""
+    return Manifest(
+        format=FORMAT,
+        sparsecc="0",
+        tools={},
+        target=target,
+        hardware=hardware or {},
+        library="lib.so",
+        opset=17,
+        files={},
+        plan={},
+        layers=[],
+        refusals=[],
+        numerics={},
+        quality={},
+    )
 
 
 def mlp(session) -> np.ndarray:
@@ -76,14 +99,29 @@ def test_a_library_of_another_processor() -> None:
     with pytest.raises(BackendError, match="does not load"):
         open_session(small.mlp().SerializeToString(), library=build_library(target))
     with pytest.raises(TargetError, match=f"compiled for {FOREIGN}") as caught:
-        check_runs_here(FOREIGN)
+        check_runs_here(made_for(FOREIGN))
     assert "stock onnxruntime" in str(caught.value)
 
 
 def test_native_runs_here() -> None:
-    check_runs_here("native")
+    check_runs_here(made_for("native"))
     with pytest.raises(TargetError, match="unknown target"):
-        check_runs_here("abacus")
+        check_runs_here(made_for("abacus"))
+
+
+def test_an_artifact_says_all_of_its_target() -> None:
+    native = targets.get("native")
+    own = json.loads(dataclasses.replace(native, name="my-machine", ghz=1.0).to_json())
+    check_runs_here(made_for("my-machine", own))
+    with pytest.raises(TargetError, match="the artifact's target: field 'ghz'"):
+        check_runs_here(made_for("my-machine", own | {"ghz": "fast"}))
+
+
+def test_an_artifact_names_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "own.json"
+    path.write_text(targets.get("native").to_json())
+    with pytest.raises(TargetError, match="unknown target"):
+        check_runs_here(made_for(str(path)))
 
 
 def test_a_processor_without_avx2_falls_back_with_a_warning(monkeypatch) -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from pathlib import Path
 
 import pytest
 
 from sparsecc import targets
 from sparsecc.errors import TargetError
-from sparsecc.targets import TARGETS, Target, registry
+from sparsecc.targets import TARGETS, registry
 
 V3 = frozenset({"avx2", "fma", "bmi2", "f16c"})
 V4 = V3 | {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
@@ -25,7 +27,7 @@ NATIVE = {"avx512": "x86-64-v4", "avx2": "x86-64-v3", "arm": "arm64-linux"}
 RUNS = {
     "avx512": {"x86-64", "x86-64-v3", "x86-64-v4"},
     "avx2": {"x86-64", "x86-64-v3"},
-    "arm": {"arm64-linux"},
+    "arm": {"arm64-linux", "arm64-a55", "arm64-a76", "arm64-x1"},
 }
 
 
@@ -67,7 +69,11 @@ def test_an_unknown_name_is_told_with_the_known_ones(name: str) -> None:
 
 
 def test_the_targets_of_the_project() -> None:
-    assert list(TARGETS) == ["x86-64", "x86-64-v3", "x86-64-v4", "arm64-linux"]
+    assert list(TARGETS) == [
+        *("x86-64", "x86-64-v3", "x86-64-v4"),
+        *("arm64-linux", "arm64-a55", "arm64-a76", "arm64-x1"),
+        *("wasm", "wasm-relaxed", "cuda-sm_80", "cuda-sm_90"),
+    ]
     assert TARGETS["x86-64"].isas == ("x86-64-v3", "x86-64-v4")
     for name, target in TARGETS.items():
         assert (target.name, target.lanes & (target.lanes - 1)) == (name, 0)
@@ -77,8 +83,39 @@ def test_the_targets_of_the_project() -> None:
 
 
 def test_the_peak_is_lanes_ports_clock_and_two_flops() -> None:
-    target = Target("t", "x", ("i",), 8, 2, 3.0, 1, 1, 4)
-    assert target.peak_gflops == 8 * 2 * 3.0 * 2
+    v3, gpu = TARGETS["x86-64-v3"], TARGETS["cuda-sm_90"]
+    assert v3.peak_gflops == 8 * 2 * v3.ghz * 2
+    assert 60_000 < gpu.peak_gflops < 67_000  # all of it; the data sheet's boost clock is higher
+    assert TARGETS["arm64-x1"].peak_gflops > 2 * TARGETS["arm64-a76"].peak_gflops
+    assert TARGETS["arm64-a76"].peak_gflops > 2 * TARGETS["arm64-a55"].peak_gflops
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_cannot_be_built_for_says_so(name: str) -> None:
+    target = TARGETS[name]
+    if target.isas:
+        assert targets.buildable(target) is target
+        return
+    with pytest.raises(TargetError, match=f"no backend can build for {name} yet") as caught:
+        targets.buildable(target)
+    assert "x86-64-v4" in str(caught.value)
+    assert not targets.runs_here(target)
+
+
+def test_a_users_own_file_is_a_target(tmp_path: Path) -> None:
+    path = tmp_path / "board.json"
+    own = dataclasses.replace(TARGETS["arm64-a76"], name="my-board", ghz=1.5)
+    path.write_text(own.to_json())
+    assert targets.read(str(path)) == own
+    assert targets.read("wasm") is TARGETS["wasm"]
+    path.write_text(TARGETS["wasm"].to_json())
+    assert targets.read(str(path)) == TARGETS["wasm"]
+    for name in ("native", "wasm"):
+        path.write_text(dataclasses.replace(own, name=name).to_json())
+        with pytest.raises(TargetError, match="the name of another target"):
+            targets.read(str(path))
+    with pytest.raises(TargetError, match="unknown target"):
+        targets.get(str(path))
 
 
 def test_flags_are_those_of_the_first_processor(tmp_path, monkeypatch) -> None:
