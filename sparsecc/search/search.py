@@ -1,0 +1,204 @@
+"""The search for a plan: the fastest within a loss, or the least loss within a time or a size.
+
+Measuring a plan end to end takes seconds, so few are. The knapsack proposes plans by the losses of
+single layers; what a proposal then measures corrects the coefficients of the layers (see
+:mod:`sparsecc.search.coefficients`), and the knapsack proposes again. At the end, and as long as
+measurements are left, SPDY's random coefficients look where the fit does not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+
+from sparsecc.errors import PlanError
+from sparsecc.progress import Progress, silent
+from sparsecc.search.bisection import bisect
+from sparsecc.search.coefficients import base_losses, fit
+from sparsecc.search.knapsack import cheapest, pareto
+from sparsecc.search.problem import Assignment, Numbers, Problem
+from sparsecc.search.scored import Score, Scored, Scores
+from sparsecc.search.spdy import spdy
+
+Kind = Literal["drop", "ms", "bytes"]
+"""What is limited: the drop of quality, the time of the model, the bytes of its weights."""
+Mode = Literal["fast", "thorough"]
+
+SCORES: dict[Mode, int] = {"fast": 12, "thorough": 60}
+"""Plans measured end to end, at most."""
+_BISECTIONS = 4
+_VECTORS = 25
+"""Fewer than SPDY has, since they start from fitted coefficients."""
+_SHARES = (1.0, 0.97, 0.94, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 1.05, 1.1, 1.2)
+"""Shares of the allowed drop that plans are made for, in the order they are tried: what the fit
+says of a plan may be wrong either way."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a search came to.
+
+    Attributes:
+        scored: Every plan that was measured, and the dense one; the best first.
+        chosen: The best one.
+        met: Whether it keeps to the limit.
+    """
+
+    scored: tuple[Scored, ...]
+    chosen: Scored
+    met: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Goal:
+    """What makes a plan good, and how the knapsack makes one.
+
+    Attributes:
+        plan: Coefficients ``[layers]`` and a share of the limit → the knapsack's plan, if any.
+        shares: Of the limit, that plans are made for, in this order.
+        met: Whether a measured plan keeps to the limit.
+        rank: Sort key of a measured plan; the least is the best.
+        worth: Whether a plan could beat the best so far, by what is known without measuring.
+        near: The drop at which coefficients should be right, given the best plan so far.
+    """
+
+    plan: Callable[[Numbers, float], Assignment | None]
+    shares: tuple[float, ...]
+    met: Callable[[Scored], bool]
+    rank: Callable[[Scored], Any]
+    worth: Callable[[Assignment, Scored], bool]
+    near: Callable[[Scored], float]
+
+
+def search(
+    problem: Problem,
+    score: Score,
+    *,
+    kind: Kind,
+    limit: float,
+    mode: Mode = "fast",
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Found:
+    """Look for the best plan.
+
+    Args:
+        problem: Layers, their choices, and what is known of them.
+        score: Drop of quality of a plan, measured end to end against the dense model (which is not
+            measured: its drop is 0). It need not be exact or monotone.
+        kind: What is limited. ``drop``: the fastest plan that measures at most so much.
+            ``ms`` or ``bytes``: the plan of the least drop that takes at most so much.
+        limit: A share of the dense model's quality, milliseconds of the whole model, or bytes of
+            the weights of the layers.
+        mode: How many plans are measured: at most 12, or those and 48 more.
+        seed: Of random coefficients; the same inputs give the same result.
+        progress: Told after each measurement.
+
+    Returns:
+        The plans and the chosen one. Where no plan keeps to the limit it is the one that comes
+        closest to it, not met.
+
+    Raises:
+        PlanError: The limit is negative or not a number.
+    """
+    if not limit >= 0:
+        raise PlanError(f"the limit of {kind} is {limit}", fix="give a number of at least 0")
+    scores = Scores(problem, score, SCORES[mode], progress)
+    losses = base_losses(problem)
+    if kind == "drop":
+        goal = within_drop(problem, losses, limit)
+        in_time = partial(_cheapest, losses, problem.times, problem.fixed_ms)
+        slowest = problem.ms(problem.dense)
+        fastest = problem.ms(tuple(int(t.argmin()) for t in problem.times))
+        bisect(in_time, slowest, fastest, goal.met, scores, _BISECTIONS)
+    else:
+        goal = within_resource(problem, losses, kind, limit)
+        if goal.plan(np.ones(len(losses)), 1.0) is None:
+            resources = problem.times if kind == "ms" else problem.sizes
+            fronts = map(pareto, losses, resources)
+            scores.of(tuple(int(front[0]) for front in fronts))  # the one that comes closest
+    _refine(losses, goal, scores, seed)
+    ranked = sorted((s for s in scores.all if math.isfinite(s.drop)), key=goal.rank)
+    return Found(tuple(ranked), ranked[0], goal.met(ranked[0]))
+
+
+def within_drop(problem: Problem, losses: Sequence[Numbers], limit: float) -> Goal:
+    """The fastest plan that measures a drop of at most ``limit``."""
+    return Goal(
+        plan=lambda coefficients, share: _cheapest(
+            problem.times, _times(coefficients, losses), 0.0, limit * share
+        ),
+        shares=_SHARES,
+        met=lambda s: s.drop <= limit,
+        rank=lambda s: (
+            (0, s.ms, s.drop, s.assignment) if s.drop <= limit else (1, s.drop, s.ms, s.assignment)
+        ),
+        worth=lambda assignment, best: problem.ms(assignment) < best.ms,
+        near=lambda best: limit,
+    )
+
+
+def within_resource(
+    problem: Problem, losses: Sequence[Numbers], kind: Literal["ms", "bytes"], limit: float
+) -> Goal:
+    """The plan of the least measured drop in at most ``limit`` milliseconds or bytes."""
+    used, resources, fixed = {
+        "ms": (problem.ms, problem.times, problem.fixed_ms),
+        "bytes": (problem.bytes, problem.sizes, 0.0),
+    }[kind]
+
+    def rank(s: Scored) -> Any:
+        over = used(s.assignment) if used(s.assignment) > limit else 0.0
+        return (over, s.drop, s.ms, s.assignment)
+
+    return Goal(
+        plan=lambda coefficients, share: _cheapest(
+            _times(coefficients, losses), resources, fixed, limit * share
+        ),
+        shares=(1.0,),
+        met=lambda s: used(s.assignment) <= limit,
+        rank=rank,
+        worth=lambda assignment, best: True,
+        near=lambda best: best.drop,
+    )
+
+
+def _refine(losses: Sequence[Numbers], goal: Goal, scores: Scores, seed: int) -> None:
+    """Measure what the knapsack proposes with fitted coefficients, then with random ones."""
+    while scores.left:
+        best = min(scores.all, key=goal.rank)
+        coefficients = fit(losses, scores.all, goal.near(best))
+        proposals = (goal.plan(coefficients, share) for share in goal.shares)
+        fresh = (a for a in proposals if a and not scores.known(a) and goal.worth(a, best))
+        proposal = next(fresh, None)
+        if proposal is None:
+            break
+        scores.of(proposal)
+    if scores.left:
+        spdy(
+            lambda drawn: goal.plan(drawn, 1.0),
+            scores,
+            goal.rank,
+            coefficients,
+            worth=goal.worth,
+            vectors=_VECTORS,
+            seed=seed,
+        )
+
+
+def _times(coefficients: Numbers, losses: Sequence[Numbers]) -> list[Numbers]:
+    return [c * loss for c, loss in zip(coefficients, losses, strict=True)]
+
+
+def _cheapest(
+    costs: Sequence[Numbers], resources: Sequence[Numbers], fixed: float, limit: float
+) -> Assignment | None:
+    """The knapsack beside something fixed, so that the exact sum of both keeps to the limit."""
+    nothing, always = np.zeros(1), np.array([fixed])
+    found = cheapest([*costs, nothing], [*resources, always], limit)
+    return None if found is None else found[:-1]
