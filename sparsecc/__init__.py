@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         CalibrationError,
         ModelError,
         PlanError,
+        ReportError,
         SparseccError,
         TargetError,
     )
@@ -41,6 +42,7 @@ _HOME = {
     "CalibrationError": "sparsecc.errors",
     "ModelError": "sparsecc.errors",
     "PlanError": "sparsecc.errors",
+    "ReportError": "sparsecc.errors",
     "SparseccError": "sparsecc.errors",
     "TargetError": "sparsecc.errors",
 }
@@ -54,6 +56,7 @@ __all__ = [
     "ModelError",
     "Plan",
     "PlanError",
+    "ReportError",
     "SparseccError",
     "Target",
     "TargetError",

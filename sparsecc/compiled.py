@@ -65,8 +65,8 @@ class Compiled:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all files of the artifact."""
-        return sum(entry.bytes for entry in self.manifest.files.values())
+        """Bytes of the artifact's files, its report not counted."""
+        return self.manifest.size_bytes
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name, for inputs by name.

@@ -21,6 +21,7 @@ from sparsecc.backends.onnxruntime.emit import emit
 from sparsecc.backends.onnxruntime.generate import patterns
 from sparsecc.backends.onnxruntime.lower import lower
 from sparsecc.backends.onnxruntime.run import open_session, session_of_model
+from sparsecc.backends.onnxruntime.save import weight_bytes
 from sparsecc.capture import capture
 from sparsecc.compiled import Compiled
 from sparsecc.errors import CalibrationError
@@ -41,6 +42,8 @@ from sparsecc.progress import Progress, part, silent
 from sparsecc.quality.calibration import Calibration, load_calibration
 from sparsecc.quality.example_inputs import example_inputs as made_up_inputs
 from sparsecc.quality.ranges import value_ranges
+from sparsecc.report import Report
+from sparsecc.report.nodes import nodes_of
 from sparsecc.report.rows import DENSE_KERNEL, LayerRow
 from sparsecc.request import Request, read_request
 from sparsecc.search.allocation import Decision, allocate
@@ -102,7 +105,7 @@ def compile(
 
     progress("capturing the model", 0.0)
     graph = capture(model, example_inputs, dynamic_shapes)
-    identity = model_hash(graph)
+    identity, before, dense_bytes = model_hash(graph), nodes_of(graph), weight_bytes(graph)
 
     progress("bringing it into canonical form", 0.05)
     run(pipeline.EXACT_BEFORE, graph, ctx)
@@ -150,10 +153,14 @@ def compile(
             plan=json.loads(plan_of(request, identity, decisions, results, rows, ctx).to_json()),
             layers=[row.to_json() for row in rows],
             regions=[dataclasses.asdict(region) for region in regions],
+            nodes_before=before,
+            nodes_after=nodes_of(graph),
+            dense_bytes=dense_bytes,
             refusals=[dataclasses.asdict(refusal) for refusal in ctx.refusals],
             numerics=numerics,
             quality=quality,
         )
+        made = with_report(folder, made)
         (folder / manifests.FILE_NAME).write_bytes(made.to_bytes())
         progress("done", 1.0)
         compiled = Compiled(folder, manifests.read_manifest(folder), portable=portable)
@@ -246,6 +253,13 @@ def judge(
             stacklevel=3,
         )
     return {"max_rel_error": rounded(error)}, agreement(ours, session_of_model(dense), feeds)
+
+
+def with_report(folder: Path, made: Manifest) -> Manifest:
+    """Write the page for people into the folder; the manifest that lists it too."""
+    page = Report.from_manifest(made).save(folder / manifests.REPORT_NAME)
+    files = made.files | {page.name: manifests.file_entry(page)}
+    return made.model_copy(update={"files": files})
 
 
 def plan_of(

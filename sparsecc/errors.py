@@ -60,6 +60,12 @@ class ArtifactError(SparseccError):
     exit_code = 7
 
 
+class ReportError(SparseccError):
+    """A report cannot be written."""
+
+    exit_code = 9
+
+
 class BackendError(SparseccError):
     """A toolchain or runtime that sparsecc drives refused its work."""
 
@@ -72,6 +78,7 @@ __all__ = [
     "CalibrationError",
     "ModelError",
     "PlanError",
+    "ReportError",
     "SparseccError",
     "TargetError",
 ]

@@ -77,7 +77,7 @@ def _refused_rows(
 
 def _refused_row(node: ir.Node, why: str, target: Target) -> LayerRow:
     weight = edit.constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    macs, ms, density = 0, 0.0, 1.0
+    macs, ms, density, flops, moved_bytes = 0, 0.0, 1.0, 0.0, 0
     if weight is not None and weight.size:
         density = np.count_nonzero(weight) / weight.size
     if node.op_type == "Conv" and weight is not None:
@@ -85,7 +85,9 @@ def _refused_row(node: ir.Node, why: str, target: Target) -> LayerRow:
         positions = (dim if isinstance(dim, int) else 1 for dim in list(shape or ())[2:])
         macs = weight.size * math.prod(positions)
         groups = node.attributes.get_int("group", 1)
-        ms = roofline.dense_ms(node_work(node, rows, weight.size // rows, groups), target)
+        work = node_work(node, rows, weight.size // rows, groups)
+        ms = roofline.dense_ms(work, target)
+        flops, moved_bytes = roofline.demand(work, weight.size)
     return LayerRow(
         name=str(node.name),
         op=node.op_type,
@@ -98,4 +100,6 @@ def _refused_row(node: ir.Node, why: str, target: Target) -> LayerRow:
         kernel=DENSE_KERNEL,
         est_ms=round(ms, 6),
         dense_ms=round(ms, 6),
+        flops=flops,
+        moved_bytes=moved_bytes,
     )

@@ -12,11 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sparsecc.errors import ArtifactError
 
-FORMAT = 1
+FORMAT = 2
 FILE_NAME = "manifest.json"
 MODEL_NAME = "model.onnx"
 DATA_NAME = "model.onnx.data"
 RUN_NAME = "run.py"
+REPORT_NAME = "report.html"
 MAX_MANIFEST_BYTES = 64 << 20
 DISTRUST = "compile the model again; do not run files you do not trust"
 TOOLS = ("numpy", "onnx", "onnx-ir", "onnxruntime", "ziglang")
@@ -31,6 +32,20 @@ class FileEntry(_Strict):
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     bytes: int = Field(ge=0)
+
+
+class NodeEntry(_Strict):
+    """One node of a graph, for drawing it.
+
+    Attributes:
+        name: Its name.
+        op: Its op type, with the domain where that is not ONNX's own.
+        region: Op type of the region it is in; "" outside.
+    """
+
+    name: str
+    op: str
+    region: str = ""
 
 
 class Manifest(_Strict):
@@ -49,6 +64,9 @@ class Manifest(_Strict):
         layers: One row per layer, as in ``inspect``.
         regions: Parts of the model that the library runs in one call: op type, number of steps and
             names of nodes. What stayed outside is among the refusals, of the pass "form-regions".
+        nodes_before: The model that came in, node by node in its order.
+        nodes_after: The model that was written, likewise; the nodes of a region are in its place.
+        dense_bytes: Bytes of the weights of the model that came in.
         refusals: What passes left alone, and why.
         numerics: Measured agreement with the masked-dense twin.
         quality: Measured agreement with the user's dense model.
@@ -65,9 +83,17 @@ class Manifest(_Strict):
     plan: dict[str, Any]
     layers: list[dict[str, Any]]
     regions: list[dict[str, Any]] = Field(default_factory=list)
+    nodes_before: list[NodeEntry] = Field(default_factory=list)
+    nodes_after: list[NodeEntry] = Field(default_factory=list)
+    dense_bytes: int = Field(default=0, ge=0)
     refusals: list[dict[str, str]]
     numerics: dict[str, float]
     quality: dict[str, float]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of what is needed to run: all files but the report."""
+        return sum(entry.bytes for name, entry in self.files.items() if name != REPORT_NAME)
 
     def to_bytes(self) -> bytes:
         """The file's bytes: same manifest, same bytes."""

@@ -47,6 +47,8 @@ def _row(node: ir.Node, target: Target) -> LayerRow:
         kernel=f"int8-{node.op_type.lower()}",
         est_ms=round(roofline.int8_ms(work, blocks, target), 6),
         dense_ms=round(roofline.dense_ms(work, target), 6),
+        flops=2.0 * math.prod(BLOCK) * blocks * points,
+        moved_bytes=work.activation_bytes // 4 + roofline.INT8_PER_BLOCK * blocks,
     )
 
 

@@ -57,6 +57,7 @@ def choose(layer: Layer, target: Target, *, beside: bool = False) -> Choice:
     pays = sparse <= WORTHWHILE * dense
     found = detect(weight)
     why = refusal or _reason(sparse, dense, found.density)
+    flops, moved_bytes = _demand(weight, work, block if pays else None)
     row = LayerRow(
         name=layer.name,
         op=layer.op,
@@ -69,6 +70,8 @@ def choose(layer: Layer, target: Target, *, beside: bool = False) -> Choice:
         kernel=kernel_name(layer, block, target) if pays and block else DENSE_KERNEL,
         est_ms=round(sparse if pays else dense, 6),
         dense_ms=round(dense, 6),
+        flops=flops,
+        moved_bytes=moved_bytes,
     )
     return Choice(layer, block if pays else None, row)
 
@@ -184,6 +187,16 @@ def _sparse_times(
         block: roofline.sparse_ms(work, block, count_blocks(nonzero, block), target, beside=beside)
         for block in fitting
     }
+
+
+def _demand(
+    weight: NDArray[np.floating], work: roofline.Work, block: Block | None
+) -> tuple[float, int]:
+    """Operations and bytes of one run in a packed format, or dense."""
+    if block is None:
+        return roofline.demand(work, weight.size)
+    blocks = count_blocks(weight != 0, block)
+    return roofline.demand(work, blocks * math.prod(block), blocks)
 
 
 def _reason(sparse: float, dense: float, density: float) -> str:

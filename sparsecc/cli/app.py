@@ -13,6 +13,7 @@ from sparsecc import __version__
 from sparsecc.cli import bench, verify
 from sparsecc.cli import compile as compile_command
 from sparsecc.cli import inspect as inspect_command
+from sparsecc.cli import report as report_command
 from sparsecc.cli.command import Command
 
 _HELP = """
@@ -23,6 +24,7 @@ Make a trained model sparse, faster and still right.
   sparsecc compile model.onnx --sparsity 4x1:0.8 --calibration data.npz -o out
   sparsecc bench out --baseline model.onnx
   sparsecc verify out
+  sparsecc report out -o report.html
 """
 _EXIT_CODES = """
 [bold]Exit codes[/]
@@ -32,7 +34,8 @@ _EXIT_CODES = """
    1  not right (verify)          6  unknown target, or not for this machine
    2  command line                7  artifact folder
    3  model                       8  toolchain or runtime
-   4  calibration or input data  70  a bug of sparsecc
+   4  calibration or input data   9  report
+                                 70  a bug of sparsecc
 """
 
 app = typer.Typer(
@@ -72,7 +75,7 @@ def _paragraphs(text: str) -> str:
     return "\n\n".join(" ".join(each.split()) for each in inspect.cleandoc(text).split("\n\n"))
 
 
-for _command in (compile_command, bench, verify, inspect_command):
+for _command in (compile_command, bench, verify, inspect_command, report_command):
     app.command(
         _command.NAME,
         cls=Command,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import sys
 import traceback
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -13,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from sparsecc.errors import SparseccError
-from sparsecc.report.words import printable
+from sparsecc.report.words import finite, printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -52,7 +51,7 @@ class Command(TyperCommand):
 def show(data: dict[str, Any], drawing: RenderableType, *, as_json: bool) -> None:
     """Print a command's result: `data` as one JSON object, or `drawing` for people."""
     if as_json:
-        print(json.dumps(_finite(data), allow_nan=False))
+        print(json.dumps(finite(data), allow_nan=False))
         return
     from rich.console import Console
 
@@ -87,15 +86,6 @@ def _fail(error: SparseccError, code: int, *, as_json: bool) -> NoReturn:
         print(json.dumps({"error": details}))
     sys.stdout.flush()
     raise typer.Exit(code)
-
-
-def _finite(value: Any) -> Any:
-    """The same data with null for numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 __all__ = ["INTERNAL_ERROR", "Command", "JsonOption", "show"]

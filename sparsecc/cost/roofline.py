@@ -206,6 +206,18 @@ def sparse_ms(
     )
 
 
+def demand(work: Work, stored: int, blocks: int = 0) -> tuple[float, int]:
+    """Floating-point operations and bytes of one run.
+
+    Args:
+        work: The layer.
+        stored: Weights that are multiplied.
+        blocks: Blocks they are stored in, each with an index; 0 when they are dense.
+    """
+    weight_bytes = BYTES_PER_WEIGHT * stored + BYTES_PER_INDEX * blocks
+    return 2.0 * stored * work.points, work.activation_bytes + weight_bytes
+
+
 def int8_ms(work: Work, blocks: int, target: Target) -> float:
     """Time of the layer in eight bits with ``blocks`` 4x4 blocks, inside a region, ms."""
     depth = blocks / max(1, math.ceil(work.rows / 4))

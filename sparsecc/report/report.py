@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsecc.report.lines import kind_of
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
 
     from sparsecc.manifest import Manifest
     from sparsecc.passes.base import Refusal
+    from sparsecc.report.measured import Measured
+    from sparsecc.search.plan import Plan
 
 _PLAIN_WIDTH = 120
 
@@ -31,6 +36,8 @@ class Report:
         size_bytes: Bytes of the artifact; None when nothing was written.
         numerics: Measured agreement of the artifact with its masked-dense twin.
         quality: Measured agreement with the user's dense model.
+        plan: What was decided and weighed; None for an inspection.
+        manifest: What the artifact says about itself; None for an inspection.
     """
 
     rows: Sequence[LayerRow]
@@ -41,11 +48,18 @@ class Report:
     size_bytes: int | None = None
     numerics: Mapping[str, float] = field(default_factory=dict)
     quality: Mapping[str, float] = field(default_factory=dict)
+    plan: Plan | None = None
+    manifest: Manifest | None = None
 
     @classmethod
     def from_manifest(cls, manifest: Manifest, title: str = "") -> Report:
-        """The report of an artifact, from what its manifest says."""
+        """The report of an artifact, from what its manifest says.
+
+        Raises:
+            PlanError: Its plan is not one.
+        """
         from sparsecc.passes.base import Refusal  # a report of rows alone needs no IR
+        from sparsecc.search.plan import Plan
 
         return cls(
             rows=[LayerRow.from_json(row) for row in manifest.layers],
@@ -53,9 +67,11 @@ class Report:
             title=title,
             regions=[region["nodes"] for region in manifest.regions],
             refusals=[Refusal(**refusal) for refusal in manifest.refusals],
-            size_bytes=sum(entry.bytes for entry in manifest.files.values()),
+            size_bytes=manifest.size_bytes,
             numerics=manifest.numerics,
             quality=manifest.quality,
+            plan=Plan.from_json(json.dumps(manifest.plan), "the manifest's plan"),
+            manifest=manifest,
         )
 
     @property
@@ -80,23 +96,42 @@ class Report:
         those of :meth:`outside_by_reason`, are left out.
         """
         told = {kind_of(row.why) for row in self.rows}
-        _, others = self._refusals_of_regions()
-        return _by_kind(reason for reason in others if kind_of(reason) not in told)
+        reasons = [refusal.reason for refusal in self._split_refusals()[1]]
+        return _by_kind(reason for reason in reasons if kind_of(reason) not in told)
 
     def outside_by_reason(self) -> dict[str, int]:
         """Reason → how many nodes it kept out of the regions, most frequent first."""
-        return _by_kind(self._refusals_of_regions()[0])
+        return _by_kind(refusal.reason for refusal in self.region_refusals())
 
-    def _refusals_of_regions(self) -> tuple[list[str], list[str]]:
-        """Reasons of nodes outside the regions, and all other reasons."""
+    def region_refusals(self) -> list[Refusal]:
+        """Nodes outside the regions, and why."""
+        return self._split_refusals()[0]
+
+    def _split_refusals(self) -> tuple[list[Refusal], list[Refusal]]:
+        """Those of nodes outside the regions, and all others."""
         if not self.refusals:
             return [], []
         from sparsecc.passes.regions.form import FormRegions  # refusals come with the IR
 
-        ours: tuple[list[str], list[str]] = ([], [])
+        ours: tuple[list[Refusal], list[Refusal]] = ([], [])
         for refusal in self.refusals:
-            ours[refusal.pass_name != FormRegions.name].append(refusal.reason)
+            ours[refusal.pass_name != FormRegions.name].append(refusal)
         return ours
+
+    def save(self, path: str | os.PathLike[str], measured: Measured | None = None) -> Path:
+        """Write the report for reading or for programs: a page, Markdown or JSON.
+
+        Args:
+            path: File to write; its suffix, ``.html``, ``.md`` or ``.json``, says in which form.
+            measured: Times measured on this machine, to be set beside the estimates.
+
+        Raises:
+            ReportError: The suffix is another, or the file cannot be written.
+        """
+        from sparsecc.report.document import document
+        from sparsecc.report.write import write  # templates are not needed to print
+
+        return write(document(self, measured), Path(path))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; the keys are stable."""

@@ -25,6 +25,8 @@ class LayerRow:
         kernel: Kernel that runs it: a kernel-table name, or ``onnxruntime`` when dense.
         est_ms: Estimated time of the chosen kernel, one thread, ms.
         dense_ms: Estimated time of the dense layer, one thread, ms.
+        flops: Floating-point operations of one run as chosen, at the sizes of the estimate.
+        moved_bytes: Bytes of weights and activations that one run reads and writes, likewise.
     """
 
     name: str
@@ -38,6 +40,8 @@ class LayerRow:
     kernel: str
     est_ms: float
     dense_ms: float
+    flops: float = 0.0
+    moved_bytes: int = 0
 
     def to_json(self) -> dict[str, object]:
         """Plain data, in the order of the fields."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 _PREFIXES = "kMGT"
 
 
@@ -38,4 +41,13 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else "�" for letter in text)
 
 
-__all__ = ["count", "ms", "number", "printable", "size"]
+def finite(value: Any) -> Any:
+    """The same plain data with None for numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+__all__ = ["count", "finite", "ms", "number", "printable", "size"]

@@ -45,7 +45,7 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path, calibrated: bool) ->
         artifacts.append(compiled(model, source, folder / "out", seed))
     first, second = artifacts
     library = json.loads(first["manifest.json"])["library"]
-    assert set(first) == {"model.onnx", "manifest.json", "run.py", library}
+    assert set(first) == {"model.onnx", "manifest.json", "report.html", "run.py", library}
     assert [name for name in first if first[name] != second.get(name)] == []
 
 

@@ -121,7 +121,7 @@ def test_a_model_that_is_not_listed(folder: Path) -> None:
     refused(folder, "does not list 'model.onnx'")
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, [1], 1.5])
+@pytest.mark.parametrize("version", [0, 1, 3, "2", None, [2], 2.5])
 def test_a_format_of_another_version(folder: Path, version: object) -> None:
     edited(folder, lambda data: data.update(format=version))
     with pytest.raises(ArtifactError, match="has format") as caught:

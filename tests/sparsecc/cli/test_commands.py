@@ -17,7 +17,9 @@ def test_compile_prints_one_object(model, artifact, sparsecc, tmp_path):
     assert done.json.keys() >= {"artifact", "size_bytes", "quality", "report"}
     assert done.json["artifact"] == str(tmp_path / "out")
     assert done.json["size_bytes"] == sum(
-        path.stat().st_size for path in (tmp_path / "out").iterdir() if path.name != "manifest.json"
+        path.stat().st_size
+        for path in (tmp_path / "out").iterdir()
+        if path.name not in ("manifest.json", "report.html")
     )
     assert open_artifact(tmp_path / "out") == open_artifact(artifact)
 
@@ -133,3 +135,27 @@ def test_inspect_an_artifact(artifact, process):
 def test_an_artifact_works_from_a_copy(artifact, sparsecc, tmp_path):
     shutil.copytree(artifact, tmp_path / "copy")
     assert sparsecc("verify", tmp_path / "copy").code == 0
+
+
+def test_report_writes_a_file_of_the_form_asked_for(artifact, sparsecc, tmp_path):
+    for name, start in (("r.html", "<!doctype html>"), ("r.md", "# artifact"), ("r.json", "{")):
+        done = sparsecc("report", artifact, "-o", tmp_path / name)
+        assert done.code == 0, done.err
+        assert f"wrote {tmp_path / name}" in done.out
+        assert (tmp_path / name).read_text().startswith(start)
+
+
+def test_report_prints_one_object(artifact, sparsecc, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = sparsecc("report", artifact, "--json")
+    assert done.code == 0
+    assert [layer["kind"] for layer in done.json["layers"]] == ["library", "sparse", "library"]
+    assert list(tmp_path.iterdir()) == []
+    assert sparsecc("report", artifact).code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_report_into_the_artifact_is_refused(artifact, sparsecc):
+    done = sparsecc("report", artifact, "-o", artifact / "report.html")
+    assert done.code == 9
+    assert sparsecc("verify", artifact).code == 0

@@ -1,0 +1,1 @@
+"""What the plots of a report's page show and where: numbers for their templates to draw."""
