@@ -394,7 +394,7 @@ class TestArtifacts:
             lambda data: data["files"].update({"../x": data["files"]["run.py"]}),
             lambda data: data["files"].update({"/etc/passwd": data["files"]["run.py"]}),
             lambda data: data.update(library="../libevil.so"),
-            lambda data: data.update(format=2),
+            lambda data: data.update(format=1),
             lambda data: data.update(format=None),
             lambda data: data.update(files=3),
             lambda data: data.pop("plan"),

@@ -20,6 +20,7 @@ PUBLIC = [
     "ModelError",
     "Plan",
     "PlanError",
+    "ReportError",
     "SparseccError",
     "Target",
     "TargetError",

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from sparsecc.cost.roofline import CACHED
 from sparsecc.report.document import Document, LayerEntry
 from sparsecc.report.plots.axes import Axis
-from sparsecc.report.words import number
+from sparsecc.report.words import number, size
 from sparsecc.targets import Target
 
 WIDTH, HEIGHT = 960, 400
@@ -101,8 +100,9 @@ def gflops(layer: LayerEntry) -> float:
 
 
 def _bandwidths(target: Target) -> list[tuple[str, float]]:
-    """Rates that the cost model reads at, GB/s, slowest first."""
-    return [("memory", target.dram_gbs), ("last-level cache", target.dram_gbs * CACHED)]
+    """What one core reads from each level, GB/s, the nearest first."""
+    levels = [f"L{at} {size(held)}" for at, held in enumerate(target.caches, 1)]
+    return list(zip([*levels, "memory"], target.bandwidths, strict=True))
 
 
 def _roof(label: str, gbs: float, peak: float, x: Axis, y: Axis) -> Roof:
