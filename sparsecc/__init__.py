@@ -1,7 +1,7 @@
 """sparsecc: a compiler that makes trained models sparse, faster and still right.
 
 >>> import sparsecc
->>> model = sparsecc.compile("model.onnx", sparsity="4x1:0.8", calibration="inputs.npz")
+>>> model = sparsecc.compile("model.onnx", calibration="inputs.npz", max_drop=0.01)
 >>> print(model.report)
 >>> model.save("out")
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sparsecc.backends.onnxruntime.ep import execution_provider
     from sparsecc.compiled import Compiled, load
-    from sparsecc.driver import compile
+    from sparsecc.driver import apply, compile, plan
     from sparsecc.errors import (
         ArtifactError,
         BackendError,
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "apply": "sparsecc.driver",
     "compile": "sparsecc.driver",
+    "plan": "sparsecc.driver",
     "execution_provider": "sparsecc.backends.onnxruntime.ep",
     "load": "sparsecc.compiled",
     "Compiled": "sparsecc.compiled",
@@ -61,9 +63,11 @@ __all__ = [
     "Target",
     "TargetError",
     "__version__",
+    "apply",
     "compile",
     "execution_provider",
     "load",
+    "plan",
 ]
 
 

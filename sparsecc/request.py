@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -9,8 +10,11 @@ from typing import TypeVar
 from sparsecc import targets
 from sparsecc.errors import PlanError
 from sparsecc.formats.patterns import SparsitySpec
+from sparsecc.passes.weights.candidates import MODES, Mode
+from sparsecc.quality.exam import Quality
 from sparsecc.search.allocation import ALLOCATIONS, Allocation
-from sparsecc.search.plan import Method
+from sparsecc.search.plan import Method, Plan
+from sparsecc.search.search import Kind
 from sparsecc.targets import Target
 
 SCORES: tuple[Method, ...] = ("magnitude", "wanda", "sparsegpt", "alps")
@@ -18,6 +22,14 @@ SCORES: tuple[Method, ...] = ("magnitude", "wanda", "sparsegpt", "alps")
 QUANTIZATIONS = ("int8",)
 
 Name = TypeVar("Name", bound=str)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a searched plan may cost: a drop of quality, milliseconds or bytes."""
+
+    kind: Kind
+    limit: float
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,54 @@ class Request:
     refit: bool
     allocation: Allocation
     quantize: str | None = None
+    budget: Budget | None = None
+    mode: Mode = "fast"
+    seed: int = 0
+    quality: str | Quality | None = None
+
+
+def read_budget(
+    *, max_drop: float | None, max_ms: float | None, max_bytes: float | None, needed: bool = False
+) -> Budget | None:
+    """The one budget that was given, if any.
+
+    Raises:
+        PlanError: There are several, or none though one is needed, or it is out of range.
+    """
+    kinds: tuple[tuple[Kind, float | None], ...] = (
+        ("drop", max_drop),
+        ("ms", max_ms),
+        ("bytes", max_bytes),
+    )
+    given = [Budget(kind, float(limit)) for kind, limit in kinds if limit is not None]
+    if len(given) > 1 or (needed and not given):
+        raise PlanError(
+            f"a search needs one budget, and there are {len(given)}",
+            fix="give one of max_drop, max_ms and max_bytes",
+        )
+    for budget in given:
+        most = 1.0 if budget.kind == "drop" else math.inf
+        if not 0 < budget.limit <= most or math.isinf(budget.limit):
+            raise PlanError(
+                f"max_{budget.kind} is {budget.limit:g}",
+                fix="max_drop is a share such as 0.01 for one per cent"
+                if budget.kind == "drop"
+                else "give a positive number",
+            )
+    return given[0] if given else None
+
+
+def request_of(plan: Plan, target: str | None = None) -> Request:
+    """The request that carrying out a plan makes.
+
+    Args:
+        plan: The plan.
+        target: Another target than the plan's.
+
+    Raises:
+        TargetError: The target is unknown.
+    """
+    return read_request(target or plan.target, "existing", None, SCORES[-1], True, ALLOCATIONS[0])
 
 
 def read_request(
@@ -41,13 +101,23 @@ def read_request(
     refit: bool,
     allocation: str,
     quantize: str | None = None,
+    budget: Budget | None = None,
+    mode: str = MODES[0],
+    seed: int = 0,
+    quality: str | Quality | None = None,
 ) -> Request:
     """Read a request from what the user wrote.
 
     Raises:
         TargetError: The target is unknown or cannot be built for, or this machine has no kernels.
-        PlanError: A sparsity, the score, the allocation or the quantization cannot be read.
+        PlanError: A sparsity, the score, the allocation or the quantization cannot be read, or does
+            not go with a budget.
     """
+    if budget is not None and (sparsity != "existing" or overrides or quantize):
+        raise PlanError(
+            "a budget is for a search, which decides on every layer by itself",
+            fix="leave out sparsity, overrides and quantize, or the budget",
+        )
     return Request(
         target=targets.buildable(targets.read(target)),
         spec=_spec(sparsity),
@@ -56,6 +126,10 @@ def read_request(
         refit=refit,
         allocation=_one_of(ALLOCATIONS, allocation, "allocation"),
         quantize=None if quantize is None else _one_of(QUANTIZATIONS, quantize, "quantization"),
+        budget=budget,
+        mode=_one_of(MODES, mode, "mode"),
+        seed=seed,
+        quality=quality,
     )
 
 

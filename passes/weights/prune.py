@@ -127,7 +127,7 @@ def prune_model(
     ]
     results = {layer.name: _kept(layer, choices[layer.name]) for layer in chosen}
     todo = [layer for layer in chosen if choices[layer.name].method != "existing"]
-    for layer, train, held_out in _with_statistics(model, todo, calibration, on_progress):
+    for layer, train, held_out in with_statistics(model, todo, calibration, on_progress):
         results[layer.name] = _apply(layer, choices[layer.name], train, held_out)
     return list(results.values())
 
@@ -165,7 +165,7 @@ def prune_layer(
         fitted = [refit(p, m, h, ridge) for p, m, h in zip(parts, masks, second, strict=True)]
         candidates[f"refit {ridge:g}"] = np.concatenate(fitted)
     for update, values in candidates.items():
-        shifts = [None, _mean_shift(w, values, train)] if may_shift else [None]
+        shifts = [None, mean_shift(w, values, train)] if may_shift else [None]
         for shift in shifts:
             loss = output_error(w, values, held_out, shift)
             if best.loss is None or loss < best.loss:
@@ -204,13 +204,14 @@ def find_mask(weight: NDArray[np.floating], h: Matrix, choice: Choice) -> Mask:
     return mask_from_scores(scores.magnitude(weight), pattern, sparsity)
 
 
-def _mean_shift(dense: Matrix, pruned: Matrix, moments: Moments) -> Matrix:
+def mean_shift(dense: Matrix, pruned: Matrix, moments: Moments) -> Matrix:
+    """What ``[R]`` to add to the bias so that the mean of the outputs stays."""
     deltas = np.split(dense - pruned, len(moments.mean))
     shifts = [delta @ mean for delta, mean in zip(deltas, moments.mean, strict=True)]
     return np.concatenate(shifts)
 
 
-def _with_statistics(
+def with_statistics(
     model: ir.Model,
     layers: Sequence[Layer],
     calibration: Calibration | None,

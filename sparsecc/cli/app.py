@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from sparsecc import __version__
-from sparsecc.cli import bench, verify
+from sparsecc.cli import apply, bench, plan, verify
 from sparsecc.cli import compile as compile_command
 from sparsecc.cli import inspect as inspect_command
 from sparsecc.cli import report as report_command
@@ -21,7 +21,7 @@ Make a trained model sparse, faster and still right.
 
 \b
   sparsecc inspect model.onnx
-  sparsecc compile model.onnx --sparsity 4x1:0.8 --calibration data.npz -o out
+  sparsecc compile model.onnx --calibration data.npz --max-drop 0.01 -o out
   sparsecc bench out --baseline model.onnx
   sparsecc verify out
   sparsecc report out -o report.html
@@ -75,7 +75,15 @@ def _paragraphs(text: str) -> str:
     return "\n\n".join(" ".join(each.split()) for each in inspect.cleandoc(text).split("\n\n"))
 
 
-for _command in (compile_command, bench, verify, inspect_command, report_command):
+for _command in (
+    compile_command,
+    plan,
+    apply,
+    bench,
+    verify,
+    inspect_command,
+    report_command,
+):
     app.command(
         _command.NAME,
         cls=Command,

@@ -9,11 +9,25 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sparsecc.cli.command import JsonOption, show
+from sparsecc.cli.options import (
+    MODEL,
+    BestEffort,
+    Labels,
+    MaxBytes,
+    MaxDrop,
+    MaxMs,
+    Mode,
+    Quality,
+    SearchMode,
+    Seed,
+    read_labels,
+)
 from sparsecc.targets import TARGETS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from sparsecc.compiled import Compiled
     from sparsecc.report import Report
 
 BUILDABLE = [name for name, target in TARGETS.items() if target.isas]
@@ -25,6 +39,9 @@ EXAMPLES = """
 \b
 Use the zeros that are already in the weights:
   sparsecc compile pruned.onnx -o out
+\b
+Search for the fastest plan that loses at most one per cent of quality:
+  sparsecc compile model.onnx --calibration data.npz --max-drop 0.01 -o out
 \b
 Prune to 80 % zeros in blocks of 4 outputs, and mend the rest on data:
   sparsecc compile model.onnx --sparsity 4x1:0.8 --calibration data.npz -o out
@@ -53,7 +70,7 @@ class Allocation(StrEnum):
 
 
 def command(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX file.", show_default=False)],
+    model: Annotated[Path, MODEL],
     out: Annotated[
         Path,
         typer.Option(
@@ -97,6 +114,14 @@ def command(
             show_default=False,
         ),
     ] = None,
+    max_drop: MaxDrop = None,
+    max_ms: MaxMs = None,
+    max_bytes: MaxBytes = None,
+    quality: Quality = None,
+    labels: Labels = None,
+    mode: SearchMode = Mode.fast,
+    seed: Seed = 0,
+    best_effort: BestEffort = False,
     score: Annotated[
         Score,
         typer.Option(metavar="NAME", help=f"What decides which weights go: {', '.join(Score)}."),
@@ -149,6 +174,14 @@ def command(
             sparsity=sparsity,
             overrides=overrides,
             calibration=calibration,
+            labels=read_labels(labels),
+            max_drop=max_drop,
+            max_ms=max_ms,
+            max_bytes=max_bytes,
+            quality=quality,
+            mode=mode.value,
+            seed=seed,
+            best_effort=best_effort,
             score=score.value,
             refit=refit,
             allocation=allocation.value,
@@ -157,15 +190,20 @@ def command(
             progress=progress,
         )
         compiled.save(out)
+    guessed = calibration is None and any(
+        spec not in ("existing", "dense") for spec in (sparsity, *overrides.values())
+    )
+    tell(compiled, model, out, guessed=guessed, as_json=as_json)
+
+
+def tell(compiled: Compiled, model: Path, out: Path, *, guessed: bool, as_json: bool) -> None:
+    """Print what became of a model; ``guessed``: there were no data to choose weights by."""
     data = {
         "artifact": str(out),
         "size_bytes": compiled.size_bytes,
         "quality": compiled.quality,
         "report": compiled.report.to_json(),
     }
-    guessed = calibration is None and any(
-        spec not in ("existing", "dense") for spec in (sparsity, *overrides.values())
-    )
     show(data, _drawing(compiled.report, model, out, guessed=guessed), as_json=as_json)
 
 
@@ -192,4 +230,4 @@ def _drawing(report: Report, model: Path, out: Path, *, guessed: bool) -> Render
     return Group(report, *lines)
 
 
-__all__ = ["EXAMPLES", "NAME", "command"]
+__all__ = ["EXAMPLES", "NAME", "command", "tell"]

@@ -27,6 +27,8 @@ Source = str | os.PathLike[str] | Mapping[str, ArrayLike] | Iterable[Mapping[str
 
 BATCH = 16
 HELD_OUT_EVERY = 5
+SEARCH_HELD_OUT_EVERY = 2
+"""A search judges whole models on what is held out, and needs more of it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +38,12 @@ class Calibration:
     Attributes:
         train: Batches the layer statistics are taken from; never empty.
         held_out: Batches that judge; empty when there is only one batch in all.
+        labels: What the held-out batches should give, one array each, if the user said.
     """
 
     train: tuple[Feed, ...]
     held_out: tuple[Feed, ...]
+    labels: tuple[NDArray[Any], ...] | None = None
 
     @property
     def batches(self) -> tuple[Feed, ...]:
@@ -47,12 +51,25 @@ class Calibration:
         return self.train + self.held_out
 
 
-def load_calibration(source: Source, model: ir.Model) -> Calibration:
+def load_calibration(
+    source: Source,
+    model: ir.Model,
+    *,
+    labels: ArrayLike | Sequence[ArrayLike] | None = None,
+    held_out_every: int = HELD_OUT_EVERY,
+) -> Calibration:
     """Read calibration data and check it against the inputs of ``model``.
 
     A mapping (or .npz file) holds all samples along axis 0 of every array and is cut into
     batches here; inputs of rank 0 are given to every batch. An iterable of mappings is taken as
     batches, each passed to the model as it is.
+
+    Args:
+        source: The data.
+        model: What it is for.
+        labels: What the samples should give: one entry along axis 0 per sample, or one array for
+            each batch of an iterable.
+        held_out_every: One batch of so many is held out.
 
     Raises:
         CalibrationError: Names, dtypes, ranks, fixed dimensions or counts do not fit, or values
@@ -63,15 +80,20 @@ def load_calibration(source: Source, model: ir.Model) -> Calibration:
         source = read_npz(Path(source))
     if isinstance(source, Mapping):
         feeds = _cut(_checked(source, inputs, batch_axis=True), inputs)
+        truth = None if labels is None else _cut_labels(np.asarray(labels), source, feeds)
     else:
         feeds = [_checked(feed, inputs, batch_axis=False) for feed in source]
+        truth = None if labels is None else _labels_of_batches(labels, feeds)
     if not feeds:
         raise CalibrationError("the calibration data is empty", fix="pass at least one sample")
-    every = min(HELD_OUT_EVERY, len(feeds)) if len(feeds) > 1 else len(feeds) + 1
+    every = min(held_out_every, len(feeds)) if len(feeds) > 1 else len(feeds) + 1
     held = [number % every == every - 1 for number in range(len(feeds))]
     return Calibration(
         train=tuple(feed for feed, out in zip(feeds, held, strict=True) if not out),
         held_out=tuple(feed for feed, out in zip(feeds, held, strict=True) if out),
+        labels=None
+        if truth is None
+        else tuple(each for each, out in zip(truth, held, strict=True) if out),
     )
 
 
@@ -184,6 +206,34 @@ def _cut(arrays: Feed, inputs: Mapping[str, ir.Value]) -> list[Feed]:
         {name: array[at : at + size] if array.ndim else array for name, array in arrays.items()}
         for at in range(0, stop, size)
     ]
+
+
+def _cut_labels(
+    labels: NDArray[Any], source: Mapping[str, ArrayLike], feeds: Sequence[Feed]
+) -> list[NDArray[Any]]:
+    """Labels of the samples, cut like them."""
+    samples = max(
+        (len(array) for array in map(np.asarray, source.values()) if array.ndim), default=1
+    )
+    if labels.ndim == 0 or len(labels) != samples:
+        raise CalibrationError(
+            f"labels of shape {list(labels.shape)} for {samples} calibration samples",
+            fix="pass one label for each sample, along axis 0",
+        )
+    sizes = [max(len(array) for array in feed.values() if array.ndim) for feed in feeds]
+    return np.split(labels[: sum(sizes)], np.cumsum(sizes)[:-1])
+
+
+def _labels_of_batches(
+    labels: ArrayLike | Sequence[ArrayLike], feeds: Sequence[Feed]
+) -> list[NDArray[Any]]:
+    given = [np.asarray(each) for each in labels] if isinstance(labels, Sequence) else []
+    if len(given) != len(feeds):
+        raise CalibrationError(
+            f"labels of {len(given)} batches for {len(feeds)} calibration batches",
+            fix="pass a list with one array of labels for each batch",
+        )
+    return given
 
 
 def _fixed_batch(value: ir.Value) -> int | None:

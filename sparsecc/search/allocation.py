@@ -82,7 +82,7 @@ def allocate(
         if request.pattern is None:
             decisions[layer.name] = _keep_zeros(layer.name, detected)
             continue
-        reason = _misfit(layer, request.pattern)
+        reason = misfit(layer, request.pattern)
         if not reason and layer.name not in named:
             reason = layer.keep_dense
         pattern = DENSE if reason else request.pattern
@@ -142,10 +142,11 @@ def _by_override(
 
 
 def _why_dense(layer: LayerShape, spec: SparsitySpec) -> str:
-    return layer.keep_dense or (_misfit(layer, spec.pattern) if spec.pattern else "")
+    return layer.keep_dense or (misfit(layer, spec.pattern) if spec.pattern else "")
 
 
-def _misfit(layer: LayerShape, pattern: Pattern) -> str:
+def misfit(layer: LayerShape, pattern: Pattern) -> str:
+    """Why a pattern does not fit a layer, or ""."""
     side = pattern.block[0]
     if layer.groups > 1 and (layer.rows // layer.groups) % side:
         return f"{layer.rows // layer.groups} rows per group do not divide into blocks of {side}"

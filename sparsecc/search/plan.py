@@ -198,6 +198,12 @@ class Plan(_Strict):
     layers: tuple[PlanLayer, ...] = ()
     refusals: tuple[PlanRefusal, ...] = ()
 
+    @property
+    def dense_because(self) -> str:
+        """Why nothing is pruned, or ""."""
+        reasons = dict.fromkeys(layer.reason for layer in self.layers)
+        return "" if any(layer.density < 1 for layer in self.layers) else "; ".join(reasons)
+
     def to_json(self) -> str:
         """The file's text: same plan, same bytes."""
         return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"

@@ -25,9 +25,11 @@ PUBLIC = [
     "Target",
     "TargetError",
     "__version__",
+    "apply",
     "compile",
     "execution_provider",
     "load",
+    "plan",
 ]
 HEAVY = ("torch", "tvm", "onnxruntime", "onnx", "onnx_ir", "onnxscript", "numpy", "scipy")
 LIMIT_S = 0.5

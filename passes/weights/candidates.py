@@ -1,0 +1,154 @@
+"""What could be done to each layer: pattern and sparsity, with predicted time and measured loss."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecc.cost import roofline
+from sparsecc.formats.blocks import Block
+from sparsecc.formats.patterns import Pattern, detect
+from sparsecc.passes.weights.choose import choose, work_of
+from sparsecc.passes.weights.layers import Layer, matrix
+from sparsecc.passes.weights.prune import mean_shift, output_error
+from sparsecc.passes.weights.sparsegpt import sparsegpt
+from sparsecc.quality.moments import Moments
+from sparsecc.search.plan import Choice, Method
+from sparsecc.targets import Target
+
+Mode = Literal["fast", "thorough"]
+MODES: tuple[Mode, ...] = ("fast", "thorough")
+
+_GRIDS: dict[Mode, dict[str, tuple[float, ...]]] = {
+    "fast": {
+        "4x1": (0.3, 0.5, 0.65, 0.8, 0.9),
+        "unstructured": (0.5, 0.65, 0.8, 0.9),
+    },
+    "thorough": {
+        "4x1": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.875, 0.925, 0.96),
+        "16x1": (0.5, 0.7, 0.85),
+        "unstructured": (0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.94, 0.97),
+    },
+}
+"""Pattern → sparsities tried."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One thing that could be done to a layer.
+
+    Attributes:
+        choice: What.
+        density: Share of non-zero weights then.
+        ms: Predicted time.
+        weight_bytes: Of the weight as stored.
+        loss: Relative output error on held-out data.
+        weight: ``[R, K]`` float32, or None where the weight stays as it is.
+        shift: ``[R]`` to add to the bias, or None.
+    """
+
+    choice: Choice
+    density: float
+    ms: float
+    weight_bytes: int
+    loss: float = 0.0
+    weight: NDArray[np.float32] | None = None
+    shift: NDArray[np.float64] | None = None
+
+
+def offer(layer: Layer, target: Target, mode: Mode, method: Method) -> list[Candidate]:
+    """What could be done to a layer, the zeros it already has first; losses are not measured yet.
+
+    Args:
+        layer: The layer.
+        target: Where it runs.
+        mode: How fine a grid of patterns and sparsities.
+        method: How the mask is to be found where the plan is carried out.
+
+    Returns:
+        The layer as it is, then everything that the cost model expects to be faster.
+    """
+    kept = _as_it_is(layer, target)
+    if layer.keep_dense:
+        return [kept]
+    found = [kept]
+    for name, sparsities in _GRIDS[mode].items():
+        pattern = Pattern.parse(name)
+        if (layer.rows // layer.groups) % pattern.block[0]:
+            continue
+        for sparsity in sparsities:
+            made = _made(layer, target, Choice(pattern=pattern, sparsity=sparsity, method=method))
+            if made.density < kept.density and made.ms <= roofline.WORTHWHILE * kept.ms:
+                found.append(made)
+    return found
+
+
+def measure(
+    layer_weight: NDArray[np.floating],
+    candidates: Sequence[Candidate],
+    train: Moments,
+    held_out: Moments | None,
+    *,
+    may_shift: bool,
+) -> list[Candidate]:
+    """The candidates with losses and weights, as SparseGPT makes them.
+
+    They serve to compare: a plan is carried out with its own method, and a refit.
+
+    Args:
+        layer_weight: ``[R, K]``.
+        candidates: As :func:`offer` made them.
+        train: What masks and values are computed from.
+        held_out: What judges; without it the training statistics do.
+        may_shift: Whether the bias may move.
+    """
+    w = np.asarray(layer_weight, np.float64)
+    second = train.centred if may_shift else train.h
+    parts = list(zip(np.split(w, len(train.h)), second, strict=True))
+    measured = []
+    for each in candidates:
+        if each.choice.method == "existing":
+            measured.append(each)
+            continue
+        pattern, sparsity = each.choice.pattern, each.choice.sparsity
+        swept = np.concatenate([sparsegpt(part, h, pattern, sparsity)[0] for part, h in parts])
+        shift = mean_shift(w, swept, train) if may_shift else None
+        loss = output_error(w, swept, held_out or train, shift)
+        weight = swept.astype(np.float32)
+        measured.append(dataclasses.replace(each, loss=loss, weight=weight, shift=shift))
+    return measured
+
+
+def _as_it_is(layer: Layer, target: Target) -> Candidate:
+    found = detect(matrix(layer))
+    row = choose(layer, target, beside=layer.op == "Conv").row
+    choice = Choice(
+        pattern=found.pattern, sparsity=1 - found.density, method="existing", refit=False
+    )
+    stored = 4 * layer.rows * layer.cols
+    if row.is_sparse:
+        stored = _bytes(layer, found.pattern.block, found.density)
+    return Candidate(choice, found.density, row.est_ms, stored)
+
+
+def _made(layer: Layer, target: Target, choice: Choice) -> Candidate:
+    density, block = 1 - choice.sparsity, choice.pattern.block
+    blocks = _blocks(layer, block, density)
+    work = work_of(layer)
+    ms = roofline.sparse_ms(work, block, blocks, target, beside=layer.op == "Conv")
+    return Candidate(choice, density, ms, _bytes(layer, block, density))
+
+
+def _blocks(layer: Layer, block: Block, density: float) -> int:
+    cells = math.ceil(layer.rows / block[0]) * math.ceil(layer.cols / block[1])
+    return max(1, round(cells * density))
+
+
+def _bytes(layer: Layer, block: Block, density: float) -> int:
+    each = roofline.BYTES_PER_WEIGHT * block[0] * block[1] + roofline.BYTES_PER_INDEX
+    return _blocks(layer, block, density) * each

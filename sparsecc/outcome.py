@@ -1,0 +1,239 @@
+"""What is done to the weights of a model: as asked, as searched, or as a plan says."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx_ir as ir
+
+import sparsecc
+from sparsecc.errors import CalibrationError, PlanError
+from sparsecc.manifest import NodeEntry
+from sparsecc.passes.base import Context
+from sparsecc.passes.weights.layers import Layer, find_layers
+from sparsecc.passes.weights.prune import LayerResult, detect_layers, prune_model
+from sparsecc.planner import Found, Wish, find_plan
+from sparsecc.progress import Progress
+from sparsecc.quality.calibration import Calibration
+from sparsecc.report.rows import LayerRow
+from sparsecc.request import Request
+from sparsecc.search.allocation import Decision, allocate, misfit
+from sparsecc.search.plan import Plan, PlanLayer, PlanRefusal
+
+SEARCH = "search"
+"""What a plan says was asked for where it was searched."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A model on its way.
+
+    Attributes:
+        request: What the user asked for.
+        ctx: Shared by all passes.
+        graph: The dense model in canonical form; nothing changes it.
+        identity: Hash of the model as it was captured.
+        data: Calibration data, if there are any.
+        before: Its nodes as they were captured, as the manifest lists them.
+        dense_bytes: Bytes of its weights.
+    """
+
+    request: Request
+    ctx: Context
+    graph: ir.Model
+    identity: str
+    data: Calibration | None
+    before: list[NodeEntry]
+    dense_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A model with its weights as they will be.
+
+    Attributes:
+        graph: The model, still in canonical form.
+        decisions: Layer name → what was decided.
+        results: Layer name → what became of it.
+        source: What a plan says besides its layers: where they come from.
+        options: Layer name → what was weighed, as the plan's layers say it.
+    """
+
+    graph: ir.Model
+    decisions: Mapping[str, Decision]
+    results: Mapping[str, LayerResult]
+    source: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+
+def prune_as_asked(job: Job, progress: Progress, *, best_effort: bool = False) -> Outcome:
+    """Search for a plan where there is a budget, else do what was asked for.
+
+    Raises:
+        CalibrationError: A search has no data.
+        PlanError: No plan keeps to the budget, and ``best_effort`` is false.
+    """
+    if job.request.budget is not None:
+        return _searched(job, progress, best_effort=best_effort)
+    progress("deciding what to prune", 0.0)
+    graph, request = job.graph.clone(), job.request
+    decisions = decide(graph, request)
+    results = prune(graph, decisions, job.data, progress)
+    source = {
+        "spec": str(request.spec),
+        "overrides": {name: str(spec) for name, spec in request.overrides.items()},
+        "allocation": request.allocation,
+    }
+    return Outcome(graph, decisions, results, source, {})
+
+
+def follow(job: Job, plan: Plan, progress: Progress) -> Outcome:
+    """Do what a plan says.
+
+    Raises:
+        PlanError: The plan is for another model, or a choice does not fit its layer.
+    """
+    graph = job.graph.clone()
+    _check_layers(find_layers(graph).layers, plan)
+    decisions = {layer.name: Decision(layer.choice) for layer in plan.layers}
+    results = prune(graph, decisions, job.data, progress)
+    kept = ("spec", "overrides", "allocation", "mode", "seed", "costs", "points", "budget")
+    source = {name: getattr(plan, name) for name in kept}
+    options = {layer.name: layer.options for layer in plan.layers}
+    return Outcome(graph, decisions, results, source, options)
+
+
+def decide(graph: ir.Model, request: Request) -> dict[str, Decision]:
+    """What is done to each prunable layer."""
+    layers = find_layers(graph).layers
+    return allocate(
+        layers,
+        request.spec,
+        overrides=request.overrides,
+        allocation=request.allocation,
+        method=request.score,
+        refit=request.refit,
+        detected=detect_layers(layers),
+    )
+
+
+def prune(
+    graph: ir.Model,
+    decisions: Mapping[str, Decision],
+    data: Calibration | None,
+    progress: Progress,
+) -> dict[str, LayerResult]:
+    """Carry out the decisions; layer name → what became of it."""
+    choices = {name: decision.choice for name, decision in decisions.items()}
+    results = prune_model(
+        graph,
+        choices,
+        data,
+        on_progress=lambda what, done, steps: progress(what, done / max(1, steps)),
+    )
+    return {result.name: result for result in results}
+
+
+def plan_of(job: Job, outcome: Outcome, rows: Sequence[LayerRow]) -> Plan:
+    """The plan that was carried out."""
+    return Plan(
+        sparsecc=sparsecc.__version__,
+        model_hash=job.identity,
+        target=job.request.target.name,
+        layers=tuple(
+            _planned(row, row.shape, outcome)
+            for row in rows
+            if row.shape is not None and row.name in outcome.decisions
+        ),
+        refusals=tuple(PlanRefusal(**dataclasses.asdict(each)) for each in job.ctx.refusals),
+        **outcome.source,
+    )
+
+
+def _planned(row: LayerRow, shape: tuple[int, int], outcome: Outcome) -> PlanLayer:
+    decision, result = outcome.decisions[row.name], outcome.results.get(row.name)
+    reasons = dict.fromkeys((decision.reason, result.reason if result else "", row.why))
+    return PlanLayer(
+        name=row.name,
+        op=row.op,
+        rows=shape[0],
+        cols=shape[1],
+        choice=decision.choice,
+        density=row.density,
+        loss=result.loss if result else None,
+        predicted_ms=row.est_ms,
+        dense_ms=row.dense_ms,
+        kernel=row.kernel,
+        reason="; ".join(reason for reason in reasons if reason),
+        options=outcome.options.get(row.name, ()),
+    )
+
+
+def _searched(job: Job, progress: Progress, *, best_effort: bool) -> Outcome:
+    request = job.request
+    assert request.budget is not None
+    if job.data is None:
+        raise CalibrationError(
+            "a budget needs calibration data to measure losses on, and there are none",
+            fix="pass calibration: typical inputs, some hundred samples of each",
+        )
+    wish = Wish(
+        kind=request.budget.kind,
+        limit=request.budget.limit,
+        mode=request.mode,
+        method=request.score,
+        refit=request.refit,
+        seed=request.seed,
+        quality=request.quality,
+    )
+    found = find_plan(job.graph, job.data, request.target, wish, progress)
+    if not found.budget.met and not best_effort:
+        raise _unmet(found)
+    decisions = {name: Decision(choice, found.reason) for name, choice in found.choices.items()}
+    source = {
+        "spec": SEARCH,
+        "mode": request.mode,
+        "seed": request.seed,
+        "points": found.points,
+        "budget": found.budget,
+    }
+    return Outcome(found.model, decisions, found.results, source, found.options)
+
+
+def _unmet(found: Found) -> PlanError:
+    unit = "ms" if found.budget.kind == "ms" else "bytes of weights"
+    best = next(point for point in found.points if point.chosen)
+    return PlanError(
+        f"no plan keeps to {found.budget.limit:g} {unit}: the nearest takes {found.reached:.4g}, "
+        f"{best.predicted_ms:.4g} ms in all, and loses {found.budget.drop:.2%} of "
+        f"{found.budget.metric}",
+        fix=f"allow {found.reached:.4g} {unit}, or ask for the best effort",
+    )
+
+
+def _check_layers(layers: Sequence[Layer], plan: Plan) -> None:
+    """That a plan's layers are the model's, and its choices fit them."""
+    planned = {layer.name: layer for layer in plan.layers}
+    fix = "apply the plan to the model it was made for, or another checkpoint of it"
+    if missing := [name for name in planned if name not in {layer.name for layer in layers}]:
+        raise PlanError(f"the plan has a layer {missing[0]!r}, the model has none", fix=fix)
+    for layer in layers:
+        found = planned.get(layer.name)
+        if found is None:
+            raise PlanError(f"the plan has no layer {layer.name!r}, the model has one", fix=fix)
+        if (found.op, found.rows, found.cols) != (layer.op, layer.rows, layer.cols):
+            raise PlanError(
+                f"the plan has {layer.name!r} as {found.op} [{found.rows}, {found.cols}], the "
+                f"model as {layer.op} [{layer.rows}, {layer.cols}]",
+                fix=fix,
+            )
+        if why := misfit(layer, found.choice.pattern):
+            raise PlanError(
+                f"the plan asks for {found.choice.pattern} in {layer.name!r}: {why}",
+                fix="choose a pattern that fits, or dense",
+            )
+
+
+__all__ = ["Job", "Outcome", "follow", "plan_of", "prune", "prune_as_asked"]

@@ -1,0 +1,364 @@
+"""Searching for a plan: candidates with times and losses, a search, and a trial of what it finds.
+
+Losses of layers add up only about, and the masks they are measured with are quick ones. So the
+search scores whole models, stitched together from the candidates' weights, and its best plan is
+carried out for good and examined before it counts: where it falls short or has room to spare, the
+search is asked again for less or for more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+from threadpoolctl import threadpool_limits
+
+from sparsecc.backends.onnxruntime.run import session_of_model
+from sparsecc.errors import CalibrationError
+from sparsecc.formats.patterns import Pattern
+from sparsecc.passes.weights.bias_correction import can_shift, shift_bias
+from sparsecc.passes.weights.candidates import Candidate, Mode, measure, offer
+from sparsecc.passes.weights.layers import find_layers, matrix, set_matrix
+from sparsecc.passes.weights.prune import LayerResult, prune_model, with_statistics
+from sparsecc.progress import Progress, part
+from sparsecc.quality.calibration import Calibration
+from sparsecc.quality.exam import Exam, Grade, Quality, set_exam
+from sparsecc.search.plan import Choice, Method, PlanBudget, PlanOption, PlanPoint
+from sparsecc.search.problem import Assignment, Problem
+from sparsecc.search.search import Kind, search
+from sparsecc.search.why_not import explain
+from sparsecc.targets import Target
+
+SENSITIVITY_BATCHES = 2
+"""Held-out batches that say how much the model minds an error of one layer."""
+TRIALS: Mapping[Mode, int] = {"fast": 2, "thorough": 5}
+"""Plans carried out and examined, at most."""
+ROOM = 0.85
+"""A plan that uses this share of its budget is not worth another trial."""
+_MOST_STEP = 3.0
+"""What a search that left room is allowed to lose, as a multiple of what it was before, at most."""
+UNIFORM = "4x1"
+"""Pattern of the uniform plans that every search is compared with."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Wish:
+    """What a plan may cost, and how it is looked for.
+
+    Attributes:
+        kind: What is limited: ``drop`` of quality, ``ms`` or ``bytes`` of the weights.
+        limit: At most so much.
+        mode: How thoroughly.
+        method: How the masks of the plan are found.
+        refit: Whether the weights that stay may change.
+        seed: Of everything random.
+        quality: What quality is; see :mod:`sparsecc.quality.exam`.
+    """
+
+    kind: Kind
+    limit: float
+    mode: Mode
+    method: Method
+    refit: bool
+    seed: int
+    quality: str | Quality | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A plan, carried out.
+
+    Attributes:
+        model: The pruned model, in canonical form.
+        choices: Layer name → what was done.
+        results: Layer name → what became of it.
+        options: Layer name → everything that was weighed.
+        points: Whole-model plans that were weighed, fastest first.
+        budget: What was allowed and what it came to.
+        reached: What the plan takes of what is limited.
+        reason: Why nothing is pruned, or "".
+    """
+
+    model: ir.Model
+    choices: dict[str, Choice]
+    results: dict[str, LayerResult]
+    options: dict[str, tuple[PlanOption, ...]]
+    points: tuple[PlanPoint, ...]
+    budget: PlanBudget
+    reached: float
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trial:
+    """An assignment carried out for good."""
+
+    assignment: Assignment
+    model: ir.Model
+    results: list[LayerResult]
+    grade: Grade
+
+
+def find_plan(
+    graph: ir.Model, data: Calibration, target: Target, wish: Wish, progress: Progress
+) -> Found:
+    """Search for the best plan of a model in canonical form.
+
+    Args:
+        graph: The model; it is not changed.
+        data: Calibration data with something held out.
+        target: Where it runs.
+        wish: What the plan may cost.
+        progress: Told what is being done.
+
+    Raises:
+        CalibrationError: Nothing is held out, or the model or the quality does not fit the data.
+    """
+    if not data.held_out:
+        raise CalibrationError(
+            "one batch of calibration data: nothing is left to judge a plan by",
+            fix="pass at least two batches of samples; some hundred samples serve best",
+        )
+    table = measure_candidates(graph, data, target, wish, part(progress, 0.0, 0.4))
+    exam = set_exam(session_of_model(graph), data.held_out, wish.quality, data.labels)
+    sense = _sensitivities(graph, data, table, part(progress, 0.4, 0.55))
+    problem = _problem(table, sense)
+    desk = _Desk(graph, table, exam, problem)
+    for assignment in desk.uniform().values():
+        desk.grade(assignment)
+    trial = _try(desk, data, wish, part(progress, 0.55, 1.0))
+    return _found(desk, trial, wish)
+
+
+def measure_candidates(
+    graph: ir.Model, data: Calibration, target: Target, wish: Wish, progress: Progress
+) -> dict[str, list[Candidate]]:
+    """Layer name → its candidates with times and losses, in the order of the graph."""
+    layers = find_layers(graph).layers
+    table = {layer.name: offer(layer, target, wish.mode, wish.method) for layer in layers}
+    todo = [layer for layer in layers if len(table[layer.name]) > 1]
+    seen = with_statistics(graph, todo, data, lambda what, at, of: progress(what, at / max(1, of)))
+    for layer, train, held_out in seen:
+        assert train is not None
+        with threadpool_limits(1, "blas"):  # thousands of small systems, and the same last bits
+            table[layer.name] = measure(
+                matrix(layer), table[layer.name], train, held_out, may_shift=can_shift(layer)
+            )
+    return table
+
+
+def _sensitivities(
+    graph: ir.Model, data: Calibration, table: Mapping[str, Sequence[Candidate]], progress: Progress
+) -> dict[str, float]:
+    """Layer name → relative error of the model's outputs for each unit of the layer's own."""
+    dense = session_of_model(graph)
+    exam = set_exam(dense, data.held_out[:SENSITIVITY_BATCHES], "relative-error")
+    names = [name for name, candidates in table.items() if len(candidates) > 1]
+    found = dict.fromkeys(table, 1.0)
+    for done, name in enumerate(names):
+        progress(f"how much the model minds {name}", done / len(names))
+        middle = sorted(table[name][1:], key=lambda each: each.loss)[len(table[name]) // 2 - 1]
+        drop = exam.grade(session_of_model(stitched(graph, {name: middle}))).drop
+        found[name] = max(drop, 1e-12) / max(middle.loss, 1e-12)
+    return found
+
+
+def stitched(graph: ir.Model, candidates: Mapping[str, Candidate]) -> ir.Model:
+    """A copy of the model with the candidates' weights, by layer name."""
+    model = graph.clone()
+    layers = {layer.name: layer for layer in find_layers(model).layers}
+    for name, candidate in candidates.items():
+        if candidate.weight is None:
+            continue
+        set_matrix(layers[name], candidate.weight)
+        if candidate.shift is not None:
+            shift_bias(layers[name], candidate.shift)
+    return model
+
+
+def _problem(table: Mapping[str, Sequence[Candidate]], sense: Mapping[str, float]) -> Problem:
+    return Problem(
+        names=tuple(table),
+        times=[np.array([each.ms for each in candidates]) for candidates in table.values()],
+        losses=[
+            np.array([each.loss * sense[name] for each in candidates])
+            for name, candidates in table.items()
+        ],
+        sizes=[np.array([each.weight_bytes for each in cs], float) for cs in table.values()],
+    )
+
+
+class _Desk:
+    """Where whole-model plans are stitched together, carried out and graded."""
+
+    def __init__(
+        self,
+        graph: ir.Model,
+        table: Mapping[str, Sequence[Candidate]],
+        exam: Exam,
+        problem: Problem,
+    ) -> None:
+        self.graph = graph
+        self.table = table
+        self.exam = exam
+        self.problem = problem
+        self.grades: dict[Assignment, Grade] = {problem.dense: Grade(0.0)}
+
+    def picked(self, assignment: Assignment) -> dict[str, Candidate]:
+        """Layer name → its candidate."""
+        return {
+            name: candidates[number]
+            for (name, candidates), number in zip(self.table.items(), assignment, strict=True)
+        }
+
+    def grade(self, assignment: Assignment) -> Grade:
+        """Of the stitched model, found once."""
+        if assignment not in self.grades:
+            session = session_of_model(stitched(self.graph, self.picked(assignment)))
+            self.grades[assignment] = self.exam.grade(session)
+        return self.grades[assignment]
+
+    def carry_out(
+        self, assignment: Assignment, wish: Wish, data: Calibration, progress: Progress
+    ) -> _Trial:
+        """Prune a copy of the model as the assignment says, layer after layer."""
+        model = self.graph.clone()
+        choices = {
+            name: each.choice.model_copy(update={"refit": wish.refit and each.weight is not None})
+            for name, each in self.picked(assignment).items()
+        }
+        results = prune_model(
+            model, choices, data, on_progress=lambda what, at, of: progress(what, at / max(1, of))
+        )
+        changed = assignment != self.problem.dense
+        grade = self.exam.grade(session_of_model(model)) if changed else Grade(0.0)
+        return _Trial(assignment, model, results, grade)
+
+    def uniform(self) -> dict[str, Assignment]:
+        """Plans that do the same to every layer that allows it, by what they do."""
+        pattern = Pattern.parse(UNIFORM)
+        offered = [c for cs in self.table.values() for c in cs if c.choice.pattern == pattern]
+        plans = {}
+        for sparsity in sorted({c.choice.sparsity for c in offered if c.weight is not None}):
+            plans[f"uniform {UNIFORM}:{sparsity:g}"] = tuple(
+                next((at for at, c in enumerate(cs) if _is(c, pattern, sparsity)), 0)
+                for cs in self.table.values()
+            )
+        return plans
+
+
+def _is(candidate: Candidate, pattern: Pattern, sparsity: float) -> bool:
+    choice = candidate.choice
+    return (
+        choice.pattern == pattern and choice.sparsity == sparsity and candidate.weight is not None
+    )
+
+
+def _certain(grade: Grade) -> float:
+    """A drop that the true one is not likely to exceed."""
+    return grade.drop + grade.error
+
+
+def _try(desk: _Desk, data: Calibration, wish: Wish, progress: Progress) -> tuple[_Trial, bool]:
+    """The best plan that was carried out, and whether it keeps to the limit."""
+    trials = TRIALS[wish.mode] if wish.kind == "drop" else 1
+    allowed, best, tried = wish.limit, None, set()
+    for number in range(trials):
+        own = part(progress, number / trials, (number + 1) / trials)
+        found = search(
+            desk.problem,
+            lambda assignment: _certain(desk.grade(assignment)),
+            kind=wish.kind,
+            limit=allowed,
+            mode=wish.mode,
+            seed=wish.seed,
+            progress=part(own, 0.0, 0.4),
+        )
+        if found.chosen.assignment in tried:
+            break
+        tried.add(found.chosen.assignment)
+        trial = desk.carry_out(found.chosen.assignment, wish, data, part(own, 0.4, 1.0))
+        if wish.kind != "drop":
+            return trial, found.met
+        used = _certain(trial.grade) / wish.limit if wish.limit else np.inf
+        faster = best is None or found.chosen.ms < desk.problem.ms(best.assignment)
+        if used <= 1 and faster:
+            best = trial
+        if ROOM <= used <= 1:
+            break
+        allowed *= min(_MOST_STEP, ROOM / max(used, 1e-9))
+    if best is None:
+        best = desk.carry_out(desk.problem.dense, wish, data, progress)
+    return best, True
+
+
+def _found(desk: _Desk, outcome: tuple[_Trial, bool], wish: Wish) -> Found:
+    trial, met = outcome
+    picked = desk.picked(trial.assignment)
+    results = {result.name: result for result in trial.results}
+    dense = trial.assignment == desk.problem.dense
+    return Found(
+        model=trial.model,
+        choices={name: each.choice for name, each in picked.items()},
+        results=results,
+        options={name: _options(desk.table[name], picked[name]) for name in picked},
+        points=_points(desk, trial),
+        budget=PlanBudget(
+            kind=wish.kind,
+            limit=wish.limit,
+            metric=desk.exam.metric,
+            drop=trial.grade.drop,
+            met=met,
+        ),
+        reached=_reached(desk.problem, trial, wish.kind),
+        reason=_why_dense(desk, wish) if dense else "",
+    )
+
+
+def _reached(problem: Problem, trial: _Trial, kind: Kind) -> float:
+    if kind == "drop":
+        return trial.grade.drop
+    return problem.ms(trial.assignment) if kind == "ms" else problem.bytes(trial.assignment)
+
+
+def _why_dense(desk: _Desk, wish: Wish) -> str:
+    if all(len(candidates) == 1 for candidates in desk.table.values()):
+        return "no layer would be faster with zeros on this target"
+    least = min(_certain(grade) for plan, grade in desk.grades.items() if any(plan))
+    return f"every faster plan that was weighed loses {least:.2%} or more of {desk.exam.metric}"
+
+
+def _points(desk: _Desk, trial: _Trial) -> tuple[PlanPoint, ...]:
+    """All that was weighed; the chosen plan with the drop it came to when carried out."""
+    names = {plan: name for name, plan in desk.uniform().items()} | {desk.problem.dense: "dense"}
+    points = []
+    for number, (assignment, grade) in enumerate(desk.grades.items()):
+        chosen = assignment == trial.assignment
+        points.append(
+            PlanPoint(
+                name=names.get(assignment, f"searched {number}"),
+                predicted_ms=desk.problem.ms(assignment),
+                drop=trial.grade.drop if chosen else grade.drop,
+                chosen=chosen,
+            )
+        )
+    return tuple(sorted(points, key=lambda point: (point.predicted_ms, point.name)))
+
+
+def _options(candidates: Sequence[Candidate], chosen: Candidate) -> tuple[PlanOption, ...]:
+    options = [
+        PlanOption(
+            choice=each.choice,
+            density=each.density,
+            loss=each.loss,
+            predicted_ms=each.ms,
+            weight_bytes=each.weight_bytes,
+        )
+        for each in candidates
+    ]
+    return explain(options, options[next(i for i, c in enumerate(candidates) if c is chosen)])
+
+
+__all__ = ["Found", "Wish", "find_plan", "measure_candidates", "stitched"]
