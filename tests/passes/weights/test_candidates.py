@@ -1,0 +1,101 @@
+"""Candidates: what is offered is faster, and a loss is that of the weights that come with it."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from sparsecc import targets
+from sparsecc.capture import capture
+from sparsecc.passes import pipeline
+from sparsecc.passes.base import Context, run
+from sparsecc.passes.weights.bias_correction import can_shift
+from sparsecc.passes.weights.candidates import MODES, Candidate, Mode, measure, offer
+from sparsecc.passes.weights.layers import Layer, find_layers, matrix
+from sparsecc.passes.weights.prune import with_statistics
+from sparsecc.quality.calibration import load_calibration
+from tests import small
+
+TARGET = targets.get("x86-64-v4")
+
+
+def canonical(proto: object) -> tuple[object, dict[str, Layer]]:
+    graph = capture(proto)
+    run(pipeline.EXACT_BEFORE, graph, Context(target=TARGET))
+    return graph, {layer.name: layer for layer in find_layers(graph).layers}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_layer_as_it_is_comes_first_and_the_rest_is_faster(mode: Mode) -> None:
+    _, layers = canonical(small.mlp("n"))
+    kept, *others = offer(layers["fc1"], TARGET, mode, "alps")
+    assert (kept.choice.method, kept.density, kept.loss) == ("existing", 1.0, 0.0)
+    assert kept.weight_bytes == 4 * 256 * 256
+    assert others
+    assert all(each.ms < kept.ms and each.density < 1 for each in others)
+    assert all(each.choice.method == "alps" for each in others)
+    by_pattern = itertools.groupby(others, key=lambda each: each.choice.pattern)
+    for _, group in by_pattern:
+        times, sizes = zip(*((each.ms, each.weight_bytes) for each in group), strict=True)
+        assert list(times) == sorted(times, reverse=True)
+        assert list(sizes) == sorted(sizes, reverse=True)
+
+
+def test_a_layer_that_is_kept_dense_has_nothing_else() -> None:
+    _, layers = canonical(small.mlp("n"))
+    assert len(offer(layers["head"], TARGET, "fast", "alps")) == 1
+
+
+def test_zeros_that_are_there_are_the_first_candidate() -> None:
+    _, layers = canonical(small.mobilenet("4x1:0.8"))
+    kept, *others = offer(layers["block7.pointwise"], TARGET, "fast", "alps")
+    assert str(kept.choice.pattern) == "4x1"
+    assert kept.density == pytest.approx(0.2, abs=0.01)
+    assert all(each.density < kept.density for each in others)
+
+
+def test_patterns_that_do_not_fit_the_groups_are_not_offered() -> None:
+    _, layers = canonical(small.mobilenet())
+    for layer in layers.values():
+        for each in offer(layer, TARGET, "thorough", "alps")[1:]:
+            assert (layer.rows // layer.groups) % each.choice.pattern.block[0] == 0
+
+
+@pytest.fixture(scope="module")
+def measured() -> tuple[Layer, list[Candidate], np.ndarray]:
+    """Candidates of the first layer, and the inputs its held-out batches have."""
+    graph, layers = canonical(small.mlp("n"))
+    x = small.tokens(0, 512)
+    data = load_calibration({"x": x}, graph, held_out_every=2)
+    layer = layers["fc1"]
+    ((_, train, held_out),) = with_statistics(graph, [layer], data, None)
+    offered = offer(layer, TARGET, "fast", "alps")
+    found = measure(matrix(layer), offered, train, held_out, may_shift=can_shift(layer))
+    return layer, found, np.concatenate([feed["x"] for feed in data.held_out])
+
+
+def test_a_loss_is_the_error_of_the_weights_on_held_out_data(measured) -> None:
+    layer, found, x = measured
+    dense = matrix(layer).astype(np.float64)
+    wanted = x @ dense.T
+    for each in found[1:]:
+        got = x @ each.weight.T.astype(np.float64) + each.shift
+        loss = np.square(got - wanted).sum() / np.square(wanted).sum()
+        assert each.loss == pytest.approx(loss, rel=1e-3)
+        assert np.count_nonzero(each.weight) / each.weight.size == pytest.approx(
+            each.density, abs=0.01
+        )
+
+
+def test_more_zeros_lose_more(measured) -> None:
+    _, found, _ = measured
+    for _, group in itertools.groupby(found[1:], key=lambda each: each.choice.pattern):
+        losses = [each.loss for each in group]
+        assert losses == sorted(losses)
+
+
+def test_the_offered_candidates_stay_as_they_were(measured) -> None:
+    layer, _, _ = measured
+    assert all(each.weight is None for each in offer(layer, TARGET, "fast", "alps"))
