@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import sparsecc
+from sparsecc.machine import cpuinfo, processor
 from sparsecc.manifest import tool_versions
 
 FORMAT = 2
@@ -122,23 +123,11 @@ def machine() -> dict[str, Any]:
     }
 
 
-def processor() -> str:
-    """The processor's name."""
-    return _cpuinfo("model name") or platform.processor()
-
-
 def extensions() -> list[str]:
     """The vector extensions that matter for these figures."""
     known = ("avx2", "fma", "avx512", "amx", "asimd", "sve", "i8mm")
-    flags = (_cpuinfo("flags") or _cpuinfo("Features")).split()
+    flags = (cpuinfo("flags") or cpuinfo("Features")).split()
     return sorted(flag for flag in flags if flag.startswith(known))
-
-
-def _cpuinfo(key: str) -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    found = (line.partition(":")[2].strip() for line in lines if line.startswith(key))
-    return next(found, "")
 
 
 def code_digest(root: Path) -> str:

@@ -69,7 +69,7 @@ def compare(
     ours = folder / MODEL_NAME
     theirs = ours if baseline is None else _checked_baseline(Path(baseline), ours)
     library = None if manifest.library is None else str(folder / manifest.library)
-    feeds = _feeds(inputs, ours)
+    feeds = feeds_of(inputs, ours)
     with tempfile.TemporaryDirectory(prefix="sparsecc-bench-") as scratch:
         inputs_file = Path(scratch) / "inputs.npz"
         np.savez(inputs_file, *feeds.values())
@@ -127,7 +127,8 @@ def _listed(specs: list[InputSpec]) -> str:
     return ", ".join(map(str, specs)) or "nothing"
 
 
-def _feeds(inputs: Inputs | None, model: Path) -> Feed:
+def feeds_of(inputs: Inputs | None, model: Path) -> Feed:
+    """What to feed a model: what is given, once it fits, or made-up inputs."""
     if inputs is None:
         return example_inputs(model)
     arrays = inputs if isinstance(inputs, Mapping) else read_npz(Path(inputs))
@@ -141,4 +142,4 @@ def _difference(ours: dict[str, NDArray[Any]], theirs: dict[str, NDArray[Any]]) 
     return worst if names and math.isfinite(worst) else None
 
 
-__all__ = ["PORTABLE", "compare"]
+__all__ = ["PORTABLE", "Inputs", "compare", "feeds_of"]

@@ -136,6 +136,38 @@ def open_segment(
     Raises:
         Exception: Whatever ONNX Runtime raises for a model it cannot run.
     """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    infos = [_value_info(name, array, [None] * array.ndim) for name, array in inputs.items()]
+    source = _segment(plan, nodes, infos, outputs, folder, inline_bytes)
+    read = source if isinstance(source, bytes) else str(source)
+    return onnxruntime.InferenceSession(read, options, providers=["CPUExecutionProvider"])
+
+
+def segment_of_fixed_sizes(
+    plan: Schedule,
+    nodes: Sequence[ir.Node],
+    inputs: Mapping[str, NDArray[Any]],
+    outputs: Sequence[str],
+    folder: Path,
+) -> Path | bytes:
+    """The model of a segment that is always fed arrays of these very shapes.
+
+    See :func:`open_segment`; the file in `folder`, or its bytes where the weights are few.
+    """
+    infos = [_value_info(name, array, array.shape) for name, array in inputs.items()]
+    return _segment(plan, nodes, infos, outputs, folder, INLINE_BYTES)
+
+
+def _segment(
+    plan: Schedule,
+    nodes: Sequence[ir.Node],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[str],
+    folder: Path,
+    inline_bytes: int,
+) -> Path | bytes:
     nodes = [*_static_behind(plan.model.graph, nodes, plan.static), *nodes]
     weights: dict[str, ir.TensorProtocol] = {}
     for node in nodes:
@@ -147,7 +179,7 @@ def open_segment(
     graph = onnx.GraphProto(
         name="segment",
         node=[ir.serde.serialize_node(node) for node in nodes],
-        input=[_value_info(name, array) for name, array in inputs.items()],
+        input=inputs,
         output=[onnx.ValueInfoProto(name=name) for name in outputs],
         initializer=_tensors(weights, data_file),
     )
@@ -160,16 +192,12 @@ def open_segment(
         ],
         functions=[ir.serde.serialize_function(f) for f in plan.model.functions.values()],
     )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    data: bytes = model.SerializeToString()
     if data_file is None:
-        source: str | bytes = model.SerializeToString()
-    else:
-        path = folder / "segment.onnx"
-        path.write_bytes(model.SerializeToString())
-        source = str(path)
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return data
+    path = folder / "segment.onnx"
+    path.write_bytes(data)
+    return path
 
 
 def _static_behind(
@@ -180,10 +208,10 @@ def _static_behind(
     return [node for node in graph if node in behind]
 
 
-def _value_info(name: str, array: NDArray[Any]) -> onnx.ValueInfoProto:
+def _value_info(name: str, array: NDArray[Any], sizes: Sequence[int | None]) -> onnx.ValueInfoProto:
     is_text = array.dtype.kind in "OUS"
     kind = onnx.TensorProto.STRING if is_text else onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-    return onnx.helper.make_tensor_value_info(name, kind, [None] * array.ndim)
+    return onnx.helper.make_tensor_value_info(name, kind, sizes)
 
 
 def _tensors(

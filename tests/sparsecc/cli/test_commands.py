@@ -159,3 +159,20 @@ def test_report_into_the_artifact_is_refused(artifact, sparsecc):
     done = sparsecc("report", artifact, "-o", artifact / "report.html")
     assert done.code == 9
     assert sparsecc("verify", artifact).code == 0
+
+
+def test_report_with_measured_times(model, artifact, process, tmp_path):
+    args = ("--bench", "--baseline", model, "--seconds", 0.2, "--json")
+    done = process("report", artifact, "-o", tmp_path / "r.md", *args)
+    assert done.code == 0, done.err
+    assert done.json["measured"]["whole"]["baseline"] == str(model)
+    for layer in done.json["layers"]:
+        assert layer["measured_ms"] > 0
+        assert layer["measured_dense_ms"] > 0
+    assert "measured dense" in (tmp_path / "r.md").read_text()
+
+
+def test_report_says_what_needs_bench(model, artifact, sparsecc):
+    done = sparsecc("report", artifact, "--json", "--baseline", model)
+    assert done.code == 2
+    assert "--bench" in done.err

@@ -1,0 +1,51 @@
+"""Everything a report wants measured: the whole model in turns, and its layers one by one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sparsecc.bench.compare import Inputs, compare, feeds_of
+from sparsecc.bench.layers import time_layers
+from sparsecc.machine import processor
+from sparsecc.manifest import MODEL_NAME, read_manifest
+from sparsecc.progress import Progress, part, silent
+from sparsecc.report.measured import Measured
+
+
+def measure(
+    artifact: str | os.PathLike[str],
+    baseline: str | os.PathLike[str] | None = None,
+    *,
+    inputs: Inputs | None = None,
+    threads: int = 1,
+    seconds: float = 10.0,
+    progress: Progress = silent,
+) -> Measured:
+    """Measure an artifact on this machine for its report.
+
+    See :func:`sparsecc.bench.compare` for the arguments and errors; the layers take as long again.
+    """
+    folder = Path(artifact)
+    whole = compare(
+        folder,
+        baseline,
+        inputs=inputs,
+        threads=threads,
+        seconds=seconds,
+        progress=part(progress, 0.0, 0.5),
+    )
+    manifest, model = read_manifest(folder), folder / MODEL_NAME
+    layers = time_layers(
+        model,
+        folder / manifest.library if manifest.library else None,
+        [str(layer["name"]) for layer in manifest.layers],
+        feeds_of(inputs, model),
+        threads=threads,
+        seconds=seconds,
+        progress=part(progress, 0.5, 1.0),
+    )
+    return Measured(processor() or "this machine", whole, layers)
+
+
+__all__ = ["measure"]
