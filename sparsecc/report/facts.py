@@ -40,7 +40,7 @@ def _speed(document: Document) -> Fact:
     predicted = f"{document.speedup:.2f}×"
     if document.measured is None:
         return Fact(
-            "Speed-up", predicted, ("predicted, layers alone, one thread", "not measured yet")
+            "Speed-up", predicted, ("predicted, of the layers, one thread", "not measured yet")
         )
     whole = document.measured.whole
     threads = "one thread" if whole.threads == 1 else f"{whole.threads} threads"
@@ -48,9 +48,8 @@ def _speed(document: Document) -> Fact:
         "Speed-up",
         f"{whole.ratio:.2f}×",
         (
-            f"measured, {whole.ratio_low:.2f}–{whole.ratio_high:.2f}× over {whole.rounds} turns, "
-            f"{threads}",
-            f"predicted {predicted} (layers alone, one thread)",
+            f"measured, {threads}; quartiles {whole.ratio_low:.2f}–{whole.ratio_high:.2f}",
+            f"predicted {predicted}, of the layers",
         ),
         good=whole.ratio >= 1,
     )
@@ -66,7 +65,7 @@ def _time(document: Document) -> Fact:
         f"{ms(whole.ours_ms)} ms",
         (
             f"measured; {ms(whole.baseline_ms)} ms dense",
-            f"layers predicted {predicted[0]}; {predicted[1]}",
+            f"predicted {predicted[0]}, of the layers",
         ),
     )
 

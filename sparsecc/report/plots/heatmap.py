@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from sparsecc.report.document import Document, OptionEntry
 
 WIDTH, LEFT, TOP = 960, 124, 4
-ROW, GAP = 18, 2
+ROW, GAP, BETWEEN = 18, 2, 6
+"""Height of a row, the gap in it, and the gap between patterns."""
 _WIDEST = 44.0
 LEVELS = 8
 """Shades of the scale, from the smallest loss to the largest."""
@@ -50,6 +51,7 @@ class Heatmap:
     Attributes:
         rows: One per option, denser ones first.
         cell: Width of a cell, without the gap.
+        right: Where the last layer ends.
         height: Of the drawing.
         least: Loss of the lightest shade.
         most: Loss of the darkest.
@@ -57,6 +59,7 @@ class Heatmap:
 
     rows: tuple[Row, ...]
     cell: float
+    right: int
     height: int
     least: float
     most: float
@@ -78,11 +81,15 @@ def heatmap(document: Document) -> Heatmap | None:
             loss = "–" if option.loss is None else f"{option.loss:.3g}"
             x = round(LEFT + at * pitch, 1)
             cells[option.choice].append(Cell(x, level, option.chosen, at, loss))
-    rows = [
-        Row(label, TOP + at * ROW, tuple(those)) for at, (label, those) in enumerate(cells.items())
-    ]
+    rows, y, above = [], TOP, ""
+    for label, those in cells.items():
+        pattern = label.partition(":")[0]
+        y += BETWEEN if above and pattern != above else 0
+        rows.append(Row(label, y, tuple(those)))
+        y, above = y + ROW, pattern
     gap = GAP if pitch > 3 * GAP else 0
-    return Heatmap(tuple(rows), round(pitch - gap, 1), TOP + ROW * len(rows) + 22, least, most)
+    right = round(LEFT + pitch * len(layers) - gap)
+    return Heatmap(tuple(rows), round(pitch - gap, 1), right, y + 30, least, most)
 
 
 def _labels(options: list[OptionEntry]) -> list[str]:

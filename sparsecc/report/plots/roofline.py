@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from sparsecc.report.document import Document, LayerEntry
 from sparsecc.report.plots.axes import Axis
-from sparsecc.report.words import number, size
+from sparsecc.report.words import number
 from sparsecc.targets import Target
 
 WIDTH, HEIGHT = 960, 400
 LEFT, RIGHT, TOP, BOTTOM = 64, 28, 26, 48
+_LABEL = 0.06
+"""Where along a line its label begins, as a share of it."""
 _LEAST_RADIUS, _MOST_RADIUS = 3.0, 11.0
 
 
@@ -33,14 +35,16 @@ class Roof:
     Attributes:
         points: Corners of the line.
         label: What it is.
-        x: Place of the label.
-        y: Place of the label.
+        x: Place where the label begins, on the line.
+        y: Place where the label begins, on the line.
+        angle: Turn of the label along the line, degrees clockwise.
     """
 
     points: str
     label: str
     x: float
     y: float
+    angle: float
 
 
 @dataclass(frozen=True)
@@ -101,16 +105,17 @@ def gflops(layer: LayerEntry) -> float:
 
 def _bandwidths(target: Target) -> list[tuple[str, float]]:
     """What one core reads from each level, GB/s, the nearest first."""
-    levels = [f"L{at} {size(held)}" for at, held in enumerate(target.caches, 1)]
+    levels = [f"L{level}" for level in range(1, len(target.caches) + 1)]
     return list(zip([*levels, "memory"], target.bandwidths, strict=True))
 
 
 def _roof(label: str, gbs: float, peak: float, x: Axis, y: Axis) -> Roof:
     left = max(x.low, y.low / gbs)
     ridge = min(peak / gbs, x.high)
-    points = f"{x(left)},{y(left * gbs)} {x(ridge)},{y(ridge * gbs)}"
-    middle = math.sqrt(left * ridge)
-    return Roof(points, f"{label} {number(gbs)} GB/s", x(middle), y(middle * gbs))
+    x1, y1, x2, y2 = x(left), y(left * gbs), x(ridge), y(ridge * gbs)
+    angle = round(math.degrees(math.atan2(y2 - y1, x2 - x1)), 1)
+    begin_x, begin_y = (round(a + (b - a) * _LABEL, 1) for a, b in ((x1, x2), (y1, y2)))
+    return Roof(f"{x1},{y1} {x2},{y2}", f"{label}, {number(gbs)} GB/s", begin_x, begin_y, angle)
 
 
 def _dot(layer: LayerEntry, x: Axis, y: Axis) -> Dot:
