@@ -48,6 +48,28 @@ class NodeEntry(_Strict):
     region: str = ""
 
 
+class RegionEntry(_Strict):
+    """A part of the model that the library runs in one call.
+
+    Attributes:
+        op_type: Of the call.
+        steps: How many steps the library runs.
+        nodes: Names of the nodes in it.
+    """
+
+    op_type: str
+    steps: int = Field(ge=1)
+    nodes: tuple[str, ...]
+
+
+class RefusalEntry(_Strict):
+    """A node that a pass left alone, and why."""
+
+    pass_name: str
+    node: str
+    reason: str
+
+
 class Manifest(_Strict):
     """Everything an artifact says about itself.
 
@@ -62,8 +84,8 @@ class Manifest(_Strict):
         files: Every other file of the folder, by name.
         plan: The plan that made it, as plain data.
         layers: One row per layer, as in ``inspect``.
-        regions: Parts of the model that the library runs in one call: op type, number of steps and
-            names of nodes. What stayed outside is among the refusals, of the pass "form-regions".
+        regions: Parts of the model that the library runs in one call. What stayed outside is among
+            the refusals, of the pass "form-regions".
         nodes_before: The model that came in, node by node in its order.
         nodes_after: The model that was written, likewise; the nodes of a region are in its place.
         dense_bytes: Bytes of the weights of the model that came in.
@@ -82,11 +104,11 @@ class Manifest(_Strict):
     files: dict[str, FileEntry]
     plan: dict[str, Any]
     layers: list[dict[str, Any]]
-    regions: list[dict[str, Any]] = Field(default_factory=list)
+    regions: list[RegionEntry] = Field(default_factory=list)
     nodes_before: list[NodeEntry] = Field(default_factory=list)
     nodes_after: list[NodeEntry] = Field(default_factory=list)
     dense_bytes: int = Field(default=0, ge=0)
-    refusals: list[dict[str, str]]
+    refusals: list[RefusalEntry]
     numerics: dict[str, float]
     quality: dict[str, float]
 

@@ -27,7 +27,7 @@ from sparsecc.compiled import Compiled
 from sparsecc.errors import CalibrationError
 from sparsecc.identity import model_hash
 from sparsecc.inspection import rewrite
-from sparsecc.manifest import MODEL_NAME, Manifest
+from sparsecc.manifest import MODEL_NAME, Manifest, RefusalEntry, RegionEntry
 from sparsecc.measure import TOLERANCE, Feed, agreement, largest_error, rounded
 from sparsecc.ops import int8
 from sparsecc.outcome import Job, Outcome, plan_of
@@ -122,11 +122,11 @@ def finish(job: Job, outcome: Outcome, progress: Progress) -> Compiled:
             files={path.name: manifests.file_entry(path) for path in sorted(folder.iterdir())},
             plan=json.loads(plan_of(job, outcome, rows).to_json()),
             layers=[row.to_json() for row in rows],
-            regions=[dataclasses.asdict(region) for region in regions],
+            regions=[RegionEntry(**dataclasses.asdict(region)) for region in regions],
             nodes_before=job.before,
             nodes_after=nodes_of(graph),
             dense_bytes=job.dense_bytes,
-            refusals=[dataclasses.asdict(refusal) for refusal in ctx.refusals],
+            refusals=[RefusalEntry(**dataclasses.asdict(refusal)) for refusal in ctx.refusals],
             numerics=numerics,
             quality=quality,
         )

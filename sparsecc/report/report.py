@@ -56,6 +56,7 @@ class Report:
         """The report of an artifact, from what its manifest says.
 
         Raises:
+            ArtifactError: A layer's row is malformed.
             PlanError: Its plan is not one.
         """
         from sparsecc.passes.base import Refusal  # a report of rows alone needs no IR
@@ -65,8 +66,8 @@ class Report:
             rows=[LayerRow.from_json(row) for row in manifest.layers],
             target=manifest.target,
             title=title,
-            regions=[region["nodes"] for region in manifest.regions],
-            refusals=[Refusal(**refusal) for refusal in manifest.refusals],
+            regions=[list(region.nodes) for region in manifest.regions],
+            refusals=[Refusal(**refusal.model_dump()) for refusal in manifest.refusals],
             size_bytes=manifest.size_bytes,
             numerics=manifest.numerics,
             quality=manifest.quality,

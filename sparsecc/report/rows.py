@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Annotated, Any, ClassVar, Self
+
+import pydantic
+
+from sparsecc.errors import ArtifactError
 
 DENSE_KERNEL = "onnxruntime"
+
+Amount = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, pydantic.Field(ge=0, lt=2**63)]
 
 
 @dataclass(frozen=True)
@@ -32,16 +39,18 @@ class LayerRow:
     name: str
     op: str
     shape: tuple[int, int] | None
-    macs: int
-    density: float
+    macs: Count
+    density: Annotated[float, pydantic.Field(ge=0, le=1)]
     pattern: str
     eligible: bool
     why: str
     kernel: str
-    est_ms: float
-    dense_ms: float
-    flops: float = 0.0
-    moved_bytes: int = 0
+    est_ms: Amount
+    dense_ms: Amount
+    flops: Amount = 0.0
+    moved_bytes: Count = 0
+
+    __pydantic_config__: ClassVar[pydantic.ConfigDict] = pydantic.ConfigDict(extra="forbid")
 
     def to_json(self) -> dict[str, object]:
         """Plain data, in the order of the fields."""
@@ -49,9 +58,20 @@ class LayerRow:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The row that :meth:`to_json` wrote."""
-        shape = data["shape"]
-        return cls(**{**data, "shape": None if shape is None else tuple(shape)})
+        """The row that :meth:`to_json` wrote.
+
+        Raises:
+            ArtifactError: A field is missing, unknown or wrong.
+        """
+        try:
+            return pydantic.TypeAdapter(cls).validate_python(data)
+        except pydantic.ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ArtifactError(
+                f"the row of a layer is malformed: field {where!r}: {first['msg']}",
+                fix="compile the model again",
+            ) from error
 
     @property
     def is_sparse(self) -> bool:

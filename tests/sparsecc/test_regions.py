@@ -11,6 +11,7 @@ import pytest
 import sparsecc
 from sparsecc.backends.onnxruntime.run import open_session
 from sparsecc.inspection import inspect
+from sparsecc.manifest import RegionEntry
 from sparsecc.report import Report
 from sparsecc.verify import verify
 from tests import small
@@ -52,8 +53,8 @@ def test_every_run_gives_the_same_bytes_on_one_thread_and_two(pattern: str) -> N
 
 def test_the_manifest_says_what_is_in_a_region_and_what_is_not(compiled: sparsecc.Compiled) -> None:
     (region,) = compiled.manifest.regions
-    assert region == {"op_type": "Region0", "steps": 3, "nodes": INSIDE}
-    outside = {each["node"]: each["reason"] for each in compiled.manifest.refusals}
+    assert region == RegionEntry(op_type="Region0", steps=3, nodes=tuple(INSIDE))
+    outside = {each.node: each.reason for each in compiled.manifest.refusals}
     assert outside["last"] == "the kernel library has no Softplus"
     model = onnx.load(compiled.path / "model.onnx")
     assert [node.op_type for node in model.graph.node] == ["Region0", "Softplus"]

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from sparsecc.errors import ArtifactError
 from sparsecc.report import LayerRow
 
 
@@ -28,3 +29,21 @@ def test_json_round_trip(row, shape):
 def test_sparse_is_what_another_kernel_runs(row, sparse_row):
     assert sparse_row("a").is_sparse
     assert not row("a").is_sparse
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"est_ms": "soon"},
+        {"est_ms": float("nan")},
+        {"dense_ms": -1.0},
+        {"density": 1.5},
+        {"shape": [1, 2, 3]},
+        {"macs": -1},
+        {"surprise": 1},
+    ],
+)
+def test_a_malformed_row_is_one_clear_error(row, wrong):
+    with pytest.raises(ArtifactError, match=next(iter(wrong))):
+        LayerRow.from_json(row("a").to_json() | wrong)
+    assert LayerRow.from_json(row("a").to_json()) == row("a")
