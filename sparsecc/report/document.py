@@ -53,6 +53,8 @@ class LayerEntry:
     Attributes:
         row: What was decided.
         kind: Who runs it.
+        kernel: What runs it: a kernel's name, ``onnxruntime``, or ``step of a region``.
+        why: Why this was chosen.
         choice: Pattern and share of zeros asked for; "" where the plan does not name the layer.
         region: The region it is in; "" outside.
         share: Share of the estimated time of all layers.
@@ -65,6 +67,8 @@ class LayerEntry:
 
     row: LayerRow
     kind: Kind
+    kernel: str
+    why: str
     choice: str
     region: str
     share: float
@@ -90,7 +94,7 @@ class NodeMark:
         kind: What became of it: a layer's kind, ``step`` of a region, ``outside``, or, in the graph
             before, ``gone`` for what was folded or fused away.
         region: The region it is in; "" outside.
-        why: Why it is outside, or why the layer is as it is.
+        why: Why it is outside of the regions.
     """
 
     name: str
@@ -226,11 +230,11 @@ def document(report: Report, measured: Measured | None = None) -> Document:
     )
 
 
-def kind_of_layer(row: LayerRow) -> Kind:
-    """Who runs a layer."""
+def kind_of_layer(row: LayerRow, region: str) -> Kind:
+    """Who runs a layer: the library runs whatever is in a region."""
     if row.is_sparse:
         return "sparse"
-    return "dense" if row.kernel == DENSE_KERNEL else "library"
+    return "dense" if row.kernel == DENSE_KERNEL and not region else "library"
 
 
 def _layer(
@@ -240,7 +244,9 @@ def _layer(
     times = measured.layers.get(row.name) if measured else None
     return LayerEntry(
         row=row,
-        kind=kind_of_layer(row),
+        kind=kind_of_layer(row, region),
+        kernel="step of a region" if region and row.kernel == DENSE_KERNEL else row.kernel,
+        why=(planned.reason if planned else "") or row.why,
         choice=choice_text(planned.choice) if planned else "",
         region=region,
         share=row.est_ms / total if total else 0.0,
@@ -292,7 +298,7 @@ def _after(report: Report, layers: tuple[LayerEntry, ...]) -> tuple[NodeMark, ..
             node.op,
             _kind_of_node(node, by_name.get(node.name)),
             node.region,
-            _why(node, by_name.get(node.name), reasons),
+            "" if node.region else reasons.get(node.name, ""),
         )
         for node in report.manifest.nodes_after
     )
@@ -316,12 +322,6 @@ def _kind_of_node(node: NodeEntry, layer: LayerEntry | None) -> str:
     if layer is not None:
         return layer.kind
     return "step" if node.region else "outside"
-
-
-def _why(node: NodeEntry, layer: LayerEntry | None, reasons: Mapping[str, str]) -> str:
-    """Why a node is outside the regions, or why a layer is as it is."""
-    outside = "" if node.region else reasons.get(node.name, "")
-    return outside or (layer.row.why if layer else "")
 
 
 def _made_by(report: Report) -> dict[str, str]:

@@ -14,6 +14,8 @@ WIDTH, HEIGHT = 960, 380
 LEFT, RIGHT, TOP, BOTTOM = 64, 28, 22, 48
 _DENSE = "dense"
 _MARGIN = 1.08
+_WORTH_SEEING = 4
+"""Drops beyond this many times the budget are drawn at the edge: the choice was never there."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Pareto:
         front: Corners of the line under the best plans, as SVG's polyline takes them.
         limit_y: Place of the largest drop allowed, if that was limited.
         limit_x: Place of the longest time allowed, if that was limited.
+        beyond: How many plans lose more than the plot shows.
     """
 
     x: Axis
@@ -56,6 +59,7 @@ class Pareto:
     front: str
     limit_y: float | None
     limit_x: float | None
+    beyond: int
 
 
 def pareto(document: Document) -> Pareto | None:
@@ -64,23 +68,27 @@ def pareto(document: Document) -> Pareto | None:
     if not points:
         return None
     budget = document.budget
-    drops, times = [point.drop for point in points], [point.predicted_ms for point in points]
+    most, longest = max(each.drop for each in points), max(each.predicted_ms for each in points)
     if budget is not None and budget.kind == "drop":
-        drops.append(budget.limit)
+        kept = max((each.drop for each in points if each.chosen), default=0.0)
+        most = max(budget.limit, kept, min(most, _WORTH_SEEING * budget.limit))
     if budget is not None and budget.kind == "ms":
-        times.append(budget.limit)
-    lowest = min(0.0, *drops)
-    x = Axis(0.0, max(times) * _MARGIN or 1.0, LEFT, WIDTH - RIGHT)
-    y = Axis(lowest, max(*drops, lowest + 1e-3) * _MARGIN, HEIGHT - BOTTOM, TOP)
+        longest = max(longest, budget.limit)
+    lowest = min(0.0, *(each.drop for each in points))
+    x = Axis(0.0, longest * _MARGIN or 1.0, LEFT, WIDTH - RIGHT)
+    y = Axis(lowest, max(most, lowest + 1e-3) * _MARGIN, HEIGHT - BOTTOM, TOP)
     best = front(points)
     dots = [_dot(point, x, y, on_front=point in best) for point in points]
     return Pareto(
         x=x,
         y=y,
         dots=tuple(sorted(dots, key=lambda dot: dot.kind == "chosen")),
-        front=" ".join(f"{x(each.predicted_ms)},{y(each.drop)}" for each in best),
+        front=" ".join(
+            f"{x(each.predicted_ms)},{y(each.drop)}" for each in best if each.drop <= y.high
+        ),
         limit_y=y(budget.limit) if budget is not None and budget.kind == "drop" else None,
         limit_x=x(budget.limit) if budget is not None and budget.kind == "ms" else None,
+        beyond=sum(each.drop > y.high for each in points),
     )
 
 

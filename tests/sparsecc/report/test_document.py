@@ -55,6 +55,14 @@ def test_the_graph_before_and_after(report):
     assert made.dense_bytes == 4 * (256 * 256 * 2 + 2560 + 256 * 2 + 10)
 
 
+def test_a_layer_that_is_a_step_of_a_region_is_run_by_the_library(report):
+    rows = [dataclasses.replace(report.rows[2], kernel="onnxruntime")]
+    inside = document(dataclasses.replace(report, rows=rows)).layers[0]
+    assert (inside.kind, inside.kernel) == ("library", "step of a region")
+    outside = document(dataclasses.replace(report, rows=rows, manifest=None)).layers[0]
+    assert (outside.kind, outside.kernel) == ("dense", "onnxruntime")
+
+
 def test_an_inspection_has_neither_plan_nor_graph(report):
     made = document(Report(report.rows, "x86-64-v4"))
     assert (made.before, made.after, made.points, made.budget) == ((), (), (), None)

@@ -85,6 +85,19 @@ def test_other_budgets(made, kind):
     assert (plot.limit_x is not None) == (kind == "ms")
 
 
+def test_plans_far_beyond_the_budget_do_not_flatten_the_rest(made):
+    wild = PlanPoint(name="wild", predicted_ms=0.001, drop=0.9)
+    points = (wild, *made.points)
+    plot = pareto.pareto(dataclasses.replace(made, points=points))
+    assert plot.y.high < 0.05
+    assert plot.beyond == 1
+    dot = next(dot for dot in plot.dots if dot.tip.startswith("wild"))
+    assert dot.y == pareto.TOP
+    assert f"{dot.x}," not in plot.front
+    free = pareto.pareto(dataclasses.replace(made, points=points, budget=None))
+    assert free.beyond == 0
+
+
 def test_one_lone_point_is_drawn(made):
     dense = PlanPoint(name="dense", predicted_ms=0.0, drop=0.0, chosen=True)
     plot = pareto.pareto(dataclasses.replace(made, points=(dense,), budget=None))
