@@ -2,8 +2,8 @@
 
 Losses of layers add up only about, and the masks they are measured with are quick ones. So the
 search scores whole models, stitched together from the candidates' weights, and its best plan is
-carried out for good and examined before it counts: where it falls short or has room to spare, the
-search is asked again for less or for more.
+carried out for good and examined before it counts: where it loses too much or has room to spare, a
+plan that loses less or more is carried out next.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from sparsecc.passes.weights.prune import LayerResult, prune_model, with_statist
 from sparsecc.progress import Progress, part
 from sparsecc.quality.calibration import Calibration
 from sparsecc.quality.exam import Exam, Grade, Quality, set_exam
+from sparsecc.search.ladder import Ladder
 from sparsecc.search.plan import Choice, Method, PlanBudget, PlanOption, PlanPoint
 from sparsecc.search.problem import Assignment, Problem
 from sparsecc.search.search import Kind, search
@@ -33,12 +34,8 @@ from sparsecc.targets import Target
 
 SENSITIVITY_BATCHES = 2
 """Held-out batches that say how much the model minds an error of one layer."""
-TRIALS: Mapping[Mode, int] = {"fast": 2, "thorough": 5}
-"""Plans carried out and examined, at most."""
-ROOM = 0.85
-"""A plan that uses this share of its budget is not worth another trial."""
-_MOST_STEP = 3.0
-"""What a search that left room is allowed to lose, as a multiple of what it was before, at most."""
+TRIALS: Mapping[Mode, int] = {"fast": 3, "thorough": 5}
+"""Plans carried out and examined, at most; twice as many where none has kept to the limit."""
 UNIFORM = "4x1"
 """Pattern of the uniform plans that every search is compared with."""
 
@@ -205,6 +202,7 @@ class _Desk:
         self.exam = exam
         self.problem = problem
         self.grades: dict[Assignment, Grade] = {problem.dense: Grade(0.0)}
+        self.carried_out: dict[Assignment, Grade] = {}
 
     def picked(self, assignment: Assignment) -> dict[str, Candidate]:
         """Layer name → its candidate."""
@@ -234,6 +232,7 @@ class _Desk:
         )
         changed = assignment != self.problem.dense
         grade = self.exam.grade(session_of_model(model)) if changed else Grade(0.0)
+        self.carried_out[assignment] = grade
         return _Trial(assignment, model, results, grade)
 
     def uniform(self) -> dict[str, Assignment]:
@@ -263,35 +262,31 @@ def _certain(grade: Grade) -> float:
 
 def _try(desk: _Desk, data: Calibration, wish: Wish, progress: Progress) -> tuple[_Trial, bool]:
     """The best plan that was carried out, and whether it keeps to the limit."""
-    trials = TRIALS[wish.mode] if wish.kind == "drop" else 1
-    allowed, best, tried = wish.limit, None, set()
-    for number in range(trials):
-        own = part(progress, number / trials, (number + 1) / trials)
-        found = search(
-            desk.problem,
-            lambda assignment: _certain(desk.grade(assignment)),
-            kind=wish.kind,
-            limit=allowed,
-            mode=wish.mode,
-            seed=wish.seed,
-            progress=part(own, 0.0, 0.4),
-        )
-        if found.chosen.assignment in tried:
+    found = search(
+        desk.problem,
+        lambda assignment: _certain(desk.grade(assignment)),
+        kind=wish.kind,
+        limit=wish.limit,
+        mode=wish.mode,
+        seed=wish.seed,
+        progress=part(progress, 0.0, 0.3),
+    )
+    if wish.kind != "drop":
+        assignment = found.chosen.assignment
+        return desk.carry_out(assignment, wish, data, part(progress, 0.3, 1.0)), found.met
+    ladder, best = Ladder(desk.problem, found.scored, wish.limit), None
+    step: Assignment | None = found.chosen.assignment
+    trials = TRIALS[wish.mode]
+    for number in range(2 * trials):
+        if step is None or not any(step) or (best and number >= trials):
             break
-        tried.add(found.chosen.assignment)
-        trial = desk.carry_out(found.chosen.assignment, wish, data, part(own, 0.4, 1.0))
-        if wish.kind != "drop":
-            return trial, found.met
-        used = _certain(trial.grade) / wish.limit if wish.limit else np.inf
-        faster = best is None or found.chosen.ms < desk.problem.ms(best.assignment)
-        if used <= 1 and faster:
+        share = min(0.3 + 0.7 * number / trials, 0.95)
+        trial = desk.carry_out(step, wish, data, part(progress, share, min(1.0, share + 0.2)))
+        used = _certain(trial.grade) / wish.limit
+        if used <= 1 and (best is None or desk.problem.ms(step) < desk.problem.ms(best.assignment)):
             best = trial
-        if ROOM <= used <= 1:
-            break
-        allowed *= min(_MOST_STEP, ROOM / max(used, 1e-9))
-    if best is None:
-        best = desk.carry_out(desk.problem.dense, wish, data, progress)
-    return best, True
+        step = ladder.next(step, used)
+    return best or desk.carry_out(desk.problem.dense, wish, data, progress), True
 
 
 def _found(desk: _Desk, outcome: tuple[_Trial, bool], wish: Wish) -> Found:
@@ -331,19 +326,18 @@ def _why_dense(desk: _Desk, wish: Wish) -> str:
 
 
 def _points(desk: _Desk, trial: _Trial) -> tuple[PlanPoint, ...]:
-    """All that was weighed; the chosen plan with the drop it came to when carried out."""
+    """All that was weighed; plans that were carried out with the drop they then came to."""
     names = {plan: name for name, plan in desk.uniform().items()} | {desk.problem.dense: "dense"}
-    points = []
-    for number, (assignment, grade) in enumerate(desk.grades.items()):
-        chosen = assignment == trial.assignment
-        points.append(
-            PlanPoint(
-                name=names.get(assignment, f"searched {number}"),
-                predicted_ms=desk.problem.ms(assignment),
-                drop=trial.grade.drop if chosen else grade.drop,
-                chosen=chosen,
-            )
+    grades = desk.grades | desk.carried_out
+    points = [
+        PlanPoint(
+            name=names.get(assignment, f"searched {number}"),
+            predicted_ms=desk.problem.ms(assignment),
+            drop=grade.drop,
+            chosen=assignment == trial.assignment,
         )
+        for number, (assignment, grade) in enumerate(grades.items())
+    ]
     return tuple(sorted(points, key=lambda point: (point.predicted_ms, point.name)))
 
 

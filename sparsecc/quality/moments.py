@@ -14,7 +14,7 @@ Matrix = NDArray[np.float64]
 
 ROWS_PER_INPUT = 4
 """Rows per column of H that make a refit trustworthy."""
-FLOP_BUDGET = 4e11
+FLOP_BUDGET = 5e10
 """Multiply-adds one layer's H may cost before rows are sampled."""
 
 
