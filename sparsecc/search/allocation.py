@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Literal, Protocol
 
+import numpy as np
+
 from sparsecc.errors import PlanError
 from sparsecc.formats.patterns import DENSE, Detected, Pattern, SparsitySpec
 from sparsecc.search.plan import Choice, Method
 
 Allocation = Literal["uniform", "erk"]
 ALLOCATIONS: tuple[Allocation, ...] = ("uniform", "erk")
+OWL_SPREAD = 0.08
 
 
 class LayerShape(Protocol):
@@ -114,6 +117,23 @@ def erk(layers: Sequence[LayerShape], density: float) -> list[float]:
         if not clipped:
             return [1.0 if i in full else scale * raw[i] for i in range(len(layers))]
         full |= clipped
+
+
+def owl(outliers: Sequence[float], density: float) -> list[float]:
+    """Densities that follow outliers (Yin et al. 2024), their plain mean ``density``.
+
+    Args:
+        outliers: Per layer: share of its Wanda scores above five times their mean.
+        density: Mean over the layers. Layers differ from it by at most 2·.08; what would leave 0
+            to 1 is clipped.
+    """
+    shares = np.asarray(outliers, np.float64)
+    width = np.ptp(shares) if len(shares) else 0.0
+    if not width:
+        return [density] * len(shares)
+    above = 2 * OWL_SPREAD * (shares - shares.min()) / width
+    kept: list[float] = np.clip(density + above - above.mean(), 0.0, 1.0).tolist()
+    return kept
 
 
 def _erk_weight(layer: LayerShape) -> float:

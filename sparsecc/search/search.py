@@ -2,17 +2,18 @@
 
 Measuring a plan end to end takes seconds, so few are. The knapsack proposes plans by the losses of
 single layers; what a proposal then measures corrects the coefficients of the layers (see
-:mod:`sparsecc.search.coefficients`), and the knapsack proposes again. At the end, and as long as
-measurements are left, SPDY's random coefficients look where the fit does not.
+:mod:`sparsecc.search.coefficients`), and the knapsack proposes again, for the coefficients that fit
+or, when that is nothing new, for random ones around them. SPDY's hill climb, which strays further,
+uses what measurements are left when that too is nothing new.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -32,8 +33,10 @@ Mode = Literal["fast", "thorough"]
 SCORES: dict[Mode, int] = {"fast": 12, "thorough": 60}
 """Plans measured end to end, at most."""
 _BISECTIONS = 4
-_VECTORS = 25
-"""Fewer than SPDY has, since they start from fitted coefficients."""
+_DRAWS = 100
+"""Random coefficients tried for a plan that is new."""
+_DOUBT = 0.35
+"""Standard deviation of the logarithm of a coefficient around the fitted one."""
 _SHARES = (1.0, 0.97, 0.94, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 1.05, 1.1, 1.2)
 """Shares of the allowed drop that plans are made for, in the order they are tried: what the fit
 says of a plan may be wrong either way."""
@@ -54,12 +57,18 @@ class Found:
     met: bool
 
 
+class Planner(Protocol):
+    """Coefficients ``[layers]`` and a share of the limit → the knapsack's plan, if there is one."""
+
+    def __call__(self, coefficients: Numbers, share: float) -> Assignment | None: ...  # noqa: D102
+
+
 @dataclasses.dataclass(frozen=True)
 class Goal:
     """What makes a plan good, and how the knapsack makes one.
 
     Attributes:
-        plan: Coefficients ``[layers]`` and a share of the limit → the knapsack's plan, if any.
+        plan: Makes one.
         shares: Of the limit, that plans are made for, in this order.
         met: Whether a measured plan keeps to the limit.
         rank: Sort key of a measured plan; the least is the best.
@@ -67,7 +76,7 @@ class Goal:
         near: The drop at which coefficients should be right, given the best plan so far.
     """
 
-    plan: Callable[[Numbers, float], Assignment | None]
+    plan: Planner
     shares: tuple[float, ...]
     met: Callable[[Scored], bool]
     rank: Callable[[Scored], Any]
@@ -169,26 +178,30 @@ def within_resource(
 
 
 def _refine(losses: Sequence[Numbers], goal: Goal, scores: Scores, seed: int) -> None:
-    """Measure what the knapsack proposes with fitted coefficients, then with random ones."""
+    """Measure what the knapsack proposes; every measurement corrects the next proposal."""
+    random = np.random.default_rng(seed)
     while scores.left:
         best = min(scores.all, key=goal.rank)
         coefficients = fit(losses, scores.all, goal.near(best))
-        proposals = (goal.plan(coefficients, share) for share in goal.shares)
-        fresh = (a for a in proposals if a and not scores.known(a) and goal.worth(a, best))
-        proposal = next(fresh, None)
-        if proposal is None:
+        for assignment in _proposals(goal, coefficients, random):
+            if assignment and not scores.known(assignment) and goal.worth(assignment, best):
+                scores.of(assignment)
+                break
+        else:
             break
-        scores.of(proposal)
     if scores.left:
-        spdy(
-            lambda drawn: goal.plan(drawn, 1.0),
-            scores,
-            goal.rank,
-            coefficients,
-            worth=goal.worth,
-            vectors=_VECTORS,
-            seed=seed,
-        )
+        plan = partial(goal.plan, share=1.0)
+        spdy(plan, scores, goal.rank, coefficients, worth=goal.worth, vectors=0, seed=seed)
+
+
+def _proposals(
+    goal: Goal, coefficients: Numbers, random: np.random.Generator
+) -> Iterator[Assignment | None]:
+    """Plans for the fitted coefficients, then for others about as likely."""
+    for share in goal.shares:
+        yield goal.plan(coefficients, share)
+    for _ in range(_DRAWS):
+        yield goal.plan(coefficients * random.lognormal(0, _DOUBT, len(coefficients)), 1.0)
 
 
 def _times(coefficients: Numbers, losses: Sequence[Numbers]) -> list[Numbers]:
