@@ -52,12 +52,11 @@ def cheapest(
         return tuple(int(front[-1]) for front in fronts)
     slack = math.fsum([budget, *(-need for need in least)])
     units = [_units(need - need[0], slack, buckets) for need in needs]
-    for capacity in (buckets, buckets - 1):  # the second for what snapping gave away, if it did
-        picks = _solve(prices, units, capacity)
-        total = math.fsum(float(need[pick]) for need, pick in zip(needs, picks, strict=True))
-        if total <= budget:
-            return tuple(int(front[pick]) for front, pick in zip(fronts, picks, strict=True))
-    return tuple(int(front[0]) for front in fronts)  # the slack is less than floats resolve
+    picks = _solve(prices, units, buckets)
+    total = math.fsum(float(need[pick]) for need, pick in zip(needs, picks, strict=True))
+    if total > budget:  # by what snapping gave away, which is less than a bucket
+        picks = _solve(prices, units, buckets - 1)
+    return tuple(int(front[pick]) for front, pick in zip(fronts, picks, strict=True))
 
 
 def pareto(costs: Numbers, resources: Numbers) -> NDArray[np.intp]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sparsecc.errors import PlanError
 from sparsecc.formats.patterns import DENSE, Detected, Pattern, SparsitySpec
-from sparsecc.search.allocation import allocate, erk
+from sparsecc.search.allocation import allocate, erk, owl
 
 SPEC = SparsitySpec.parse("4x1:0.75")
 
@@ -111,3 +111,19 @@ def test_erk_spreads_over_pruned_layers_only() -> None:
     zeros = sum(decisions[s.name].choice.sparsity * s.rows * s.cols for s in layers)
     assert zeros == pytest.approx(0.75 * (64 * 64 + 512 * 512))
     assert decisions["a"].choice.sparsity < decisions["b"].choice.sparsity
+
+
+def test_owl_keeps_more_where_outliers_are() -> None:
+    assert owl([0.0, 1.0, 0.5], 0.5) == pytest.approx([0.42, 0.58, 0.5])
+    assert owl([0.2, 0.2], 0.3) == [0.3, 0.3]
+    assert owl([], 0.3) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.floats(0.16, 0.84))
+def test_owl_keeps_its_mean_and_its_bounds(shares: list[float], density: float) -> None:
+    kept = np.array(owl(shares, density))
+    assert kept.mean() == pytest.approx(density)
+    assert np.ptp(kept) <= 0.16 + 1e-12
+    assert np.all((kept >= 0) & (kept <= 1))
+    low = owl(shares, 0.05)
+    assert min(low) >= 0
