@@ -56,7 +56,7 @@ class Roofline:
         y: GFLOP/s.
         peak_y: Place of the peak.
         peak: The peak in words.
-        roofs: The bandwidths.
+        roofs: The bandwidths that limit anything in the plot.
         dots: The layers, those of most time first, so that small ones lie on top.
     """
 
@@ -89,7 +89,8 @@ def roofline(document: Document) -> Roofline | None:
         _decade(min(*rates, peak / 100)), max(peak * 1.6, *rates), HEIGHT - BOTTOM, TOP, log=True
     )
     dots = [_dot(each, x, y) for each in sorted(layers, key=lambda each: -each.share)]
-    roofs = [_roof(label, gbs, peak, x, y) for label, gbs in _bandwidths(target)]
+    below = [(label, gbs) for label, gbs in _bandwidths(target) if gbs * x.low < peak]
+    roofs = [_roof(label, gbs, peak, x, y) for label, gbs in below]
     return Roofline(x, y, y(peak), f"peak {number(peak)} GFLOP/s", tuple(roofs), tuple(dots))
 
 

@@ -137,3 +137,16 @@ def test_no_layer_is_above_the_peak_and_dots_are_where_the_figures_say(made):
         assert y == plot.peak_y
         assert plot.x.start <= x <= plot.x.stop
     assert roofline.roofline(dataclasses.replace(made, target=None)) is None
+
+
+def test_a_bandwidth_that_limits_nothing_is_not_drawn(made):
+    layers = [
+        dataclasses.replace(
+            layer, row=dataclasses.replace(layer.row, moved_bytes=int(layer.row.flops / 20))
+        )
+        for layer in made.layers
+    ]
+    plot = roofline.roofline(dataclasses.replace(made, layers=tuple(layers)))
+    assert plot.x.low == 1
+    assert all(-90 < roof.angle < 0 for roof in plot.roofs)
+    assert [roof.label.partition(",")[0] for roof in plot.roofs] == ["L2", "L3", "memory"]
