@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sparsecc.artifact import open_artifact
 from sparsecc.backends.onnxruntime.run import check_runs_here
 from sparsecc.bench.process import Worker
-from sparsecc.bench.result import BenchResult, Round, summarise
+from sparsecc.bench.result import PORTABLE, BenchResult, Round, summarise
 from sparsecc.bench.turns import take_turns
 from sparsecc.bench.worker import Job
 from sparsecc.errors import ModelError
@@ -28,8 +28,6 @@ from sparsecc.quality.example_inputs import InputSpec, example_inputs, input_spe
 
 Inputs = Mapping[str, NDArray[Any]] | str | os.PathLike[str]
 """Arrays by input name, or the npz file that holds them."""
-
-PORTABLE = "portable"
 
 
 def compare(

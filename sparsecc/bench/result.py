@@ -8,6 +8,9 @@ from statistics import median
 
 import numpy as np
 
+PORTABLE = "portable"
+"""Stands for the artifact without its library, as a baseline."""
+
 
 @dataclass(frozen=True)
 class Round:
@@ -109,4 +112,4 @@ def summarise(
     )
 
 
-__all__ = ["BenchResult", "Round", "summarise"]
+__all__ = ["PORTABLE", "BenchResult", "Round", "summarise"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from sparsecc.report.document import Document
 from sparsecc.report.words import ms, number, size
@@ -64,10 +65,17 @@ def _time(document: Document) -> Fact:
         "Time",
         f"{ms(whole.ours_ms)} ms",
         (
-            f"measured; {ms(whole.baseline_ms)} ms dense",
+            f"measured; {ms(whole.baseline_ms)} ms {_baseline(whole.baseline)}",
             f"predicted {predicted[0]}, of the layers",
         ),
     )
+
+
+def _baseline(path: str) -> str:
+    """What the artifact was measured against, in words."""
+    from sparsecc.bench.result import PORTABLE
+
+    return "without its library" if path == PORTABLE else f"for {Path(path).name}"
 
 
 def _size(document: Document) -> Fact:
