@@ -5,7 +5,7 @@ search sees predicted times and layer losses that were measured with an error of
 only measure plan by plan is the truth: every layer matters more or less (a factor of e^±.3), and
 layers add to each other's harm or take from it. It looks for the fastest plan whose drop is at most
 a limit that 5 to 60 % of the plans keep to. Regret is how much slower than the best such plan the
-chosen one is. Nothing is timed, so every machine prints the same.
+chosen one is. Nothing is timed; the same seeds give the same table.
 """
 
 from __future__ import annotations
