@@ -9,6 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 import sparsecc
+from sparsecc.backends.onnxruntime.run import session_of_model
 from sparsecc.errors import CalibrationError, PlanError
 from sparsecc.manifest import NodeEntry
 from sparsecc.passes.base import Context
@@ -17,10 +18,11 @@ from sparsecc.passes.weights.prune import LayerResult, detect_layers, prune_mode
 from sparsecc.planner import Found, Wish, find_plan
 from sparsecc.progress import Progress
 from sparsecc.quality.calibration import Calibration
+from sparsecc.quality.exam import LABELLED, MEASURES, Grade, set_exam
 from sparsecc.report.rows import LayerRow
 from sparsecc.request import Request
 from sparsecc.search.allocation import Decision, allocate, misfit
-from sparsecc.search.plan import Plan, PlanLayer, PlanRefusal
+from sparsecc.search.plan import Plan, PlanBudget, PlanLayer, PlanRefusal
 
 SEARCH = "search"
 """What a plan says was asked for where it was searched."""
@@ -99,8 +101,9 @@ def follow(job: Job, plan: Plan, progress: Progress) -> Outcome:
     _check_layers(find_layers(graph).layers, plan)
     decisions = {layer.name: Decision(layer.choice) for layer in plan.layers}
     results = prune(graph, decisions, job.data, progress)
-    kept = ("spec", "overrides", "allocation", "mode", "seed", "costs", "points", "budget")
+    kept = ("spec", "overrides", "allocation", "mode", "seed", "costs", "points")
     source = {name: getattr(plan, name) for name in kept}
+    source["budget"] = _examined(job, graph, plan)
     options = {layer.name: layer.options for layer in plan.layers}
     return Outcome(graph, decisions, results, source, options)
 
@@ -200,6 +203,20 @@ def _searched(job: Job, progress: Progress, *, best_effort: bool) -> Outcome:
         "budget": found.budget,
     }
     return Outcome(found.model, decisions, found.results, source, found.options)
+
+
+def _examined(job: Job, graph: ir.Model, plan: Plan) -> PlanBudget | None:
+    """The plan's budget with the drop that this model shows; None where it cannot be measured."""
+    budget, data = plan.budget, job.data
+    if budget is None or data is None or not data.held_out:
+        return None
+    if budget.metric not in (*MEASURES, *([LABELLED] if data.labels is not None else [])):
+        return None
+    exam = set_exam(session_of_model(job.graph), data.held_out, budget.metric, data.labels)
+    changed = any(layer.choice.method != "existing" for layer in plan.layers)
+    grade = exam.grade(session_of_model(graph)) if changed else Grade(0.0)
+    met = grade.certain <= budget.limit if budget.kind == "drop" else budget.met
+    return budget.model_copy(update={"drop": grade.drop, "met": met})
 
 
 def _unmet(found: Found) -> PlanError:

@@ -1,9 +1,8 @@
 """Searching for a plan: candidates with times and losses, a search, and a trial of what it finds.
 
-Losses of layers add up only about, and the masks they are measured with are quick ones. So the
-search scores whole models, stitched together from the candidates' weights, and its best plan is
-carried out for good and examined before it counts: where it loses too much or has room to spare, a
-plan that loses less or more is carried out next.
+Losses of layers add up only about. So the search scores whole models, pruned quickly layer after
+layer, and its best plan is carried out for good and examined before it counts: where it loses too
+much or has room to spare, a plan that loses less or more is carried out next.
 """
 
 from __future__ import annotations
@@ -18,24 +17,28 @@ from threadpoolctl import threadpool_limits
 from sparsecc.backends.onnxruntime.run import session_of_model
 from sparsecc.errors import CalibrationError
 from sparsecc.formats.patterns import Pattern
-from sparsecc.passes.weights.bias_correction import can_shift, shift_bias
+from sparsecc.passes.weights.bias_correction import can_shift
 from sparsecc.passes.weights.candidates import Candidate, Mode, measure, offer
-from sparsecc.passes.weights.layers import find_layers, matrix, set_matrix
+from sparsecc.passes.weights.layers import find_layers, matrix
 from sparsecc.passes.weights.prune import LayerResult, prune_model, with_statistics
+from sparsecc.passes.weights.whole import quickly_pruned, stitched
 from sparsecc.progress import Progress, part
 from sparsecc.quality.calibration import Calibration
 from sparsecc.quality.exam import Exam, Grade, Quality, set_exam
 from sparsecc.search.ladder import Ladder
 from sparsecc.search.plan import Choice, Method, PlanBudget, PlanOption, PlanPoint
 from sparsecc.search.problem import Assignment, Problem
+from sparsecc.search.scored import Scored
 from sparsecc.search.search import Kind, search
 from sparsecc.search.why_not import explain
 from sparsecc.targets import Target
 
 SENSITIVITY_BATCHES = 2
 """Held-out batches that say how much the model minds an error of one layer."""
-TRIALS: Mapping[Mode, int] = {"fast": 3, "thorough": 5}
+TRIALS: Mapping[Mode, int] = {"fast": 2, "thorough": 5}
 """Plans carried out and examined, at most; twice as many where none has kept to the limit."""
+_HOPELESS = 0.2
+"""A uniform plan that loses so much needs none with more zeros beside it."""
 UNIFORM = "4x1"
 """Pattern of the uniform plans that every search is compared with."""
 
@@ -122,10 +125,11 @@ def find_plan(
     exam = set_exam(session_of_model(graph), data.held_out, wish.quality, data.labels)
     sense = _sensitivities(graph, data, table, part(progress, 0.4, 0.55))
     problem = _problem(table, sense)
-    desk = _Desk(graph, table, exam, problem)
+    desk = _Desk(graph, table, exam, problem, data)
     for assignment in desk.uniform().values():
-        desk.grade(assignment)
-    trial = _try(desk, data, wish, part(progress, 0.55, 1.0))
+        if desk.grade(assignment).drop > _HOPELESS:
+            break
+    trial = _try(desk, wish, part(progress, 0.55, 1.0))
     return _found(desk, trial, wish)
 
 
@@ -162,19 +166,6 @@ def _sensitivities(
     return found
 
 
-def stitched(graph: ir.Model, candidates: Mapping[str, Candidate]) -> ir.Model:
-    """A copy of the model with the candidates' weights, by layer name."""
-    model = graph.clone()
-    layers = {layer.name: layer for layer in find_layers(model).layers}
-    for name, candidate in candidates.items():
-        if candidate.weight is None:
-            continue
-        set_matrix(layers[name], candidate.weight)
-        if candidate.shift is not None:
-            shift_bias(layers[name], candidate.shift)
-    return model
-
-
 def _problem(table: Mapping[str, Sequence[Candidate]], sense: Mapping[str, float]) -> Problem:
     return Problem(
         names=tuple(table),
@@ -188,7 +179,7 @@ def _problem(table: Mapping[str, Sequence[Candidate]], sense: Mapping[str, float
 
 
 class _Desk:
-    """Where whole-model plans are stitched together, carried out and graded."""
+    """Where whole-model plans are tried, carried out and graded."""
 
     def __init__(
         self,
@@ -196,7 +187,9 @@ class _Desk:
         table: Mapping[str, Sequence[Candidate]],
         exam: Exam,
         problem: Problem,
+        data: Calibration,
     ) -> None:
+        self.data = data
         self.graph = graph
         self.table = table
         self.exam = exam
@@ -212,15 +205,25 @@ class _Desk:
         }
 
     def grade(self, assignment: Assignment) -> Grade:
-        """Of the stitched model, found once."""
+        """Of the quickly pruned model, found once."""
         if assignment not in self.grades:
-            session = session_of_model(stitched(self.graph, self.picked(assignment)))
-            self.grades[assignment] = self.exam.grade(session)
+            model = quickly_pruned(self.graph, self.picked(assignment), self.data)
+            self.grades[assignment] = self.exam.grade(session_of_model(model))
         return self.grades[assignment]
 
-    def carry_out(
-        self, assignment: Assignment, wish: Wish, data: Calibration, progress: Progress
-    ) -> _Trial:
+    def scored(self) -> list[Scored]:
+        """Every plan that was graded, the uniform ones too."""
+        return [
+            Scored(assignment, self.problem.ms(assignment), grade.drop)
+            for assignment, grade in self.grades.items()
+        ]
+
+    def fastest(self, limit: float) -> Assignment:
+        """The fastest graded plan that is likely to keep to a drop."""
+        kept = [plan for plan, grade in self.grades.items() if grade.certain <= limit]
+        return min(kept, key=lambda plan: (self.problem.ms(plan), plan))
+
+    def carry_out(self, assignment: Assignment, wish: Wish, progress: Progress) -> _Trial:
         """Prune a copy of the model as the assignment says, layer after layer."""
         model = self.graph.clone()
         choices = {
@@ -228,7 +231,10 @@ class _Desk:
             for name, each in self.picked(assignment).items()
         }
         results = prune_model(
-            model, choices, data, on_progress=lambda what, at, of: progress(what, at / max(1, of))
+            model,
+            choices,
+            self.data,
+            on_progress=lambda what, at, of: progress(what, at / max(1, of)),
         )
         changed = assignment != self.problem.dense
         grade = self.exam.grade(session_of_model(model)) if changed else Grade(0.0)
@@ -255,16 +261,11 @@ def _is(candidate: Candidate, pattern: Pattern, sparsity: float) -> bool:
     )
 
 
-def _certain(grade: Grade) -> float:
-    """A drop that the true one is not likely to exceed."""
-    return grade.drop + grade.error
-
-
-def _try(desk: _Desk, data: Calibration, wish: Wish, progress: Progress) -> tuple[_Trial, bool]:
+def _try(desk: _Desk, wish: Wish, progress: Progress) -> tuple[_Trial, bool]:
     """The best plan that was carried out, and whether it keeps to the limit."""
     found = search(
         desk.problem,
-        lambda assignment: _certain(desk.grade(assignment)),
+        lambda assignment: desk.grade(assignment).certain,
         kind=wish.kind,
         limit=wish.limit,
         mode=wish.mode,
@@ -273,20 +274,20 @@ def _try(desk: _Desk, data: Calibration, wish: Wish, progress: Progress) -> tupl
     )
     if wish.kind != "drop":
         assignment = found.chosen.assignment
-        return desk.carry_out(assignment, wish, data, part(progress, 0.3, 1.0)), found.met
-    ladder, best = Ladder(desk.problem, found.scored, wish.limit), None
-    step: Assignment | None = found.chosen.assignment
+        return desk.carry_out(assignment, wish, part(progress, 0.3, 1.0)), found.met
+    ladder, best = Ladder(desk.problem, desk.scored(), wish.limit), None
+    step: Assignment | None = desk.fastest(wish.limit)
     trials = TRIALS[wish.mode]
     for number in range(2 * trials):
         if step is None or not any(step) or (best and number >= trials):
             break
         share = min(0.3 + 0.7 * number / trials, 0.95)
-        trial = desk.carry_out(step, wish, data, part(progress, share, min(1.0, share + 0.2)))
-        used = _certain(trial.grade) / wish.limit
+        trial = desk.carry_out(step, wish, part(progress, share, min(1.0, share + 0.2)))
+        used = trial.grade.certain / wish.limit
         if used <= 1 and (best is None or desk.problem.ms(step) < desk.problem.ms(best.assignment)):
             best = trial
         step = ladder.next(step, used)
-    return best or desk.carry_out(desk.problem.dense, wish, data, progress), True
+    return best or desk.carry_out(desk.problem.dense, wish, progress), True
 
 
 def _found(desk: _Desk, outcome: tuple[_Trial, bool], wish: Wish) -> Found:
@@ -321,7 +322,7 @@ def _reached(problem: Problem, trial: _Trial, kind: Kind) -> float:
 def _why_dense(desk: _Desk, wish: Wish) -> str:
     if all(len(candidates) == 1 for candidates in desk.table.values()):
         return "no layer would be faster with zeros on this target"
-    least = min(_certain(grade) for plan, grade in desk.grades.items() if any(plan))
+    least = min(grade.certain for plan, grade in desk.grades.items() if any(plan))
     return f"every faster plan that was weighed loses {least:.2%} or more of {desk.exam.metric}"
 
 
@@ -355,4 +356,4 @@ def _options(candidates: Sequence[Candidate], chosen: Candidate) -> tuple[PlanOp
     return explain(options, options[next(i for i, c in enumerate(candidates) if c is chosen)])
 
 
-__all__ = ["Found", "Wish", "find_plan", "measure_candidates", "stitched"]
+__all__ = ["Found", "Wish", "find_plan", "measure_candidates"]

@@ -90,7 +90,10 @@ def request_of(plan: Plan, target: str | None = None) -> Request:
     Raises:
         TargetError: The target is unknown.
     """
-    return read_request(target or plan.target, "existing", None, SCORES[-1], True, ALLOCATIONS[0])
+    asked = plan.budget
+    budget = None if asked is None else Budget(asked.kind, asked.limit)
+    name = target or plan.target
+    return read_request(name, "existing", None, SCORES[-1], True, ALLOCATIONS[0], budget=budget)
 
 
 def read_request(

@@ -50,6 +50,11 @@ class Grade:
     drop: float
     error: float = 0.0
 
+    @property
+    def certain(self) -> float:
+        """A drop that the true one is not likely to exceed."""
+        return self.drop + self.error
+
 
 @dataclasses.dataclass(frozen=True)
 class Exam:
