@@ -117,6 +117,7 @@ def finish(job: Job, outcome: Outcome, progress: Progress) -> Compiled:
             sparsecc=sparsecc.__version__,
             tools=manifests.tool_versions(),
             target=request.target.name,
+            hardware=json.loads(request.target.to_json()),
             library=library,
             opset=graph.opset_imports[""],
             files={path.name: manifests.file_entry(path) for path in sorted(folder.iterdir())},

@@ -79,6 +79,11 @@ def check_runs_here(manifest: Manifest) -> None:
     """
     if manifest.hardware:
         target = Target.from_json(json.dumps(manifest.hardware), "the artifact's target")
+        if target.name != manifest.target:
+            raise TargetError(
+                f"the artifact is for {manifest.target!r} and describes {target.name!r}",
+                fix="compile the model again",
+            )
     else:  # written before artifacts said all of it
         target = targets.get(manifest.target)
     if not targets.runs_here(target):
