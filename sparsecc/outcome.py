@@ -16,7 +16,7 @@ from sparsecc.passes.base import Context
 from sparsecc.passes.weights.layers import Layer, find_layers
 from sparsecc.passes.weights.prune import LayerResult, detect_layers, prune_model
 from sparsecc.planner import Found, Wish, find_plan
-from sparsecc.progress import Progress
+from sparsecc.progress import Progress, counted
 from sparsecc.quality.calibration import Calibration
 from sparsecc.quality.exam import LABELLED, MEASURES, Grade, set_exam
 from sparsecc.report.rows import LayerRow
@@ -134,7 +134,7 @@ def prune(
         graph,
         choices,
         data,
-        on_progress=lambda what, done, steps: progress(what, done / max(1, steps)),
+        on_progress=counted(progress),
     )
     return {result.name: result for result in results}
 

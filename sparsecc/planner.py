@@ -18,18 +18,18 @@ from sparsecc.backends.onnxruntime.run import session_of_model
 from sparsecc.errors import CalibrationError
 from sparsecc.formats.patterns import Pattern
 from sparsecc.passes.weights.bias_correction import can_shift
-from sparsecc.passes.weights.candidates import Candidate, Mode, measure, offer
+from sparsecc.passes.weights.candidates import Candidate, measure, offer
 from sparsecc.passes.weights.layers import find_layers, matrix
 from sparsecc.passes.weights.prune import LayerResult, prune_model, with_statistics
 from sparsecc.passes.weights.whole import quickly_pruned, stitched
-from sparsecc.progress import Progress, part
+from sparsecc.progress import Progress, counted, part
 from sparsecc.quality.calibration import Calibration
 from sparsecc.quality.exam import Exam, Grade, Quality, set_exam
 from sparsecc.search.ladder import Ladder
 from sparsecc.search.plan import Choice, Method, PlanBudget, PlanOption, PlanPoint
 from sparsecc.search.problem import Assignment, Problem
 from sparsecc.search.scored import Scored
-from sparsecc.search.search import Kind, search
+from sparsecc.search.search import Kind, Mode, search
 from sparsecc.search.why_not import explain
 from sparsecc.targets import Target
 
@@ -140,7 +140,7 @@ def measure_candidates(
     layers = find_layers(graph).layers
     table = {layer.name: offer(layer, target, wish.mode, wish.method) for layer in layers}
     todo = [layer for layer in layers if len(table[layer.name]) > 1]
-    seen = with_statistics(graph, todo, data, lambda what, at, of: progress(what, at / max(1, of)))
+    seen = with_statistics(graph, todo, data, counted(progress))
     for layer, train, held_out in seen:
         assert train is not None
         with threadpool_limits(1, "blas"):  # thousands of small systems, and the same last bits
@@ -234,7 +234,7 @@ class _Desk:
             model,
             choices,
             self.data,
-            on_progress=lambda what, at, of: progress(what, at / max(1, of)),
+            on_progress=counted(progress),
         )
         changed = assignment != self.problem.dense
         grade = self.exam.grade(session_of_model(model)) if changed else Grade(0.0)

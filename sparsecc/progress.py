@@ -32,6 +32,11 @@ def part(progress: Progress, start: float, end: float, prefix: str = "") -> Prog
     return report
 
 
+def counted(progress: Progress) -> Callable[[str, int, int], None]:
+    """The callback of work that counts its steps: (what, steps done, steps in all)."""
+    return lambda step, done, steps: progress(step, done / max(1, steps))
+
+
 @contextlib.contextmanager
 def bar(title: str) -> Iterator[Progress]:
     """A progress bar on standard error while the block runs, gone when it ends.
@@ -79,4 +84,4 @@ def bar(title: str) -> Iterator[Progress]:
         yield report
 
 
-__all__ = ["Progress", "bar", "part", "silent"]
+__all__ = ["Progress", "bar", "counted", "part", "silent"]

@@ -10,11 +10,10 @@ from typing import TypeVar
 from sparsecc import targets
 from sparsecc.errors import PlanError
 from sparsecc.formats.patterns import SparsitySpec
-from sparsecc.passes.weights.candidates import MODES, Mode
 from sparsecc.quality.exam import Quality
 from sparsecc.search.allocation import ALLOCATIONS, Allocation
 from sparsecc.search.plan import Method, Plan
-from sparsecc.search.search import Kind
+from sparsecc.search.search import MODES, Kind, Mode
 from sparsecc.targets import Target
 
 SCORES: tuple[Method, ...] = ("magnitude", "wanda", "sparsegpt", "alps")

@@ -86,13 +86,12 @@ class FileKind(Generic[T]):
         return self.parse(data, name)
 
     def save(self, value: T, path: Path) -> None:
-        """Write a file aside, then rename it; folders above it that are missing are made.
+        """Write a file aside, then rename it.
 
         Raises:
             SparseccError: It cannot be written.
         """
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=path.parent, prefix=".aside-") as aside:
                 scratch = Path(aside) / path.name
                 scratch.write_text(self.text(value), encoding="utf-8")

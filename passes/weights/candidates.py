@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +18,8 @@ from sparsecc.passes.weights.prune import mean_shift, output_error
 from sparsecc.passes.weights.sparsegpt import sparsegpt
 from sparsecc.quality.moments import Moments
 from sparsecc.search.plan import Choice, Method
+from sparsecc.search.search import Mode
 from sparsecc.targets import Target
-
-Mode = Literal["fast", "thorough"]
-MODES: tuple[Mode, ...] = ("fast", "thorough")
 
 _GRIDS: dict[Mode, dict[str, tuple[float, ...]]] = {
     "fast": {

@@ -9,7 +9,7 @@ import typer
 
 from sparsecc.cli.command import JsonOption
 from sparsecc.cli.compile import tell
-from sparsecc.cli.options import MODEL
+from sparsecc.cli.options import MODEL, OutFolder
 
 NAME = "apply"
 EXAMPLES = """
@@ -26,16 +26,7 @@ The same plan for a checkpoint that was trained further:
 def command(
     model: Annotated[Path, MODEL],
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="Plan file.", show_default=False)],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "-o",
-            "--out",
-            metavar="DIR",
-            help="Folder to write the artifact to.",
-            show_default=False,
-        ),
-    ],
+    out: OutFolder,
     target: Annotated[
         str | None,
         typer.Option(

@@ -17,6 +17,7 @@ from sparsecc.cli.options import (
     MaxDrop,
     MaxMs,
     Mode,
+    OutFolder,
     Quality,
     SearchMode,
     Seed,
@@ -71,16 +72,7 @@ class Allocation(StrEnum):
 
 def command(
     model: Annotated[Path, MODEL],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "-o",
-            "--out",
-            metavar="DIR",
-            help="Folder to write the artifact to.",
-            show_default=False,
-        ),
-    ],
+    out: OutFolder,
     target: Annotated[
         str,
         typer.Option(

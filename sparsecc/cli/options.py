@@ -1,4 +1,4 @@
-"""Options that ``compile`` and ``plan`` share: the budget of a search and how it goes."""
+"""Options that commands share: where an artifact goes, the budget of a search, how it goes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ class Mode(StrEnum):
 MODEL = typer.Argument(metavar="MODEL", help="ONNX file.", show_default=False)
 _NONE: dict[str, Any] = {"show_default": False}
 
+OutFolder = Annotated[
+    Path,
+    typer.Option("-o", "--out", metavar="DIR", help="Folder to write the artifact to.", **_NONE),
+]
 MaxDrop = Annotated[
     float | None,
     typer.Option(
@@ -101,6 +105,7 @@ __all__ = [
     "MaxDrop",
     "MaxMs",
     "Mode",
+    "OutFolder",
     "Quality",
     "SearchMode",
     "Seed",

@@ -73,6 +73,11 @@ def fit(losses: Sequence[Numbers], plans: Sequence[Scored], near: float) -> Numb
     return fitted
 
 
+def weighted(coefficients: Numbers, losses: Sequence[Numbers]) -> list[Numbers]:
+    """Per layer ``[choices]``: coefficient × loss, a share of the model's drop."""
+    return [c * loss for c, loss in zip(coefficients, losses, strict=True)]
+
+
 def _closeness(drops: Numbers, near: float) -> Numbers:
     if near <= 0:
         return np.ones(len(drops))

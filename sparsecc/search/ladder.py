@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sparsecc.search.coefficients import base_losses, fit
+from sparsecc.search.coefficients import base_losses, fit, weighted
 from sparsecc.search.knapsack import cheapest
 from sparsecc.search.problem import Assignment, Problem
 from sparsecc.search.scored import Scored
@@ -37,9 +37,8 @@ class Ladder:
 
     def __init__(self, problem: Problem, scored: Sequence[Scored], limit: float) -> None:
         losses = base_losses(problem)
-        weights = fit(losses, scored, limit)
         self._problem = problem
-        self._losses = [weight * loss for weight, loss in zip(weights, losses, strict=True)]
+        self._losses = weighted(fit(losses, scored, limit), losses)
         self._tried: set[Assignment] = set()
         self._good, self._bad = 0.0, float("inf")
 

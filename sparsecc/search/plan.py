@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import pydantic
 
 from sparsecc.errors import PlanError
 from sparsecc.formats.patterns import Pattern
+from sparsecc.versioned import FileKind
 
 FORMAT: Final = 2
 """Version of the plan file this code reads and writes."""
@@ -167,7 +167,6 @@ class Plan(_Strict):
     """Everything that was decided for one model on one target.
 
     Attributes:
-        format: Version of the file format.
         sparsecc: Version of sparsecc that wrote it.
         model_hash: Identifies the model it was made for.
         target: Name of the hardware.
@@ -183,7 +182,6 @@ class Plan(_Strict):
         refusals: In the order they were met.
     """
 
-    format: Literal[2] = FORMAT
     sparsecc: Text
     model_hash: Text
     target: Text
@@ -206,21 +204,15 @@ class Plan(_Strict):
 
     def to_json(self) -> str:
         """The file's text: same plan, same bytes."""
-        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+        return _FILE.text(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the plan.
+        """Write the plan, completely or not at all.
 
         Raises:
             PlanError: The file cannot be written.
         """
-        try:
-            Path(path).write_text(self.to_json(), encoding="utf-8")
-        except OSError as error:
-            raise PlanError(
-                f"cannot write the plan {os.fspath(path)}: {error.strerror}",
-                fix="choose a folder that exists and may be written to",
-            ) from error
+        _FILE.save(self, Path(path))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Plan:
@@ -229,20 +221,7 @@ class Plan(_Strict):
         Raises:
             PlanError: The file is missing, too large or not a plan.
         """
-        name = os.fspath(path)
-        try:
-            with Path(path).open("rb") as file:
-                data = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise PlanError(
-                f"cannot read the plan {name}: {error.strerror}", fix="check the path"
-            ) from error
-        if len(data) > MAX_BYTES:
-            raise PlanError(
-                f"the plan {name} is larger than {MAX_BYTES >> 20} MiB",
-                fix="pass a plan file that sparsecc wrote",
-            )
-        return cls.from_json(data, name)
+        return _FILE.load(path)
 
     @classmethod
     def from_json(cls, text: str | bytes, name: str = "plan") -> Plan:
@@ -251,22 +230,14 @@ class Plan(_Strict):
         Raises:
             PlanError: It is not JSON, of another version, or a field is wrong.
         """
-        try:
-            raw: Any = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise PlanError(f"{name} is not JSON: {error}", fix="pass a plan file") from error
-        version = raw.get("format") if isinstance(raw, dict) else None
-        if type(version) is not int or version != FORMAT:
-            raise PlanError(
-                f"{name} has plan format {version!r}, this sparsecc reads format {FORMAT}",
-                fix="make the plan again with this version of sparsecc",
-            )
-        try:
-            return cls.model_validate_json(text)
-        except pydantic.ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise PlanError(
-                f"{name}: field {where!r}: {first['msg']}",
-                fix="undo the edit of that field, or make the plan again",
-            ) from error
+        return _FILE.parse(text, name)
+
+
+_FILE: FileKind[Plan] = FileKind(
+    what="plan",
+    format=FORMAT,
+    max_bytes=MAX_BYTES,
+    adapter=pydantic.TypeAdapter(Plan),
+    error=PlanError,
+    fix="undo the last edit, or make the plan again with this version of sparsecc",
+)

@@ -20,7 +20,7 @@ import numpy as np
 from sparsecc.errors import PlanError
 from sparsecc.progress import Progress, silent
 from sparsecc.search.bisection import bisect
-from sparsecc.search.coefficients import base_losses, fit
+from sparsecc.search.coefficients import base_losses, fit, weighted
 from sparsecc.search.knapsack import cheapest, pareto
 from sparsecc.search.problem import Assignment, Numbers, Problem
 from sparsecc.search.scored import Score, Scored, Scores
@@ -29,6 +29,7 @@ from sparsecc.search.spdy import spdy
 Kind = Literal["drop", "ms", "bytes"]
 """What is limited: the drop of quality, the time of the model, the bytes of its weights."""
 Mode = Literal["fast", "thorough"]
+MODES: tuple[Mode, ...] = ("fast", "thorough")
 
 SCORES: dict[Mode, int] = {"fast": 12, "thorough": 60}
 """Plans measured end to end, at most."""
@@ -140,7 +141,7 @@ def within_drop(problem: Problem, losses: Sequence[Numbers], limit: float) -> Go
     """The fastest plan that measures a drop of at most ``limit``."""
     return Goal(
         plan=lambda coefficients, share: _cheapest(
-            problem.times, _times(coefficients, losses), 0.0, limit * share
+            problem.times, weighted(coefficients, losses), 0.0, limit * share
         ),
         shares=_SHARES,
         met=lambda s: s.drop <= limit,
@@ -167,7 +168,7 @@ def within_resource(
 
     return Goal(
         plan=lambda coefficients, share: _cheapest(
-            _times(coefficients, losses), resources, fixed, limit * share
+            weighted(coefficients, losses), resources, fixed, limit * share
         ),
         shares=(1.0,),
         met=lambda s: used(s.assignment) <= limit,
@@ -202,10 +203,6 @@ def _proposals(
         yield goal.plan(coefficients, share)
     for _ in range(_DRAWS):
         yield goal.plan(coefficients * random.lognormal(0, _DOUBT, len(coefficients)), 1.0)
-
-
-def _times(coefficients: Numbers, losses: Sequence[Numbers]) -> list[Numbers]:
-    return [c * loss for c, loss in zip(coefficients, losses, strict=True)]
 
 
 def _cheapest(

@@ -1,5 +1,7 @@
 """NVIDIA GPUs by compute capability, from the data sheets of A100 (80 GB) and H100 (SXM)."""
 
+import dataclasses
+
 from sparsecc.targets.base import Target
 
 CUDA_SM_80 = Target(
@@ -17,18 +19,13 @@ CUDA_SM_80 = Target(
     int8_gain=32.0,
     tensor_tflops=312.0,
 )
-CUDA_SM_90 = Target(
+CUDA_SM_90 = dataclasses.replace(
+    CUDA_SM_80,
     name="cuda-sm_90",
-    family="cuda",
-    triple="",
-    isas=(),
-    lanes=32,
     fma_ports=4.0,
-    registers=255,
     ghz=1.83,
     threads=132,
     caches=(256 << 10, 50 << 20),
     bandwidths=(31_000.0, 7_000.0, 3_352.0),
-    int8_gain=32.0,
     tensor_tflops=989.0,
 )

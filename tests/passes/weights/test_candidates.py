@@ -12,10 +12,11 @@ from sparsecc.capture import capture
 from sparsecc.passes import pipeline
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.weights.bias_correction import can_shift
-from sparsecc.passes.weights.candidates import MODES, Candidate, Mode, measure, offer
+from sparsecc.passes.weights.candidates import Candidate, measure, offer
 from sparsecc.passes.weights.layers import Layer, find_layers, matrix
 from sparsecc.passes.weights.prune import with_statistics
 from sparsecc.quality.calibration import load_calibration
+from sparsecc.search.search import MODES, Mode
 from tests import small
 
 TARGET = targets.get("x86-64-v4")
