@@ -23,9 +23,10 @@ from onnx import numpy_helper
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks import measure, page, peak, plots, rows, spec
+from benchmarks import measure, page, plots, rows, spec
 from benchmarks.spec import Layer
 from sparsecc.artifact import open_artifact
+from sparsecc.backends.kernels import peak
 from sparsecc.report.rows import DENSE_KERNEL
 
 LAYERS = Path(__file__).with_name("kernels.txt")

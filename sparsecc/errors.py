@@ -54,6 +54,12 @@ class TargetError(SparseccError):
     exit_code = 6
 
 
+class CostTableError(SparseccError):
+    """A calibration table cannot be read, or is of another target or of other kernels."""
+
+    exit_code = 10
+
+
 class ArtifactError(SparseccError):
     """An artifact folder is missing, incomplete, altered or cannot be written."""
 
@@ -76,6 +82,7 @@ __all__ = [
     "ArtifactError",
     "BackendError",
     "CalibrationError",
+    "CostTableError",
     "ModelError",
     "PlanError",
     "ReportError",

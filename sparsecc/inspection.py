@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from sparsecc import targets
+from sparsecc import ops, targets
 from sparsecc.artifact import open_artifact
 from sparsecc.capture import capture
 from sparsecc.cost import roofline
+from sparsecc.cost.model import Estimate, cost_model
 from sparsecc.passes import edit, pipeline
 from sparsecc.passes.base import Context, Refusal, run
 from sparsecc.passes.quantize.rows import int8_rows
-from sparsecc.passes.weights.choose import node_work
+from sparsecc.passes.weights.choose import node_work, packed_estimate
 from sparsecc.passes.weights.dense_beside import DenseBeside
 from sparsecc.passes.weights.dense_products import DenseProducts
 from sparsecc.passes.weights.depthwise import Depthwise
@@ -59,6 +60,13 @@ def rewrite(graph: ir.Model, target: Target, ctx: Context) -> list[LayerRow]:
     for each in beside:
         for name in each.replaced:
             rows[name] = dataclasses.replace(rows[name], kernel=each.KERNEL, why=each.WHY)
+    taken = {name for each in beside for name in each.replaced}
+    for node in graph.graph:
+        if node.name in taken and ops.is_sparse(node):
+            ours = packed_estimate(node, target)
+            rows[node.name] = dataclasses.replace(
+                rows[node.name], est_ms=round(ours.ms, 6), spread=round(ours.spread, 4)
+            )
     for name, row in int8_rows(graph, target).items():
         rows[name] = dataclasses.replace(row, op=rows[name].op)
     return sorted(rows.values(), key=lambda row: order.get(row.name, len(order)))
@@ -77,7 +85,8 @@ def _refused_rows(
 
 def _refused_row(node: ir.Node, why: str, target: Target) -> LayerRow:
     weight = edit.constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    macs, ms, density, flops, moved_bytes = 0, 0.0, 1.0, 0.0, 0
+    macs, density, flops, moved_bytes = 0, 1.0, 0.0, 0
+    estimate = Estimate(0.0, 0.0)
     if weight is not None and weight.size:
         density = np.count_nonzero(weight) / weight.size
     if node.op_type == "Conv" and weight is not None:
@@ -86,7 +95,7 @@ def _refused_row(node: ir.Node, why: str, target: Target) -> LayerRow:
         macs = weight.size * math.prod(positions)
         groups = node.attributes.get_int("group", 1)
         work = node_work(node, rows, weight.size // rows, groups)
-        ms = roofline.dense_ms(work, target)
+        estimate = cost_model(target).dense(work)
         flops, moved_bytes = roofline.demand(work, weight.size)
     return LayerRow(
         name=str(node.name),
@@ -98,8 +107,9 @@ def _refused_row(node: ir.Node, why: str, target: Target) -> LayerRow:
         eligible=False,
         why=why,
         kernel=DENSE_KERNEL,
-        est_ms=round(ms, 6),
-        dense_ms=round(ms, 6),
+        est_ms=round(estimate.ms, 6),
+        spread=round(estimate.spread, 4),
+        dense_ms=round(estimate.ms, 6),
         flops=flops,
         moved_bytes=moved_bytes,
     )

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 import sparsecc
 from sparsecc.backends.onnxruntime.run import session_of_model
+from sparsecc.cost.model import cost_model
 from sparsecc.errors import CalibrationError, PlanError
 from sparsecc.manifest import NodeEntry
 from sparsecc.passes.base import Context
@@ -87,6 +88,7 @@ def prune_as_asked(job: Job, progress: Progress, *, best_effort: bool = False) -
         "spec": str(request.spec),
         "overrides": {name: str(spec) for name, spec in request.overrides.items()},
         "allocation": request.allocation,
+        "costs": cost_model(request.target).name,
     }
     return Outcome(graph, decisions, results, source, {})
 
@@ -167,6 +169,7 @@ def _planned(row: LayerRow, shape: tuple[int, int], outcome: Outcome) -> PlanLay
         density=row.density,
         loss=result.loss if result else None,
         predicted_ms=row.est_ms,
+        spread=row.spread,
         dense_ms=row.dense_ms,
         kernel=row.kernel,
         reason="; ".join(reason for reason in reasons if reason),
@@ -197,6 +200,7 @@ def _searched(job: Job, progress: Progress, *, best_effort: bool) -> Outcome:
     decisions = {name: Decision(choice, found.reason) for name, choice in found.choices.items()}
     source = {
         "spec": SEARCH,
+        "costs": cost_model(request.target).name,
         "mode": request.mode,
         "seed": request.seed,
         "points": found.points,

@@ -27,6 +27,7 @@ class FileKind(Generic[T]):
         adapter: Checks the fields, and makes them a value.
         error: What is raised.
         fix: What to do about a file that is none.
+        indent: Blanks before nested fields; None for one line, where there are many numbers.
     """
 
     what: str
@@ -35,11 +36,14 @@ class FileKind(Generic[T]):
     adapter: pydantic.TypeAdapter[T]
     error: type[SparseccError]
     fix: str
+    indent: int | None = 1
 
     def text(self, value: T) -> str:
         """The file's text: same value, same bytes."""
         fields = self.adapter.dump_python(value, mode="json")
-        return json.dumps({"format": self.format, **fields}, indent=1, ensure_ascii=False) + "\n"
+        content = {"format": self.format, **fields}
+        ends = (",", ": " if self.indent else ":")
+        return json.dumps(content, indent=self.indent, separators=ends, ensure_ascii=False) + "\n"
 
     def parse(self, text: str | bytes, name: str) -> T:
         """Read the text of a file; ``name`` stands for it in errors.

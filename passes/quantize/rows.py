@@ -10,6 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsecc.cost import roofline
+from sparsecc.cost.model import cost_model
 from sparsecc.cost.roofline import UNKNOWN_BATCH, UNKNOWN_SIDE, Work
 from sparsecc.ops import int8
 from sparsecc.passes import edit
@@ -46,7 +47,7 @@ def _row(node: ir.Node, target: Target) -> LayerRow:
         why="eight-bit, every block" if share == 1 else f"eight-bit, {share:.0%} of the blocks",
         kernel=f"int8-{node.op_type.lower()}",
         est_ms=round(roofline.int8_ms(work, blocks, target), 6),
-        dense_ms=round(roofline.dense_ms(work, target), 6),
+        dense_ms=round(cost_model(target).dense(work).ms, 6),
         flops=2.0 * math.prod(BLOCK) * blocks * points,
         moved_bytes=work.activation_bytes // 4 + roofline.INT8_PER_BLOCK * blocks,
     )

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecc.cost import roofline
+from sparsecc.cost.model import cost_model
 from sparsecc.formats.blocks import Block
 from sparsecc.formats.patterns import Pattern, detect
 from sparsecc.passes.weights.choose import choose, work_of
@@ -44,6 +45,7 @@ class Candidate:
         density: Share of non-zero weights then.
         ms: Predicted time.
         weight_bytes: Of the weight as stored.
+        spread: Relative error of the time, one sigma.
         loss: Relative output error on held-out data.
         weight: ``[R, K]`` float32, or None where the weight stays as it is.
         shift: ``[R]`` to add to the bias, or None.
@@ -53,6 +55,7 @@ class Candidate:
     density: float
     ms: float
     weight_bytes: int
+    spread: float = 0.0
     loss: float = 0.0
     weight: NDArray[np.float32] | None = None
     shift: NDArray[np.float64] | None = None
@@ -123,22 +126,22 @@ def measure(
 
 def _as_it_is(layer: Layer, target: Target) -> Candidate:
     found = detect(matrix(layer))
-    row = choose(layer, target, beside=layer.op == "Conv").row
+    row = choose(layer, target, beside=True).row
     choice = Choice(
         pattern=found.pattern, sparsity=1 - found.density, method="existing", refit=False
     )
     stored = 4 * layer.rows * layer.cols
     if row.is_sparse:
         stored = _bytes(layer, found.pattern.block, found.density)
-    return Candidate(choice, found.density, row.est_ms, stored)
+    return Candidate(choice, found.density, row.est_ms, stored, row.spread)
 
 
 def _made(layer: Layer, target: Target, choice: Choice) -> Candidate:
     density, block = 1 - choice.sparsity, choice.pattern.block
     blocks = _blocks(layer, block, density)
     work = work_of(layer)
-    ms = roofline.sparse_ms(work, block, blocks, target, beside=layer.op == "Conv")
-    return Candidate(choice, density, ms, _bytes(layer, block, density))
+    estimate = cost_model(target).sparse(work, block, blocks, beside=True)
+    return Candidate(choice, density, estimate.ms, _bytes(layer, block, density), estimate.spread)
 
 
 def _blocks(layer: Layer, block: Block, density: float) -> int:

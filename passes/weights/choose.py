@@ -1,4 +1,4 @@
-"""Which kernel runs a layer: the cheapest by the roofline, the dense one included."""
+"""Which kernel runs a layer: the cheapest by the cost model, the dense one included."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from sparsecc import ops
 from sparsecc.cost import roofline
+from sparsecc.cost.model import CostModel, Estimate, cost_model
 from sparsecc.cost.roofline import UNKNOWN_BATCH, UNKNOWN_SIDE, UNKNOWN_TOKENS, WORTHWHILE
 from sparsecc.formats.blocks import Block, count_blocks
 from sparsecc.formats.patterns import detect
@@ -20,6 +22,8 @@ from sparsecc.targets import Target
 
 BLOCKS: tuple[Block, ...] = ((1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (1, 4), (1, 8), (1, 16))
 """Packed formats that have kernels."""
+LEAST_SKIPPED = 0.02
+"""Share of its blocks that a format skips at least: below, it is a dense kernel by another name."""
 
 
 @dataclass(frozen=True)
@@ -45,18 +49,21 @@ def choose(layer: Layer, target: Target, *, beside: bool = False) -> Choice:
     Args:
         layer: The layer.
         target: Where it runs.
-        beside: Whether layers beside it are in the library too (``roofline.sparse_ms``).
+        beside: Whether layers beside it are in the library too (``CostModel.sparse``).
     """
     weight = matrix(layer)
     work = work_of(layer)
-    dense = roofline.dense_ms(work, target)
+    costs = cost_model(target)
+    by_runtime = costs.dense(work)
+    dense = by_runtime.ms
     refusal = _ineligible(layer, weight)
-    times = {} if refusal else _sparse_times(layer, weight, work, target, beside)
-    block = min(times, key=lambda block: (times[block], -block[0] * block[1]), default=None)
-    sparse = times[block] if block else math.inf
+    times = {} if refusal else _sparse_times(layer, weight, work, costs, beside)
+    block = min(times, key=lambda block: (times[block].ms, -block[0] * block[1]), default=None)
+    sparse = times[block].ms if block else math.inf
     pays = sparse <= WORTHWHILE * dense
     found = detect(weight)
     why = refusal or _reason(sparse, dense, found.density)
+    chosen = times[block] if pays and block else by_runtime
     flops, moved_bytes = _demand(weight, work, block if pays else None)
     row = LayerRow(
         name=layer.name,
@@ -68,7 +75,8 @@ def choose(layer: Layer, target: Target, *, beside: bool = False) -> Choice:
         eligible=not refusal,
         why=why,
         kernel=kernel_name(layer, block, target) if pays and block else DENSE_KERNEL,
-        est_ms=round(sparse if pays else dense, 6),
+        est_ms=round(chosen.ms, 6),
+        spread=round(chosen.spread, 4),
         dense_ms=round(dense, 6),
         flops=flops,
         moved_bytes=moved_bytes,
@@ -90,9 +98,10 @@ def work_of(layer: Layer) -> roofline.Work:
 
 
 def node_work(node: ir.Node, rows: int, cols: int, groups: int) -> roofline.Work:
-    """The work of a Conv, Gemm or MatMul node with R outputs of K inputs each."""
-    is_conv = node.op_type == "Conv" and not edit.is_of_pixels(node)
-    fallback = UNKNOWN_SIDE if node.op_type == "Conv" else UNKNOWN_TOKENS
+    """The work of a layer's node, sparse or not, with R outputs of K inputs each."""
+    of_images = node.op_type == "Conv" or node.op_type.startswith("SparseConv")
+    is_conv = of_images and not edit.is_of_pixels(node)
+    fallback = UNKNOWN_SIDE if of_images else UNKNOWN_TOKENS
     out, into = _dims(node.outputs[0], fallback), _dims(node.inputs[0], fallback)
     points = math.prod(out) // rows if out else fallback
     return roofline.Work(
@@ -105,6 +114,13 @@ def node_work(node: ir.Node, rows: int, cols: int, groups: int) -> roofline.Work
     )
 
 
+def packed_estimate(node: ir.Node, target: Target) -> Estimate:
+    """Time of a layer of the library, in a region."""
+    weight, group = ops.read_packed(node), node.attributes.get_int("group", 1)
+    work = node_work(node, weight.shape[0], math.prod(weight.shape[1:]), group)
+    return cost_model(target).sparse(work, weight.block, len(weight.index), beside=True)
+
+
 def why_not_in_library(work: roofline.Work, block: Block, target: Target, edges: float) -> str:
     """Why a layer without zeros is better left to ONNX Runtime than put into a region, or "".
 
@@ -115,8 +131,9 @@ def why_not_in_library(work: roofline.Work, block: Block, target: Target, edges:
         edges: Bytes of activations that would change their layout around ONNX Runtime's layer.
     """
     blocks = math.ceil(work.rows / block[0]) * work.cols
-    ours = roofline.sparse_ms(work, block, blocks, target, beside=True)
-    theirs = roofline.dense_ms(work, target) + edges / roofline.LAYOUT_GBS * 1e-6
+    costs = cost_model(target)
+    ours = costs.sparse(work, block, blocks, beside=True).ms
+    theirs = costs.dense(work).ms + edges / roofline.LAYOUT_GBS * 1e-6
     return "" if ours <= theirs else f"dense in the library: {theirs / ours:.2f}x as fast"
 
 
@@ -176,17 +193,24 @@ def _sparse_times(
     layer: Layer,
     weight: NDArray[np.floating],
     work: roofline.Work,
-    target: Target,
+    costs: CostModel,
     beside: bool,
-) -> dict[Block, float]:
-    """Estimated ms of every format whose blocks stay inside one group."""
+) -> dict[Block, Estimate]:
+    """Times of every format whose blocks stay inside one group, and that skips any."""
     rows_per_group = layer.rows // layer.groups
     fitting = [block for block in BLOCKS if layer.groups == 1 or rows_per_group % block[0] == 0]
     nonzero = weight != 0
+    stored = {block: count_blocks(nonzero, block) for block in fitting}
     return {
-        block: roofline.sparse_ms(work, block, count_blocks(nonzero, block), target, beside=beside)
-        for block in fitting
+        block: costs.sparse(work, block, count, beside=beside)
+        for block, count in stored.items()
+        if count <= (1 - LEAST_SKIPPED) * _cells(weight.shape, block)
     }
+
+
+def _cells(shape: tuple[int, ...], block: Block) -> int:
+    """Blocks of a matrix, stored or not."""
+    return math.ceil(shape[0] / block[0]) * math.ceil(shape[1] / block[1])
 
 
 def _demand(

@@ -19,7 +19,7 @@ from sparsecc.targets import Target
 
 
 class ToSparse(Pass):
-    """Packs the weights of layers that the roofline expects to be faster sparse.
+    """Packs the weights of layers that the cost model expects to be faster sparse.
 
     Attributes:
         choices: After ``call``, what was chosen for each layer, in graph order.
@@ -34,10 +34,11 @@ class ToSparse(Pass):
     def call(self, model: ir.Model, ctx: Context) -> bool:
         """Choose for every layer, then rewrite the ones that pay."""
         survey = find_layers(model)
-        beside = _have_neighbours(survey.layers)
+        images = [layer for layer in survey.layers if layer.op == "Conv"]
+        products = [layer for layer in survey.layers if layer.op != "Conv"]
+        beside = {True: _have_neighbours(images), False: _have_neighbours(products)}
         self.choices = [
-            choose(layer, self.target, beside=beside and layer.op == "Conv")
-            for layer in survey.layers
+            choose(layer, self.target, beside=beside[layer.op == "Conv"]) for layer in survey.layers
         ]
         for choice in self.choices:
             if choice.block is None:
@@ -51,8 +52,8 @@ class ToSparse(Pass):
 
 
 def _have_neighbours(layers: Sequence[Layer]) -> bool:
-    """Whether several convolutions have zeros: a region takes what lies between them too."""
-    weights = (matrix(layer) for layer in layers if layer.op == "Conv")
+    """Whether several layers have zeros: a region takes what lies between them too."""
+    weights = map(matrix, layers)
     with_zeros = (weight for weight in weights if np.count_nonzero(weight) < weight.size)
     return len(list(itertools.islice(with_zeros, 2))) == 2  # no more weights are read than that
 

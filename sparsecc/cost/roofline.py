@@ -182,13 +182,11 @@ def sparse_ms(
     generated = generates(block, work.groups, None if work.is_conv else work.points, target)
     quality = GENERATED if generated else sparse_efficiency(block, beside=beside)
     depth = blocks / max(1, math.ceil(work.rows / r))
-    layout = 0.0 if beside else work.activation_bytes / LAYOUT_GBS
+    panels = 0.0
     if generated:
         depth *= GENERATED_ROWS / work.cols
-        layout += 4 * work.cols * work.points / PANEL_GBS  # every tap of every point
+        panels = 4 * work.cols * work.points / PANEL_GBS  # every tap of every point
     few = not work.is_conv and work.points <= FEW_POINTS
-    if r > 1 and not (work.is_conv or few):
-        layout = 0.0  # tokens lie in the lanes from layer to layer
     stored = blocks * r * c
     if few:
         per_block = max(FEW_POINTS_BLOCK, FEW_POINTS_WEIGHT * r * c)
@@ -200,8 +198,8 @@ def sparse_ms(
     weight_bytes = stored * BYTES_PER_WEIGHT + blocks * BYTES_PER_INDEX
     flops = 2.0 * stored * work.points
     return (
-        (0.0 if beside else NODE_MS)
-        + layout * 1e-6
+        (0.0 if beside else border_ms(work, block))
+        + panels * 1e-6
         + _milliseconds(target, flops, efficiency, weight_bytes, work.activation_bytes)
     )
 
@@ -216,6 +214,16 @@ def demand(work: Work, stored: int, blocks: int = 0) -> tuple[float, int]:
     """
     weight_bytes = BYTES_PER_WEIGHT * stored + BYTES_PER_INDEX * blocks
     return 2.0 * stored * work.points, work.activation_bytes + weight_bytes
+
+
+def border_ms(work: Work, block: Block) -> float:
+    """What a layer costs besides where it stands alone: its node, and other layouts around it, ms.
+
+    Tokens of products by blocks of several rows lie in the lanes from layer to layer.
+    """
+    few = not work.is_conv and work.points <= FEW_POINTS
+    in_lanes = block[0] > 1 and not (work.is_conv or few)
+    return NODE_MS + (0.0 if in_lanes else work.activation_bytes / LAYOUT_GBS * 1e-6)
 
 
 def int8_ms(work: Work, blocks: int, target: Target) -> float:

@@ -32,6 +32,7 @@ class LayerRow:
         kernel: Kernel that runs it: a kernel-table name, or ``onnxruntime`` when dense.
         est_ms: Estimated time of the chosen kernel, one thread, ms.
         dense_ms: Estimated time of the dense layer, one thread, ms.
+        spread: Relative error of ``est_ms``, one standard deviation.
         flops: Floating-point operations of one run as chosen, at the sizes of the estimate.
         moved_bytes: Bytes of weights and activations that one run reads and writes, likewise.
     """
@@ -47,6 +48,7 @@ class LayerRow:
     kernel: str
     est_ms: Amount
     dense_ms: Amount
+    spread: Amount = 0.0
     flops: Amount = 0.0
     moved_bytes: Count = 0
 

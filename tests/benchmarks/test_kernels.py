@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks import kernels, peak
+from benchmarks import kernels
 from benchmarks.kernels import KernelRow
+from sparsecc.backends.kernels import peak
 
 ROW = KernelRow("1×1", "4x1:0.8", "conv-4x1", 0.5, 2.0, 40_000_000, 1_000_000, 100.0)
 

@@ -17,6 +17,7 @@ PUBLIC = [
     "BackendError",
     "CalibrationError",
     "Compiled",
+    "CostTableError",
     "ModelError",
     "Plan",
     "PlanError",

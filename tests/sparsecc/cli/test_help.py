@@ -32,7 +32,16 @@ def section(name: str) -> str:
 
 
 def test_the_commands():
-    assert list(COMMANDS) == ["compile", "plan", "apply", "bench", "verify", "inspect", "report"]
+    assert list(COMMANDS) == [
+        "compile",
+        "plan",
+        "apply",
+        "bench",
+        "verify",
+        "inspect",
+        "report",
+        "calibrate",
+    ]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

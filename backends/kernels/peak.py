@@ -5,16 +5,15 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
 from sparsecc import targets
 from sparsecc.backends.codegen.toolchain import Build, Unit, build_cached
-from sparsecc.backends.kernels.sources import CLANG_WIDE
+from sparsecc.backends.kernels.sources import CLANG_WIDE, HERE
 from sparsecc.backends.kernels.table import ISAS, Isa
 
-SOURCE = Path(__file__).with_name("peak.c")
+SOURCE = HERE / "driver" / "peak.c"
 TURNS = 40
 TURN_S = 0.02
 LEVELS = {"L2": 256 << 10, "DRAM": 256 << 20}

@@ -1,0 +1,126 @@
+"""Time of a whole rewritten model: its layers, and all that stands between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import onnx_ir as ir
+
+from sparsecc import ops
+from sparsecc.backends.codegen.program import Step
+from sparsecc.cost import roofline
+from sparsecc.cost.model import UNMEASURED_SPREAD, CostModel, Estimate, cost_model, total
+from sparsecc.cost.rates import KINDS, Kind
+from sparsecc.cost.roofline import UNKNOWN_BATCH, UNKNOWN_SIDE, UNKNOWN_TOKENS
+from sparsecc.passes.regions.units import units_of
+from sparsecc.report.rows import LayerRow
+from sparsecc.targets import Target
+
+SESSION_MS = 0.006
+"""What one run of a session costs by itself, ms."""
+_IMAGE = 4
+_CHEAP = ("none", "relu", "relu6")
+"""Activations that take no time behind a layer."""
+_LIKE: Mapping[str, Kind] = {"select": "from_t64", "patches": "to_t64", "flatten": "from_t64"}
+"""Steps that move values, as others do that are measured."""
+_OF_INPUT = frozenset({"pool", "mean"})
+"""Steps whose time goes by what they read."""
+
+
+def predict_model(model: ir.Model, rows: Sequence[LayerRow], target: Target) -> Estimate:
+    """Time of one run, one thread.
+
+    Args:
+        model: Rewritten, before regions are formed.
+        rows: Its layers, as ``inspection.rewrite`` gave them.
+        target: Where it runs.
+    """
+    layers = [Estimate(row.est_ms, row.spread) for row in rows]
+    return total([*layers, rest(model, target)])
+
+
+def rest(model: ir.Model, target: Target) -> Estimate:
+    """Time of everything but the layers of a rewritten model."""
+    costs = cost_model(target)
+    units, outside = units_of(model)
+    values = {str(value.name): value for node in model.graph for value in node.outputs}
+    values |= {str(value.name): value for value in model.graph.inputs}
+    parts = [Estimate(SESSION_MS, UNMEASURED_SPREAD)]
+    for unit in units:
+        sparse = next((node for node in unit.nodes if ops.is_sparse(node)), None)
+        if sparse is not None:
+            parts += _beside_layer(sparse, costs)
+        else:
+            parts.append(_step(unit.step, values, costs))
+    parts += [_node(node) for node in outside if not _is_layer(node) and _computes(node)]
+    return total(parts)
+
+
+def _step(step: Step, values: Mapping[str, ir.Value], costs: CostModel) -> Estimate:
+    """A step that is no layer; one that nothing is known of costs what it moves."""
+    made, read = (_elements(values.get(name)) for name in (step.outputs[0], step.inputs[0]))
+    if step.kind == "attention":
+        heads, dim = step.attributes[:2]
+        queries = made // (heads * dim)
+        keys = _elements(values.get(step.inputs[1])) * queries // max(1, read)
+        scores = queries * keys * heads
+        found = costs.step("attention", scores, 2 * scores * dim)
+    elif step.kind == "pool":
+        width = (_dims(values.get(step.inputs[0])) or [1])[-1]
+        found = costs.step("pool", read, read / width)
+    else:
+        kind = _LIKE.get(step.kind, step.kind)
+        known: Kind | None = next((each for each in KINDS if each == kind), None)
+        elements = read if kind in _OF_INPUT else made
+        found = costs.step(known, elements) if known else None
+    return found or Estimate(_moved_ms(read + made), UNMEASURED_SPREAD)
+
+
+def _beside_layer(node: ir.Node, costs: CostModel) -> list[Estimate]:
+    """What a layer of the library computes besides its sums."""
+    variant, made = ops.parse(node.op_type), _elements(node.outputs[0])
+    found = []
+    if variant.activation not in _CHEAP:
+        found.append(costs.step("activation", made))
+    if variant.residual:
+        found.append(costs.step("add", made / 2))  # it reads one term more
+    return [each for each in found if each is not None]
+
+
+def _node(node: ir.Node) -> Estimate:
+    """A node that ONNX Runtime runs."""
+    moved = sum(_elements(value) for value in node.outputs)
+    return Estimate(roofline.NODE_MS + _moved_ms(2 * moved), UNMEASURED_SPREAD)
+
+
+def _is_layer(node: ir.Node) -> bool:
+    """Whether a row stands for it."""
+    return node.op_type in ("Conv", "MatMul", "Gemm") and any(
+        value is not None and value.is_initializer() for value in node.inputs[1:2]
+    )
+
+
+def _computes(node: ir.Node) -> bool:
+    """Whether a node does more than say sizes."""
+    return any(value.dtype == ir.DataType.FLOAT for value in node.outputs) and (
+        node.op_type != "Constant"
+    )
+
+
+def _moved_ms(elements: float) -> float:
+    return 4 * elements / roofline.LAYOUT_GBS * 1e-6
+
+
+def _dims(value: ir.Value | None) -> list[int]:
+    if value is None or value.shape is None:
+        return []
+    fallback = UNKNOWN_SIDE if len(value.shape) == _IMAGE else UNKNOWN_TOKENS
+    dims = [dim if isinstance(dim, int) else fallback for dim in value.shape]
+    if dims and not isinstance(value.shape[0], int):
+        dims[0] = UNKNOWN_BATCH
+    return dims
+
+
+def _elements(value: ir.Value | None) -> int:
+    return math.prod(_dims(value))

@@ -1,0 +1,233 @@
+"""Measuring a machine: peaks, every kernel on a few hundred shapes, and what is no layer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sparsecc import targets
+from sparsecc.backends.kernels import peak
+from sparsecc.backends.kernels.measured import rate_cases, rows_of, step_of
+from sparsecc.backends.kernels.probe import Probe
+from sparsecc.backends.kernels.table import ISAS
+from sparsecc.backends.onnxruntime.dense_probe import dense_times
+from sparsecc.cost.correction import LEAST_SAMPLES, Correction, learn
+from sparsecc.cost.families import FAMILIES, Family, base_ms
+from sparsecc.cost.model import UNMEASURED_SPREAD
+from sparsecc.cost.rates import KINDS, Kind, Rate, fit_rate
+from sparsecc.cost.roofline import NODE_MS
+from sparsecc.cost.shapes import ALONE, SAMPLES, Row, Shape, shapes
+from sparsecc.cost.table import (
+    TABLE_FILE,
+    Sample,
+    Table,
+    call_of,
+    kernels_hash,
+    measured_as,
+    own_path,
+    read_table,
+    sample_of,
+)
+from sparsecc.errors import CostTableError, TargetError
+from sparsecc.progress import Progress, part, silent
+from sparsecc.targets import Target
+
+SHAPE_MS = 5.0
+"""About how long a shape is measured."""
+LEAST_RUNS, MOST_RUNS = 9, 15
+MEMORY_BYTES = 256 << 20
+"""An array that no cache holds."""
+
+
+def calibrate(target: str = "native", *, progress: Progress = silent) -> Path:
+    """Measure this machine; estimates for the target use the result from then on.
+
+    What was measured before an interruption is kept, and the next call goes on from there.
+
+    Args:
+        target: ``native``, a name, or the path of a target file; this machine must run it.
+        progress: Told how far it is.
+
+    Returns:
+        The table's file.
+
+    Raises:
+        TargetError: The target is unknown, or this machine is not one.
+        BackendError: The kernels could not be built, or scikit-learn is not installed.
+        CostTableError: The table cannot be written.
+    """
+    hardware = measured_as(targets.read(target))
+    if not targets.runs_here(hardware):
+        raise TargetError(
+            f"this machine does not run {hardware.name}: it cannot be measured here",
+            fix="calibrate on such a machine",
+        )
+    path = own_path(hardware)
+    partial = path.with_suffix(".partial.json")
+    with one_core():
+        table = _begun(partial, hardware) or _peaks(hardware, part(progress, 0.0, 0.03))
+        table = _measured(table, partial, part(progress, 0.03, 0.95))
+    progress("learning from the measurements", 0.95)
+    TABLE_FILE.save(learned(table), path)
+    partial.unlink()
+    progress("done", 1.0)
+    return path
+
+
+@contextlib.contextmanager
+def one_core() -> Iterator[None]:
+    """Keep this process on the core it is on, where the system lets it."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def processor() -> str:
+    """The name of this machine's processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(errors="replace").splitlines() if info.exists() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{named[0] if named else platform.machine()}, {os.cpu_count()} cores"[:200]
+
+
+def _begun(partial: Path, target: Target) -> Table | None:
+    """What an interrupted calibration of this machine left."""
+    if not partial.exists():
+        return None
+    try:
+        table = read_table(partial, target)
+    except CostTableError:
+        return None
+    return table if table.machine == processor() else None
+
+
+def _peaks(target: Target, progress: Progress) -> Table:
+    probe = peak.Probe(ISAS[target.isas[-1]])
+    progress("peak of multiply-adds", 0.0)
+    gflops = probe.gflops()
+    sizes = [size // 2 for size in target.caches] + [max(MEMORY_BYTES, 4 * target.llc_bytes)]
+    found = []
+    for at, size in enumerate(sizes):
+        progress(f"bandwidth of {size >> 10} KiB", (at + 1) / (len(sizes) + 1))
+        found.append(round(probe.gbs(size), 1))
+    return Table(
+        target=target,
+        kernels=kernels_hash(),
+        machine=processor(),
+        peak_gflops=round(gflops, 1),
+        bandwidths=tuple(found),
+    )
+
+
+def _measured(table: Table, partial: Path, progress: Progress) -> Table:
+    """The table with the rows it lacks, written whenever there is one more."""
+    target = table.target
+    bench = Bench(target)
+    rows = rows_of(target)
+    of_family = Counter(row.family for row in rows)
+    for at, row in enumerate(rows):
+        if row.name in table.rows:
+            continue
+        told = part(progress, at / len(rows), (at + 1) / len(rows), row.name)
+        count = SAMPLES * (ALONE if of_family[row.family] == 1 else 1)
+        found = measure_row(row, shapes(row, target, count), bench, told)
+        table = table.model_copy(update={"rows": table.rows | {row.name: found}})
+        TABLE_FILE.save(table, partial)
+    return table.model_copy(update={"rates": measure_rates(bench.probe)})
+
+
+class Bench:
+    """What shapes of a target are measured with."""
+
+    def __init__(self, target: Target) -> None:
+        near = target.caches[-2] if len(target.caches) > 1 else target.llc_bytes // 4
+        self.target = target
+        far = target.llc_bytes * 3 // 4
+        self.probe = Probe(target.isas[-1], target.triple, min(4 * near, far), far)
+
+    def ms(self, shape: Shape, seed: int) -> float:
+        """Median time of a shape: in a region, or as a node of ONNX Runtime, ms."""
+        estimate = base_ms(shape.call, self.target)
+        runs = int(np.clip(SHAPE_MS / estimate, LEAST_RUNS, MOST_RUNS))
+        if shape.call.is_dense:
+            return float(np.median(dense_times(shape, runs, self.probe.chill))) + NODE_MS
+        return float(np.median(self.probe.times(step_of(shape, self.target, seed), runs)))
+
+
+def measure_row(
+    row: Row, which: Sequence[Shape], bench: Bench, progress: Progress = silent
+) -> tuple[Sample, ...]:
+    """Measured shapes of a row."""
+    found = []
+    for seed, shape in enumerate(which):
+        progress(f"{seed + 1} of {len(which)} shapes", seed / len(which))
+        found.append(sample_of(shape.call, bench.ms(shape, seed)))
+    return tuple(found)
+
+
+def measure_rates(probe: Probe) -> dict[Kind, Rate]:
+    """Rates of everything that is no layer."""
+    found: dict[Kind, Rate] = {}
+    for kind in KINDS:
+        cases = rate_cases(kind)
+        times = [float(np.median(probe.times(case.step, MOST_RUNS))) for case in cases]
+        found[kind] = fit_rate([case.elements for case in cases], [c.macs for c in cases], times)
+    return found
+
+
+def learned(table: Table) -> Table:
+    """The table with what follows from its rows."""
+    family_of_row = {row.name: row.family for row in rows_of(table.target)}
+    corrections: dict[Family, Correction] = {}
+    for family in FAMILIES:
+        samples = [
+            call_of(sample)
+            for name, row in table.rows.items()
+            if family_of_row.get(name) == family
+            for sample in row
+        ]
+        if len(samples) >= LEAST_SAMPLES:
+            calls, ms = zip(*samples, strict=True)
+            corrections[family] = learn(calls, ms, table.hardware)
+    return table.model_copy(update={"corrections": corrections})
+
+
+def derived(target: Target, like: Table) -> Table:
+    """A table of a target that cannot be timed: the roofline, and rates scaled from another's.
+
+    Args:
+        target: The target.
+        like: A table that was measured.
+    """
+    per_element = like.hardware.lanes * like.hardware.ghz / (target.lanes * target.ghz)
+    per_mac = like.peak_gflops / target.peak_gflops
+    rates = {
+        kind: Rate(
+            call_ms=rate.call_ms * like.hardware.ghz / target.ghz,
+            element_ns=rate.element_ns * per_element,
+            mac_ns=rate.mac_ns * per_mac,
+            spread=UNMEASURED_SPREAD,
+        )
+        for kind, rate in like.rates.items()
+    }
+    return Table(
+        target=target,
+        kernels=like.kernels,
+        machine="",
+        derived=True,
+        peak_gflops=target.peak_gflops,
+        bandwidths=target.bandwidths,
+        rates=rates,
+    )

@@ -1,0 +1,129 @@
+"""The cost model: time of a layer on a target with how far to trust it, before it is run."""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparsecc.cost import roofline
+from sparsecc.cost.correction import corrected
+from sparsecc.cost.families import DENSE, Call, base_ms, family_of
+from sparsecc.cost.rates import Kind
+from sparsecc.cost.roofline import Work
+from sparsecc.cost.table import Table, measured_as, own_path, read_table, shipped_path
+from sparsecc.errors import CostTableError
+from sparsecc.formats.blocks import Block
+from sparsecc.targets import Target
+
+ROOFLINE = "roofline"
+"""The name of a model that nothing was measured for."""
+UNMEASURED_SPREAD = 0.3
+"""Relative error of the bare roofline, one sigma."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A predicted time.
+
+    Attributes:
+        ms: On one thread.
+        spread: Relative error, one sigma.
+    """
+
+    ms: float
+    spread: float
+
+
+def total(parts: Iterable[Estimate]) -> Estimate:
+    """The time of all parts; errors of one model go together half of the way.
+
+    Between errors that have nothing to do with each other, whose squares add, and one error that
+    all share.
+    """
+    found = list(parts)
+    ms = sum(part.ms for part in found)
+    if not ms:
+        return Estimate(0.0, 0.0)
+    apart = math.sqrt(sum((part.ms * part.spread) ** 2 for part in found))
+    together = sum(part.ms * part.spread for part in found)
+    return Estimate(ms, (apart + together) / 2 / ms)
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Times of layers on one target.
+
+    Attributes:
+        target: Where they run; with the figures that were measured, where they were.
+        table: What was measured, or None.
+        name: Of the model, for plans: a hash of the table, or ``roofline``.
+    """
+
+    target: Target
+    table: Table | None
+    name: str
+
+    def dense(self, work: Work) -> Estimate:
+        """The layer in ONNX Runtime, as one node of a session."""
+        return self._estimate(Call(work, DENSE, 0))
+
+    def sparse(self, work: Work, block: Block, blocks: int, *, beside: bool = False) -> Estimate:
+        """The layer with ``blocks`` stored r×c blocks in our kernels.
+
+        Args:
+            work: The layer.
+            block: Rows and columns of a block.
+            blocks: How many are stored.
+            beside: Whether other layers of the library stand beside it, in one region: then it is
+                no node of its own, and nothing changes its layout.
+        """
+        inside = self._estimate(Call(work, block, blocks))
+        border = 0.0 if beside else roofline.border_ms(work, block)
+        return Estimate(inside.ms + border, inside.spread)
+
+    def step(self, kind: Kind, elements: float, macs: float = 0.0) -> Estimate | None:
+        """A step that is no layer, as ``rates.Rate`` counts it; None where it is not known."""
+        rate = self.table.rates.get(kind) if self.table else None
+        return None if rate is None else Estimate(rate.ms(elements, macs), rate.spread)
+
+    def _estimate(self, call: Call) -> Estimate:
+        known = self.table.corrections if self.table else {}
+        correction = known.get(family_of(call, self.target))
+        if correction is None:
+            return Estimate(base_ms(call, self.target), UNMEASURED_SPREAD)
+        return Estimate(*corrected(correction, call, self.target))
+
+
+def cost_model(target: Target) -> CostModel:
+    """The best model there is for a target.
+
+    That of the user's own calibration, else of the table that comes with sparsecc, else the bare
+    roofline. A table of other kernels or of another target of that name is passed over with a
+    warning.
+    """
+    measured = measured_as(target)
+    own = own_path(measured)
+    changed = own.stat().st_mtime_ns if own.is_file() else 0
+    return _loaded(measured, own, changed)
+
+
+@functools.lru_cache(maxsize=64)
+def _loaded(target: Target, own: Path, changed: int) -> CostModel:
+    paths = [own] if changed else []
+    shipped = shipped_path(target)
+    for path in (*paths, *([shipped] if shipped else [])):
+        try:
+            return model_of(read_table(path, target))
+        except CostTableError as error:
+            if path == own:
+                warnings.warn(f"estimates do without {error}", RuntimeWarning, stacklevel=3)
+    return CostModel(target, None, ROOFLINE)
+
+
+def model_of(table: Table) -> CostModel:
+    """The model of a table."""
+    return CostModel(table.hardware, table, table.name)

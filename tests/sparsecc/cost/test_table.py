@@ -1,0 +1,124 @@
+"""Tables: the round trip, what is refused, and those that come with sparsecc."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from sparsecc.backends.kernels.measured import rows_of
+from sparsecc.cost.rates import KINDS, Rate
+from sparsecc.cost.shapes import shapes
+from sparsecc.cost.table import (
+    TABLE_FILE,
+    Table,
+    call_of,
+    kernels_hash,
+    measured_as,
+    read_table,
+    sample_of,
+    shipped_path,
+)
+from sparsecc.errors import CostTableError
+from sparsecc.targets import TARGETS
+
+V4 = TARGETS["x86-64-v4"]
+
+
+def table(**changes) -> Table:
+    calls = [shape.call for shape in shapes(rows_of(V4)[0], V4, 3)]
+    fields = {
+        "target": V4,
+        "kernels": kernels_hash(),
+        "machine": "a machine",
+        "peak_gflops": 200.0,
+        "bandwidths": (4.0, 3.0, 2.0, 1.0),
+        "rows": {"k": tuple(sample_of(call, 0.1234567) for call in calls)},
+        "rates": {"add": Rate(call_ms=0.1, element_ns=0.2)},
+    }
+    return Table(**(fields | changes))
+
+
+def test_the_round_trip_keeps_every_byte(tmp_path: Path) -> None:
+    path, made = tmp_path / "deep" / "t.json", table()
+    TABLE_FILE.save(made, path)
+    assert read_table(path, V4) == made
+    assert TABLE_FILE.text(read_table(path, V4)) == path.read_text()
+    assert [each.name for each in path.parent.iterdir()] == ["t.json"]
+
+
+def test_samples_are_calls_and_times() -> None:
+    for row in rows_of(V4):
+        for shape in shapes(row, V4, 3):
+            assert call_of(sample_of(shape.call, 1.5)) == (shape.call, 1.5)
+
+
+def test_the_hardware_is_as_fast_as_was_measured() -> None:
+    hardware = table().hardware
+    assert hardware.peak_gflops == pytest.approx(200)
+    assert hardware.bandwidths == (4.0, 3.0, 2.0, 1.0)
+
+
+def test_a_name_changes_with_the_content() -> None:
+    assert table().name == table().name != table(peak_gflops=201.0).name
+
+
+def test_a_table_of_other_kernels_or_targets_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    TABLE_FILE.save(table(kernels="0" * 16), path)
+    with pytest.raises(CostTableError, match="other kernels") as caught:
+        read_table(path, V4)
+    assert "sparsecc calibrate" in str(caught.value)
+    TABLE_FILE.save(table(target=dataclasses.replace(V4, ghz=1.0)), path)
+    with pytest.raises(CostTableError, match="another target"):
+        read_table(path, V4)
+
+
+BAD = {
+    "format": 7,
+    "kernels": "../../x",
+    "peak_gflops": -1.0,
+    "rows": {"k": [[1, 2, 3]]},
+    "corrections": {"no family": {}},
+    "rates": {"add": {"call_ms": -1.0, "element_ns": 0.0}},
+    "unknown": 1,
+}
+
+
+@pytest.mark.parametrize("field", BAD)
+def test_a_bad_field_is_named(tmp_path: Path, field: str) -> None:
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps(json.loads(TABLE_FILE.text(table())) | {field: BAD[field]}))
+    with pytest.raises(CostTableError, match=field):
+        read_table(path, V4)
+
+
+def test_what_cannot_be_read_or_written_is_told(tmp_path: Path) -> None:
+    with pytest.raises(CostTableError, match="cannot read"):
+        read_table(tmp_path / "none.json", V4)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CostTableError, match="cannot write"):
+        TABLE_FILE.save(table(), tmp_path / "file" / "t.json")
+
+
+def test_several_instruction_sets_are_measured_as_the_best() -> None:
+    assert measured_as(TARGETS["x86-64"]) == V4
+    assert measured_as(V4) == V4
+    own = dataclasses.replace(TARGETS["x86-64"], name="mine", ghz=1.0)
+    assert measured_as(own) == own
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_table_of_these_kernels_comes_with_every_target(name: str) -> None:
+    """Fails when kernels were changed: calibrate, then `python -m benchmarks.tables`."""
+    target = measured_as(TARGETS[name])
+    path = shipped_path(target)
+    assert path is not None
+    found = read_table(path, target)
+    assert not found.rows
+    assert set(found.rates) == set(KINDS)
+    assert found.derived == (not found.machine) == (not found.corrections)
+    assert found.derived == (not name.startswith("x86-64"))
+    assert path.stat().st_size < 1 << 20
