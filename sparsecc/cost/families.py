@@ -71,8 +71,13 @@ def family_of(call: Call, target: Target) -> Family:
     return "matmul-code" if code else "matmul"
 
 
-def base_ms(call: Call, target: Target) -> float:
+def bare_ms(call: Call, target: Target) -> float:
     """The roofline's time of a call, in a region or in ONNX Runtime, ms."""
     if call.is_dense:
         return roofline.dense_ms(call.work, target)
-    return STEP_MS + roofline.sparse_ms(call.work, call.block, call.blocks, target, beside=True)
+    return roofline.sparse_ms(call.work, call.block, call.blocks, target, beside=True)
+
+
+def base_ms(call: Call, target: Target) -> float:
+    """The time that corrections are relative to, ms: never next to nothing."""
+    return bare_ms(call, target) + (0.0 if call.is_dense else STEP_MS)

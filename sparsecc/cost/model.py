@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sparsecc.cost import roofline
 from sparsecc.cost.correction import corrected
-from sparsecc.cost.families import DENSE, Call, base_ms, family_of
+from sparsecc.cost.families import DENSE, Call, bare_ms, family_of
 from sparsecc.cost.rates import Kind
 from sparsecc.cost.roofline import Work
 from sparsecc.cost.table import Table, measured_as, own_path, read_table, shipped_path
@@ -81,6 +81,9 @@ class CostModel:
             beside: Whether other layers of the library stand beside it, in one region: then it is
                 no node of its own, and nothing changes its layout.
         """
+        if self.table is None:
+            ms = roofline.sparse_ms(work, block, blocks, self.target, beside=beside)
+            return Estimate(ms, UNMEASURED_SPREAD)
         inside = self._estimate(Call(work, block, blocks))
         border = 0.0 if beside else roofline.border_ms(work, block)
         return Estimate(inside.ms + border, inside.spread)
@@ -94,7 +97,7 @@ class CostModel:
         known = self.table.corrections if self.table else {}
         correction = known.get(family_of(call, self.target))
         if correction is None:
-            return Estimate(base_ms(call, self.target), UNMEASURED_SPREAD)
+            return Estimate(bare_ms(call, self.target), UNMEASURED_SPREAD)
         return Estimate(*corrected(correction, call, self.target))
 
 
