@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from sparsecc.backends.kernels.step_harness import PLAIN, T64, Array, Step, Tens
 from sparsecc.backends.kernels.table import ANY, ISAS, KERNELS, TOKENS_IN_LANES, KernelRow
 from sparsecc.cost import roofline
 from sparsecc.cost.families import FAMILIES, Family
-from sparsecc.cost.rates import Kind
+from sparsecc.cost.rates import Kind, Sums
 from sparsecc.cost.shapes import Row, Shape
 from sparsecc.formats.blocks import Block
 from sparsecc.ops.activations import ACTIVATIONS
@@ -105,9 +105,22 @@ def _conv(shape: Shape, target: Target, rng: np.random.Generator) -> Step:
     patterns = _patterns(shape, target, constants[1])
     window = [shape.stride] * 2 + [kernel // 2] * 4 + [1, 1, work.groups, RELU]
     x = _numbers(rng, 1, channels, shape.side, shape.side)
-    alone = bool(patterns) and kernel > 1  # as passes/regions/chains.py has it
+    alone = bool(patterns) and max(kernel, shape.stride) > 1  # as passes/regions/chains.py has it
     kind, attributes = ("conv", window) if alone else ("chain", [*window, -1, -1])
     return Step(kind, attributes, constants, [Tensor(x, x.shape, PLAIN)], patterns=patterns)
+
+
+def chain_of(stages: Sequence[Shape], target: Target, seed: int) -> Step:
+    """One step that streams convolutions, none of them a window with machine code of its own."""
+    rng = np.random.default_rng(seed)
+    steps = [_conv(stage, target, rng) for stage in stages]
+    return Step(
+        "chain",
+        [*(number for step in steps for number in step.attributes[:-1]), -1],
+        [constant for step in steps for constant in step.constants],
+        steps[0].inputs,
+        patterns=[pattern for step in steps for pattern in step.patterns],
+    )
 
 
 def _matmul(shape: Shape, target: Target, rng: np.random.Generator) -> Step:
@@ -139,6 +152,11 @@ class RateCase:
     step: Step
     elements: int
     macs: int = 0
+
+    @property
+    def sums(self) -> Sums:
+        """The same, of one call."""
+        return Sums(1, self.elements, self.macs)
 
 
 _IMAGES = ((16, 112), (64, 56), (256, 28), (96, 14), (512, 14), (960, 7), (32, 7))

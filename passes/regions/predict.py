@@ -10,10 +10,13 @@ import onnx_ir as ir
 from sparsecc import ops
 from sparsecc.backends.codegen.program import Step
 from sparsecc.cost import roofline
+from sparsecc.cost.chains import streamed
 from sparsecc.cost.model import UNMEASURED_SPREAD, CostModel, Estimate, cost_model, total
-from sparsecc.cost.rates import KINDS, Kind
+from sparsecc.cost.rates import KINDS, Kind, Sums
 from sparsecc.cost.roofline import UNKNOWN_BATCH, UNKNOWN_SIDE, UNKNOWN_TOKENS
+from sparsecc.passes.regions.chains import chained
 from sparsecc.passes.regions.units import units_of
+from sparsecc.passes.weights.choose import packed_work
 from sparsecc.report.rows import LayerRow
 from sparsecc.targets import Target
 
@@ -44,15 +47,19 @@ def rest(model: ir.Model, target: Target) -> Estimate:
     """Time of everything but the layers of a rewritten model."""
     costs = cost_model(target)
     units, outside = units_of(model)
+    units = chained(units, target)
     values = {str(value.name): value for node in model.graph for value in node.outputs}
     values |= {str(value.name): value for value in model.graph.inputs}
     parts = [Estimate(SESSION_MS, UNMEASURED_SPREAD)]
     for unit in units:
-        sparse = next((node for node in unit.nodes if ops.is_sparse(node)), None)
-        if sparse is not None:
-            parts += _beside_layer(sparse, costs)
-        else:
+        layers = [node for node in unit.nodes if ops.is_sparse(node)]
+        if not layers:
             parts.append(_step(unit.step, values, costs))
+        for node in layers:
+            parts += _beside_layer(node, costs)
+        saved = costs.step("streamed", streamed([packed_work(node) for node in layers]))
+        if saved is not None:
+            parts.append(Estimate(-saved.ms, saved.spread))
     parts += [_node(node) for node in outside if not _is_layer(node) and _computes(node)]
     return total(parts)
 
@@ -65,15 +72,15 @@ def _step(step: Step, values: Mapping[str, ir.Value], costs: CostModel) -> Estim
         queries = made // (heads * dim)
         keys = _elements(values.get(step.inputs[1])) * queries // max(1, read)
         scores = queries * keys * heads
-        found = costs.step("attention", scores, 2 * scores * dim)
+        found = costs.step("attention", Sums(1, scores, 2 * scores * dim))
     elif step.kind == "pool":
         width = (_dims(values.get(step.inputs[0])) or [1])[-1]
-        found = costs.step("pool", read, read / width)
+        found = costs.step("pool", Sums(1, read, read / width))
     else:
         kind = _LIKE.get(step.kind, step.kind)
         known: Kind | None = next((each for each in KINDS if each == kind), None)
         elements = read if kind in _OF_INPUT else made
-        found = costs.step(known, elements) if known else None
+        found = costs.step(known, Sums(1, elements)) if known else None
     return found or Estimate(_moved_ms(read + made), UNMEASURED_SPREAD)
 
 
@@ -82,9 +89,9 @@ def _beside_layer(node: ir.Node, costs: CostModel) -> list[Estimate]:
     variant, made = ops.parse(node.op_type), _elements(node.outputs[0])
     found = []
     if variant.activation not in _CHEAP:
-        found.append(costs.step("activation", made))
+        found.append(costs.step("activation", Sums(1, made)))
     if variant.residual:
-        found.append(costs.step("add", made / 2))  # it reads one term more
+        found.append(costs.step("add", Sums(1, made / 2)))  # it reads one term more
     return [each for each in found if each is not None]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from sparsecc import ops
 from sparsecc.cost import roofline
 from sparsecc.cost.model import CostModel, Estimate, cost_model
+from sparsecc.cost.rates import NOTHING, Sums
 from sparsecc.cost.roofline import UNKNOWN_BATCH, UNKNOWN_SIDE, UNKNOWN_TOKENS, WORTHWHILE
 from sparsecc.formats.blocks import Block, count_blocks
 from sparsecc.formats.patterns import detect
@@ -22,6 +24,8 @@ from sparsecc.targets import Target
 
 BLOCKS: tuple[Block, ...] = ((1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (1, 4), (1, 8), (1, 16))
 """Packed formats that have kernels."""
+TIE = 1.1
+"""Times are taken for the same up to this ratio: about the error of a prediction."""
 LEAST_SKIPPED = 0.02
 """Share of its blocks that a format skips at least: below, it is a dense kernel by another name."""
 
@@ -49,7 +53,8 @@ def choose(layer: Layer, target: Target, *, beside: bool = False) -> Choice:
     Args:
         layer: The layer.
         target: Where it runs.
-        beside: Whether layers beside it are in the library too (``CostModel.sparse``).
+        beside: Whether layers beside it are in the library too (``CostModel.sparse``): an image
+            changes its layout around a layer that is not.
     """
     weight = matrix(layer)
     work = work_of(layer)
@@ -58,11 +63,13 @@ def choose(layer: Layer, target: Target, *, beside: bool = False) -> Choice:
     dense = by_runtime.ms
     refusal = _ineligible(layer, weight)
     times = {} if refusal else _sparse_times(layer, weight, work, costs, beside)
-    block = min(times, key=lambda block: (times[block].ms, -block[0] * block[1]), default=None)
+    around = roofline.layout_ms(work) if beside and work.is_conv else 0.0
+    limit = WORTHWHILE * (dense + around)
+    block = _best(weight, times, limit)
     sparse = times[block].ms if block else math.inf
-    pays = sparse <= WORTHWHILE * dense
+    pays = sparse <= limit
     found = detect(weight)
-    why = refusal or _reason(sparse, dense, found.density)
+    why = refusal or _reason(sparse, dense + around, found.density)
     chosen = times[block] if pays and block else by_runtime
     flops, moved_bytes = _demand(weight, work, block if pays else None)
     row = LayerRow(
@@ -82,6 +89,24 @@ def choose(layer: Layer, target: Target, *, beside: bool = False) -> Choice:
         moved_bytes=moved_bytes,
     )
     return Choice(layer, block if pays else None, row)
+
+
+def _best(
+    weight: NDArray[np.floating], times: Mapping[Block, Estimate], limit: float
+) -> Block | None:
+    """The quickest format; of those in a tie that keep to the limit, the one of the fewest bytes.
+
+    What is stored beyond need comes from further away in a model that holds it all.
+    """
+    quickest = min((time.ms for time in times.values()), default=0.0)
+    most = max(quickest, min(TIE * quickest, limit))
+    tied = [block for block, time in times.items() if time.ms <= most]
+
+    def stored(block: Block) -> int:
+        words = roofline.BYTES_PER_WEIGHT * math.prod(block) + roofline.BYTES_PER_INDEX
+        return count_blocks(weight != 0, block) * words
+
+    return min(tied, key=stored, default=None)
 
 
 def kernel_name(layer: Layer, block: Block, target: Target) -> str:
@@ -114,14 +139,23 @@ def node_work(node: ir.Node, rows: int, cols: int, groups: int) -> roofline.Work
     )
 
 
+def packed_work(node: ir.Node) -> roofline.Work:
+    """The work of a layer of the library."""
+    weight, group = ops.read_packed(node), node.attributes.get_int("group", 1)
+    return node_work(node, weight.shape[0], math.prod(weight.shape[1:]), group)
+
+
 def packed_estimate(node: ir.Node, target: Target) -> Estimate:
     """Time of a layer of the library, in a region."""
-    weight, group = ops.read_packed(node), node.attributes.get_int("group", 1)
-    work = node_work(node, weight.shape[0], math.prod(weight.shape[1:]), group)
-    return cost_model(target).sparse(work, weight.block, len(weight.index), beside=True)
+    weight = ops.read_packed(node)
+    return cost_model(target).sparse(
+        packed_work(node), weight.block, len(weight.index), beside=True
+    )
 
 
-def why_not_in_library(work: roofline.Work, block: Block, target: Target, edges: float) -> str:
+def why_not_in_library(
+    work: roofline.Work, block: Block, target: Target, edges: float, streamed: Sums = NOTHING
+) -> str:
     """Why a layer without zeros is better left to ONNX Runtime than put into a region, or "".
 
     Args:
@@ -129,10 +163,11 @@ def why_not_in_library(work: roofline.Work, block: Block, target: Target, edges:
         block: What its weight would be packed in.
         target: Where it runs.
         edges: Bytes of activations that would change their layout around ONNX Runtime's layer.
+        streamed: Of its output, where a chain would stream it (``cost.chains``).
     """
     blocks = math.ceil(work.rows / block[0]) * work.cols
     costs = cost_model(target)
-    ours = costs.sparse(work, block, blocks, beside=True).ms
+    ours = costs.sparse(work, block, blocks, beside=True).ms - costs.streamed_ms(streamed)
     theirs = costs.dense(work).ms + edges / roofline.LAYOUT_GBS * 1e-6
     return "" if ours <= theirs else f"dense in the library: {theirs / ours:.2f}x as fast"
 

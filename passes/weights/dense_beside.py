@@ -11,16 +11,23 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from sparsecc.cost.chains import streamed
 from sparsecc.formats.blocks import Block, pack_blocks
 from sparsecc.passes import edit
 from sparsecc.passes.base import Context, Pass
-from sparsecc.passes.weights.choose import node_bias, node_work, why_not_in_library
+from sparsecc.passes.weights.choose import (
+    node_bias,
+    node_work,
+    packed_work,
+    why_not_in_library,
+)
 from sparsecc.passes.weights.dense_products import is_sparse_product
 from sparsecc.passes.weights.depthwise import (
     THROUGH,
     Depthwise,
     is_fed_by_sparse,
     is_feeding_sparse,
+    is_sparse_conv,
     reaches,
 )
 from sparsecc.passes.weights.pack_node import pack_node
@@ -79,7 +86,17 @@ class DenseBeside(Pass):
         """Why the layer is better left to ONNX Runtime, or ""."""
         work = node_work(node, len(weight), weight[0].size, 1)
         edges = 4 * (fed * work.input_elements + feeding * work.rows * work.points)
-        return why_not_in_library(work, block, self.target, edges)
+        readers = [ahead for ahead in _readers(node) if is_sparse_conv(ahead)]
+        chain = [work, *map(packed_work, readers)] if len(readers) == 1 else []
+        return why_not_in_library(work, block, self.target, edges, streamed(chain))
+
+
+def _readers(node: ir.Node) -> list[ir.Node]:
+    """What reads a node's output, activations of it looked through."""
+    found = list(node.successors())
+    while len(found) == 1 and edit.is_op(found[0], *THROUGH):
+        found = list(found[0].successors())
+    return found
 
 
 def _feeds_tokens(node: ir.Node) -> bool:

@@ -72,18 +72,19 @@ def _is_depthwise(node: ir.Node, weight: np.ndarray) -> bool:
     )
 
 
-def _is_sparse_conv(node: ir.Node) -> bool:
+def is_sparse_conv(node: ir.Node) -> bool:
+    """Whether a node is a convolution of the library."""
     return ops.is_sparse(node) and ops.parse(node.op_type).base == "SparseConv"
 
 
 def is_fed_by_sparse(node: ir.Node, through: Sequence[str] = THROUGH) -> bool:
     """Whether a node reads from a convolution of the library, ops of ``through`` looked through."""
-    return reaches(node, _is_sparse_conv, through, lambda each: each.predecessors())
+    return reaches(node, is_sparse_conv, through, lambda each: each.predecessors())
 
 
 def is_feeding_sparse(node: ir.Node, through: Sequence[str] = THROUGH) -> bool:
     """Whether a convolution of the library reads from a node, as in :func:`is_fed_by_sparse`."""
-    return reaches(node, _is_sparse_conv, through, lambda each: each.successors())
+    return reaches(node, is_sparse_conv, through, lambda each: each.successors())
 
 
 def reaches(

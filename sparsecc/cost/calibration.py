@@ -13,10 +13,12 @@ import numpy as np
 
 from sparsecc import targets
 from sparsecc.backends.kernels import peak
-from sparsecc.backends.kernels.measured import rate_cases, rows_of, step_of
+from sparsecc.backends.kernels.measured import chain_of, rate_cases, rows_of, step_of
 from sparsecc.backends.kernels.probe import Probe
+from sparsecc.backends.kernels.step_harness import Step
 from sparsecc.backends.kernels.table import ISAS
 from sparsecc.backends.onnxruntime.dense_probe import dense_times
+from sparsecc.cost.chains import CHAINS, chains
 from sparsecc.cost.correction import LEAST_SAMPLES, Correction, learn
 from sparsecc.cost.families import FAMILIES, Family, base_ms
 from sparsecc.cost.model import UNMEASURED_SPREAD
@@ -41,6 +43,8 @@ from sparsecc.targets import Target
 SHAPE_MS = 5.0
 """About how long a shape is measured."""
 LEAST_RUNS, MOST_RUNS = 9, 15
+SHARE_OF_ROWS = 0.95
+"""Of a calibration's time."""
 MEMORY_BYTES = 256 << 20
 """An array that no cache holds."""
 
@@ -70,6 +74,8 @@ def calibrate(target: str = "native", *, progress: Progress = silent) -> Path:
         )
     path = own_path(hardware)
     partial = path.with_suffix(".partial.json")
+    with contextlib.suppress(OSError):  # writing says what is wrong
+        path.parent.mkdir(parents=True, exist_ok=True)
     with one_core():
         table = _begun(partial, hardware) or _peaks(hardware, part(progress, 0.0, 0.03))
         table = _measured(table, partial, part(progress, 0.03, 0.95))
@@ -140,12 +146,14 @@ def _measured(table: Table, partial: Path, progress: Progress) -> Table:
     for at, row in enumerate(rows):
         if row.name in table.rows:
             continue
-        told = part(progress, at / len(rows), (at + 1) / len(rows), row.name)
+        begin, end = (SHARE_OF_ROWS * n / len(rows) for n in (at, at + 1))
+        told = part(progress, begin, end, row.name)
         count = SAMPLES * (ALONE if of_family[row.family] == 1 else 1)
         found = measure_row(row, shapes(row, target, count), bench, told)
         table = table.model_copy(update={"rows": table.rows | {row.name: found}})
         TABLE_FILE.save(table, partial)
-    return table.model_copy(update={"rates": measure_rates(bench.probe)})
+    told = part(progress, SHARE_OF_ROWS, 1.0)
+    return table.model_copy(update={"rates": measure_rates(bench, told)})
 
 
 class Bench:
@@ -163,7 +171,11 @@ class Bench:
         runs = int(np.clip(SHAPE_MS / estimate, LEAST_RUNS, MOST_RUNS))
         if shape.call.is_dense:
             return float(np.median(dense_times(shape, runs, self.probe.chill))) + NODE_MS
-        return float(np.median(self.probe.times(step_of(shape, self.target, seed), runs)))
+        return self.step_ms(step_of(shape, self.target, seed), runs)
+
+    def step_ms(self, step: Step, runs: int = MOST_RUNS) -> float:
+        """Median time of a step, ms."""
+        return float(np.median(self.probe.times(step, runs)))
 
 
 def measure_row(
@@ -177,14 +189,29 @@ def measure_row(
     return tuple(found)
 
 
-def measure_rates(probe: Probe) -> dict[Kind, Rate]:
+def measure_rates(bench: Bench, progress: Progress = silent) -> dict[Kind, Rate]:
     """Rates of everything that is no layer."""
     found: dict[Kind, Rate] = {}
     for kind in KINDS:
+        if kind == "streamed":
+            continue
+        progress(kind, 0.0)
         cases = rate_cases(kind)
-        times = [float(np.median(probe.times(case.step, MOST_RUNS))) for case in cases]
-        found[kind] = fit_rate([case.elements for case in cases], [c.macs for c in cases], times)
-    return found
+        times = [bench.step_ms(case.step) for case in cases]
+        found[kind] = fit_rate([case.sums for case in cases], times)
+    return found | {"streamed": _measure_chains(bench, progress)}
+
+
+def _measure_chains(bench: Bench, progress: Progress) -> Rate:
+    """What chains save, by errors relative to their time."""
+    which = chains(CHAINS)
+    saved, took = [], []
+    for seed, chain in enumerate(which):
+        progress(f"{seed + 1} of {len(which)} chains", seed / len(which))
+        one_by_one = sum(bench.ms(stage, seed) for stage in chain.stages)
+        took.append(bench.step_ms(chain_of(chain.stages, bench.target, seed)))
+        saved.append(one_by_one - took[-1])
+    return fit_rate([chain.streamed for chain in which], saved, took)
 
 
 def learned(table: Table) -> Table:

@@ -21,7 +21,7 @@ LEAST_SPREAD, MOST_SPREAD = 0.01, 1.0
 LEAST_SAMPLES = 20
 _SIGMA_OF_MEAN = math.sqrt(math.pi / 2)
 """Standard deviation of a normal error over its mean absolute value."""
-_FACTOR = Size(trees=110, leaves=10, rate=0.15)
+_FACTOR = Size(trees=160, leaves=14, rate=0.12)
 _SPREAD = Size(trees=25, leaves=4, rate=0.1)
 
 
@@ -72,10 +72,11 @@ def features(call: Call, target: Target) -> list[float]:
         math.log2(stored * work.points),
         math.log2(work.activation_bytes),
         math.log2(base_ms(call, target)),
+        float(work.input_elements // work.groups % 2),  # depthwise: an odd side
     ]
 
 
-FEATURES = 18
+FEATURES = 19
 
 
 def matrix(calls: Sequence[Call], target: Target) -> Floats:

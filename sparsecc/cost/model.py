@@ -12,7 +12,7 @@ from pathlib import Path
 from sparsecc.cost import roofline
 from sparsecc.cost.correction import corrected
 from sparsecc.cost.families import DENSE, Call, bare_ms, family_of
-from sparsecc.cost.rates import Kind
+from sparsecc.cost.rates import Kind, Sums
 from sparsecc.cost.roofline import Work
 from sparsecc.cost.table import Table, measured_as, own_path, read_table, shipped_path
 from sparsecc.errors import CostTableError
@@ -30,7 +30,7 @@ class Estimate:
     """A predicted time.
 
     Attributes:
-        ms: On one thread.
+        ms: On one thread; negative for what is saved.
         spread: Relative error, one sigma.
     """
 
@@ -49,7 +49,7 @@ def total(parts: Iterable[Estimate]) -> Estimate:
     if not ms:
         return Estimate(0.0, 0.0)
     apart = math.sqrt(sum((part.ms * part.spread) ** 2 for part in found))
-    together = sum(part.ms * part.spread for part in found)
+    together = sum(abs(part.ms) * part.spread for part in found)
     return Estimate(ms, (apart + together) / 2 / ms)
 
 
@@ -88,10 +88,15 @@ class CostModel:
         border = 0.0 if beside else roofline.border_ms(work, block)
         return Estimate(inside.ms + border, inside.spread)
 
-    def step(self, kind: Kind, elements: float, macs: float = 0.0) -> Estimate | None:
+    def step(self, kind: Kind, sums: Sums) -> Estimate | None:
         """A step that is no layer, as ``rates.Rate`` counts it; None where it is not known."""
         rate = self.table.rates.get(kind) if self.table else None
-        return None if rate is None else Estimate(rate.ms(elements, macs), rate.spread)
+        return None if rate is None else Estimate(rate.ms(sums), rate.spread)
+
+    def streamed_ms(self, sums: Sums) -> float:
+        """What streaming values from layer to layer of a chain saves, ms (``chains.streamed``)."""
+        saved = self.step("streamed", sums)
+        return 0.0 if saved is None else saved.ms
 
     def _estimate(self, call: Call) -> Estimate:
         known = self.table.corrections if self.table else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, NamedTuple, get_args
 
 import numpy as np
 import pydantic
@@ -19,9 +19,23 @@ Kind = Literal[
     "softmax",
     "to_t64",
     "from_t64",
+    "streamed",
 ]
+"""Steps; and ``streamed``, what a chain saves against its layers one by one: for each value inside,
+for each element of it that a depthwise layer reads, and each that another reads (as ``macs``)."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Time = Annotated[float, pydantic.Field(ge=0, le=1e3, allow_inf_nan=False)]
+
+
+class Sums(NamedTuple):
+    """What is counted of something that takes time."""
+
+    calls: float
+    elements: float
+    macs: float = 0.0
+
+
+NOTHING = Sums(0, 0)
 
 
 class Rate(pydantic.BaseModel):
@@ -41,27 +55,37 @@ class Rate(pydantic.BaseModel):
     mac_ns: Time = 0.0
     spread: Annotated[float, pydantic.Field(ge=0, le=10)] = 0.1
 
-    def ms(self, elements: float, macs: float = 0.0) -> float:
-        """Time of a call, ms."""
-        return self.call_ms + (self.element_ns * elements + self.mac_ns * macs) * 1e-6
+    def ms(self, sums: Sums) -> float:
+        """Time of what was counted, ms."""
+        each = (self.call_ms, self.element_ns * 1e-6, self.mac_ns * 1e-6)
+        return sum(count * ms for count, ms in zip(sums, each, strict=True))
 
 
 Rates = dict[Kind, Rate]
 
 
-def fit_rate(elements: Sequence[float], macs: Sequence[float], ms: Sequence[float]) -> Rate:
-    """The rate that tells times best, by relative error, none of its parts negative."""
+def fit_rate(
+    counted: Sequence[Sums], ms: Sequence[float], of: Sequence[float] | None = None
+) -> Rate:
+    """The rate that tells times best, none of its parts negative.
+
+    Args:
+        counted: What was counted.
+        ms: What it took.
+        of: What errors are relative to; the times themselves without it.
+    """
     from scipy.optimize import nnls
 
-    times = np.array(ms)
-    parts = np.stack([np.ones(len(times)), np.array(elements) * 1e-6, np.array(macs) * 1e-6], 1)
-    (call, element, mac), _ = nnls(parts / times[:, None], np.ones(len(times)))
-    away = parts @ (call, element, mac) / times - 1
+    whole = np.array(ms if of is None else of)
+    parts = np.array(counted) * (1, 1e-6, 1e-6) / whole[:, None]
+    wanted = np.array(ms) / whole
+    (call, element, mac), _ = nnls(parts, wanted)
+    away = parts @ (call, element, mac) - wanted
     return Rate(
         call_ms=_rounded(call),
         element_ns=_rounded(element),
         mac_ns=_rounded(mac),
-        spread=_rounded(float(np.sqrt(np.mean(away**2)))),
+        spread=_rounded(float(np.sqrt(np.mean(away**2)) / np.mean(wanted))),
     )
 
 

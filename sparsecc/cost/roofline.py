@@ -223,7 +223,12 @@ def border_ms(work: Work, block: Block) -> float:
     """
     few = not work.is_conv and work.points <= FEW_POINTS
     in_lanes = block[0] > 1 and not (work.is_conv or few)
-    return NODE_MS + (0.0 if in_lanes else work.activation_bytes / LAYOUT_GBS * 1e-6)
+    return NODE_MS + (0.0 if in_lanes else layout_ms(work))
+
+
+def layout_ms(work: Work) -> float:
+    """What changing the layout of all that a layer reads and makes takes, ms."""
+    return work.activation_bytes / LAYOUT_GBS * 1e-6
 
 
 def int8_ms(work: Work, blocks: int, target: Target) -> float:

@@ -27,7 +27,9 @@ SIDES = (7, 14, 28, 56, 112)
 """Sides of the images of common networks; every other image has another."""
 EDGES = 0.25
 """Share of shapes that lie one beside an edge of a tile."""
-LEAST_DENSITY = 0.03
+LEAST_DENSITY, MOST_DENSITY = 0.03, 0.95
+FEW_ZEROS = 0.25
+"""Share of shapes with a density from half upward: below, densities are log-uniform."""
 WHOLE = 0.12
 """Share of shapes without zeros, where blocks without zeros are packed too."""
 
@@ -106,7 +108,11 @@ def _packed(rng: np.random.Generator, row: Row, work: Work) -> Call:
     block = row.blocks[int(rng.integers(len(row.blocks)))]
     grid = math.ceil(work.rows / block[0]) * math.ceil(work.cols / block[1])
     whole = block[0] > 1 and block[1] == 1 and rng.random() < WHOLE
-    density = 1.0 if whole else _log(rng, LEAST_DENSITY, 0.6)
+    density = _log(rng, LEAST_DENSITY, 0.5)
+    if whole:
+        density = 1.0
+    elif rng.random() < FEW_ZEROS:
+        density = rng.uniform(0.5, MOST_DENSITY)
     return Call(work, block, max(1, round(grid * density)))
 
 
@@ -115,17 +121,24 @@ def _image(rng: np.random.Generator, stride: int) -> int:
     return max(stride * 2, side * stride if rng.random() < 0.5 else side)
 
 
+def image_work(
+    rows: int, channels: int, side: int, kernel: int = 1, stride: int = 1, groups: int = 1
+) -> Work:
+    """A convolution of a square image with as much padding as keeps its sides."""
+    points = ((side + 2 * (kernel // 2) - kernel) // stride + 1) ** 2
+    cols = channels // groups * kernel**2
+    return Work(rows, cols, points, groups, channels * side**2, is_conv=True)
+
+
 def _conv_work(rng: np.random.Generator, row: Row) -> tuple[Work, int, int, int]:
     kernel = int(rng.choice((1, 3, 5), p=(0.62, 0.34, 0.04)))
-    stride = int(rng.choice((1, 2), p=(0.85, 0.15)))
+    stride = int(rng.choice((1, 2), p=(0.75, 0.25)))
     side = _image(rng, stride)
     rows, channels = _whole(rng, 16, 2048, row.tile[0]), _whole(rng, 16, 2048, 1)
     if rng.random() < STEMS:
         kernel, stride, side = int(rng.choice((3, 7))), 2, int(rng.choice((96, 192, 224)))
         rows, channels = 8 * int(rng.integers(2, 9)), 3
-    points = ((side + 2 * (kernel // 2) - kernel) // stride + 1) ** 2
-    work = Work(rows, channels * kernel * kernel, points, 1, channels * side * side, is_conv=True)
-    return work, kernel, stride, side
+    return image_work(rows, channels, side, kernel, stride), kernel, stride, side
 
 
 def _conv(rng: np.random.Generator, row: Row) -> Shape:
@@ -141,8 +154,7 @@ def _dense_conv(rng: np.random.Generator, row: Row) -> Shape:
 def _depthwise(rng: np.random.Generator, row: Row) -> Shape:
     kernel, stride = int(rng.choice((3, 5))), int(rng.choice((1, 2), p=(0.7, 0.3)))
     side, channels = _image(rng, stride), _whole(rng, 8, 2048, 1)
-    points = ((side + 2 * (kernel // 2) - kernel) // stride + 1) ** 2
-    work = Work(channels, kernel * kernel, points, channels, channels * side * side, is_conv=True)
+    work = image_work(channels, channels, side, kernel, stride, groups=channels)
     block, blocks = ((1, 1), channels * kernel * kernel) if row.blocks else (DENSE, 0)
     return Shape(Call(work, block, blocks), kernel, stride, side)
 

@@ -37,8 +37,8 @@ def test_every_row_is_timed(probe: Probe, row) -> None:
         assert (times < 1e3).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_rate_has_steps(probe: Probe, kind) -> None:
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "streamed"])
+def test_every_rate_of_a_step_has_steps(probe: Probe, kind) -> None:
     cases = rate_cases(kind)
     assert len({case.elements for case in cases}) > 3
     for case in cases[:2]:

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from sparsecc import targets
+from sparsecc.cost.model import CostModel, Estimate
 from sparsecc.cost.roofline import UNKNOWN_BATCH, UNKNOWN_SIDE, UNKNOWN_TOKENS, WORTHWHILE
 from sparsecc.formats.patterns import Pattern, mask_from_scores
 from sparsecc.passes.weights.choose import (
     BLOCKS,
+    TIE,
     Choice,
     choose,
     kernel_name,
@@ -129,6 +131,32 @@ def test_the_block_is_that_of_the_zeros_or_one_that_fits_into_it(pattern: str) -
     assert choice.row.pattern == pattern
     assert choice.block is not None
     assert all(side % own == 0 for side, own in zip(wanted.block, choice.block, strict=True))
+
+
+@pytest.mark.parametrize("pattern", ["4x1", "16x1"])
+def test_of_formats_as_quick_the_one_of_the_fewest_bytes_is_taken(
+    pattern: str, monkeypatch
+) -> None:
+    (layer,) = find_layers(gemm(zeros(SIZE, SIZE, pattern, 0.5), tokens=128)).layers
+    block = Pattern.parse(pattern).block
+    same = Estimate(0.01, 0.1)
+    monkeypatch.setattr(CostModel, "sparse", lambda *_, **__: same)
+    assert choose(layer, TARGET).block == block
+    quick = Estimate(0.01 / (1.02 * TIE), 0.1)
+    monkeypatch.setattr(
+        CostModel, "sparse", lambda _, work, block, blocks, **__: quick if block == (1, 1) else same
+    )
+    assert choose(layer, TARGET).block == (1, 1)
+
+
+def test_a_tie_does_not_make_a_layer_dense(monkeypatch: pytest.MonkeyPatch) -> None:
+    (layer,) = find_layers(gemm(zeros(SIZE, SIZE, "4x1", 0.5), tokens=128)).layers
+    times = {(1, 1): 0.96, (4, 1): 0.98}
+    monkeypatch.setattr(CostModel, "dense", lambda *_: Estimate(1.0, 0.1))
+    monkeypatch.setattr(
+        CostModel, "sparse", lambda _, work, block, *__, **___: Estimate(times.get(block, 2.0), 0.1)
+    )
+    assert choose(layer, TARGET).block == (1, 1)
 
 
 def test_all_zeros_run_sparse() -> None:

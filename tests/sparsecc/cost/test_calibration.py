@@ -14,7 +14,7 @@ from sparsecc.cost.calibration import calibrate, derived
 from sparsecc.cost.correction import LEAST_SAMPLES
 from sparsecc.cost.families import FAMILIES
 from sparsecc.cost.model import cost_model
-from sparsecc.cost.rates import KINDS
+from sparsecc.cost.rates import KINDS, Sums
 from sparsecc.cost.table import TABLE_FILE, measured_as, own_path, read_table
 from sparsecc.errors import TargetError
 from sparsecc.targets import TARGETS
@@ -36,8 +36,9 @@ def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "Probe", lambda *_: probe)
     monkeypatch.setattr(calibration.peak, "Probe", lambda _: peaks)
     assert built is not calibration.Probe
-    for name, value in {"SAMPLES": FEW, "ALONE": LEAST_SAMPLES // FEW, "SHAPE_MS": 0.1}.items():
+    for name, value in {"SAMPLES": FEW, "ALONE": LEAST_SAMPLES // FEW, "CHAINS": 2}.items():
         monkeypatch.setattr(calibration, name, value)
+    monkeypatch.setattr(calibration, "SHAPE_MS", 0.1)
     monkeypatch.setattr(calibration, "LEAST_RUNS", 1)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
@@ -78,6 +79,7 @@ def test_a_calibration_goes_on_where_it_stopped(few: None) -> None:
 def test_what_another_machine_began_is_not_gone_on_with(few: None) -> None:
     native = measured_as(targets.get("native"))
     partial = own_path(native).with_suffix(".partial.json")
+    partial.parent.mkdir(parents=True)
     begun = derived(native, TABLE_FILE.load(_shipped()))
     TABLE_FILE.save(begun, partial)
     assert calibration._begun(partial, native) is None
@@ -110,4 +112,6 @@ def test_a_derived_table_says_so_and_scales() -> None:
     assert one.machine == ""
     assert not one.corrections
     for kind in KINDS:
-        assert one.rates[kind].ms(1e5, 1e6) == pytest.approx(2 * two.rates[kind].ms(1e5, 1e6))
+        assert one.rates[kind].ms(Sums(1, 1e5, 1e6)) == pytest.approx(
+            2 * two.rates[kind].ms(Sums(1, 1e5, 1e6))
+        )

@@ -20,6 +20,7 @@ from sparsecc.cost.model import (
     model_of,
     total,
 )
+from sparsecc.cost.rates import Sums
 from sparsecc.cost.roofline import Work
 from sparsecc.cost.table import TABLE_FILE, own_path, read_table, shipped_path
 from sparsecc.passes.weights.choose import BLOCKS
@@ -35,6 +36,7 @@ ESTIMATES = st.builds(Estimate, st.floats(1e-4, 10), st.floats(0, 1))
 @pytest.fixture(autouse=True)
 def no_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    own_path(V4).parent.mkdir(parents=True)
 
 
 def shipped(target: Target):
@@ -47,7 +49,8 @@ def test_a_target_nothing_is_known_of_has_the_bare_roofline() -> None:
     model = cost_model(UNKNOWN)
     assert model.name == ROOFLINE
     assert model.dense(CONV) == Estimate(roofline.dense_ms(CONV, UNKNOWN), UNMEASURED_SPREAD)
-    assert model.step("add", 1000) is None
+    assert model.step("add", Sums(1, 1000)) is None
+    assert model.streamed_ms(Sums(3, 1e6)) == 0
 
 
 def test_the_table_that_comes_with_sparsecc_serves_until_the_user_has_one() -> None:
@@ -95,6 +98,14 @@ def test_alone_a_layer_pays_for_its_borders() -> None:
     model = cost_model(V4)
     alone, beside = (model.sparse(CONV, (4, 1), 3000, beside=b) for b in (False, True))
     assert alone.ms - beside.ms == pytest.approx(roofline.border_ms(CONV, (4, 1)))
+
+
+def test_a_chain_saves_more_the_more_it_streams_to_depthwise_layers() -> None:
+    model = model_of(shipped(V4))
+    saved = [model.streamed_ms(sums) for sums in (Sums(1, 0, 1e5), Sums(1, 1e5), Sums(1, 4e5))]
+    assert 0 < saved[0] < saved[1] < saved[2]
+    pointwise = model.sparse(Work(128, 32, 3136, 1, 32 * 3136, True), (4, 1), 300, beside=True)
+    assert saved[2] < pointwise.ms
 
 
 @given(st.lists(ESTIMATES, max_size=20))

@@ -43,6 +43,7 @@ def table(**changes) -> Table:
 
 def test_the_round_trip_keeps_every_byte(tmp_path: Path) -> None:
     path, made = tmp_path / "deep" / "t.json", table()
+    path.parent.mkdir()
     TABLE_FILE.save(made, path)
     assert read_table(path, V4) == made
     assert TABLE_FILE.text(read_table(path, V4)) == path.read_text()
