@@ -185,7 +185,7 @@ def regrets(cases: Iterator[Case]) -> dict[str, Floats]:
     for case in cases:
         best = case.best_ms()
         for title, (_, method) in METHODS.items():
-            found[title].append(method(case) / best - 1)
+            found[title].append(max(method(case) / best - 1, 0.0))  # not less by a rounding
     return {title: np.array(values) for title, values in found.items()}
 
 

@@ -37,6 +37,7 @@ def compile(
     allocation: str = "uniform",
     quantize: str | None = None,
     verify: bool = False,
+    executor: str = "processes",
     progress: Progress = silent,
 ) -> Compiled:
     """Compile a trained model into a sparse artifact for a target.
@@ -73,6 +74,8 @@ def compile(
         quantize: ``int8`` makes weights and activations eight-bit, after pruning (best with
             ``4x4:0.8``); it needs ``calibration``. A model in QDQ form is eight-bit already.
         verify: Check the graph after every pass.
+        executor: Where layers are worked on: ``processes`` beside this one, ``serial`` in this one,
+            or a ``ray`` cluster. The result is the same.
         progress: Called with what is being done and the share done, 0 to 1.
 
     Returns:
@@ -83,7 +86,18 @@ def compile(
     """
     budget = read_budget(max_drop=max_drop, max_ms=max_ms, max_bytes=max_bytes)
     request = read_request(
-        target, sparsity, overrides, score, refit, allocation, quantize, budget, mode, seed, quality
+        target,
+        sparsity,
+        overrides,
+        score,
+        refit,
+        allocation,
+        quantize,
+        budget,
+        mode,
+        seed,
+        quality,
+        executor,
     )
     job = start(
         model, request, calibration, labels, example_inputs, dynamic_shapes, verify, progress
@@ -109,6 +123,7 @@ def plan(
     dynamic_shapes: Any = None,
     score: str = "alps",
     refit: bool = True,
+    executor: str = "processes",
     progress: Progress = silent,
 ) -> Plan:
     """Search for the plan of a model, and stop there: ``apply`` carries it out.
@@ -129,6 +144,7 @@ def plan(
         dynamic_shapes: For torch: which dimensions vary.
         score: How masks are found.
         refit: Whether kept weights are refitted.
+        executor: Where layers are worked on.
         progress: Called with what is being done and the share done, 0 to 1.
 
     Raises:
@@ -136,7 +152,18 @@ def plan(
     """
     budget = read_budget(max_drop=max_drop, max_ms=max_ms, max_bytes=max_bytes, needed=True)
     request = read_request(
-        target, "existing", None, score, refit, "uniform", None, budget, mode, seed, quality
+        target,
+        "existing",
+        None,
+        score,
+        refit,
+        "uniform",
+        None,
+        budget,
+        mode,
+        seed,
+        quality,
+        executor,
     )
     job = start(
         model, request, calibration, labels, example_inputs, dynamic_shapes, False, progress
@@ -157,6 +184,7 @@ def apply(
     example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
     dynamic_shapes: Any = None,
     verify: bool = False,
+    executor: str = "processes",
     progress: Progress = silent,
 ) -> Compiled:
     """Compile a model as a plan says: the model it was made for, or another checkpoint of it.
@@ -170,13 +198,15 @@ def apply(
         example_inputs: For torch: the arguments of one call.
         dynamic_shapes: For torch: which dimensions vary.
         verify: Check the graph after every pass.
+        executor: Where layers are worked on: ``processes`` beside this one, ``serial`` in this one,
+            or a ``ray`` cluster. The result is the same.
         progress: Called with what is being done and the share done, 0 to 1.
 
     Raises:
         PlanError: The plan is for another model; names the first layer that differs.
         SparseccError: As :func:`compile`.
     """
-    request = request_of(plan, target)
+    request = request_of(plan, target, executor)
     job = start(
         model, request, calibration, labels, example_inputs, dynamic_shapes, verify, progress
     )

@@ -15,7 +15,7 @@ import socket
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from threadpoolctl import threadpool_limits
 
@@ -24,8 +24,9 @@ from sparsecc.errors import BackendError, SparseccError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Where = Literal["serial", "processes", "ray"]
+WHERES: tuple[Where, ...] = get_args(Where)
 
-_AHEAD = 3
+_AHEAD = 2
 """Items per worker that are handed out before the oldest has come back."""
 _KNOCK_SECONDS = 5.0
 _RAY_RETRIES = 3
@@ -105,7 +106,7 @@ def open_executor(where: Where = "processes", workers: int | None = None) -> Ite
 
 @contextlib.contextmanager
 def _serial(workers: int) -> Iterator[Executor]:
-    yield Executor(1, lambda function, item: lambda: _call(function, item), 1)
+    yield SERIAL
 
 
 @contextlib.contextmanager
@@ -221,6 +222,10 @@ def _result(name: str, wait: Callable[[], Any]) -> Any:
     return outcome
 
 
+SERIAL = Executor(1, lambda function, item: lambda: _call(function, item), 1)
+"""Works on one item after the other in this process."""
+
+
 def _lost(what: str, error: Exception) -> BackendError:
     return BackendError(
         f"{what} was lost: {str(error).strip().splitlines()[0]}",
@@ -228,4 +233,4 @@ def _lost(what: str, error: Exception) -> BackendError:
     )
 
 
-__all__ = ["Executor", "Where", "open_executor"]
+__all__ = ["SERIAL", "WHERES", "Executor", "Where", "open_executor"]

@@ -12,6 +12,7 @@ import sparsecc
 from sparsecc.backends.onnxruntime.run import session_of_model
 from sparsecc.cost.model import cost_model
 from sparsecc.errors import CalibrationError, PlanError
+from sparsecc.executor import open_executor
 from sparsecc.manifest import NodeEntry
 from sparsecc.passes.base import Context
 from sparsecc.passes.weights.layers import Layer, find_layers
@@ -83,7 +84,7 @@ def prune_as_asked(job: Job, progress: Progress, *, best_effort: bool = False) -
     progress("deciding what to prune", 0.0)
     graph, request = job.graph.clone(), job.request
     decisions = decide(graph, request)
-    results = prune(graph, decisions, job.data, progress)
+    results = prune(graph, decisions, job, progress)
     source = {
         "spec": str(request.spec),
         "overrides": {name: str(spec) for name, spec in request.overrides.items()},
@@ -102,7 +103,7 @@ def follow(job: Job, plan: Plan, progress: Progress) -> Outcome:
     graph = job.graph.clone()
     _check_layers(find_layers(graph).layers, plan)
     decisions = {layer.name: Decision(layer.choice) for layer in plan.layers}
-    results = prune(graph, decisions, job.data, progress)
+    results = prune(graph, decisions, job, progress)
     kept = ("spec", "overrides", "allocation", "mode", "seed", "costs", "points")
     source = {name: getattr(plan, name) for name in kept}
     source["budget"] = _examined(job, graph, plan)
@@ -125,19 +126,14 @@ def decide(graph: ir.Model, request: Request) -> dict[str, Decision]:
 
 
 def prune(
-    graph: ir.Model,
-    decisions: Mapping[str, Decision],
-    data: Calibration | None,
-    progress: Progress,
+    graph: ir.Model, decisions: Mapping[str, Decision], job: Job, progress: Progress
 ) -> dict[str, LayerResult]:
     """Carry out the decisions; layer name → what became of it."""
     choices = {name: decision.choice for name, decision in decisions.items()}
-    results = prune_model(
-        graph,
-        choices,
-        data,
-        on_progress=counted(progress),
-    )
+    with open_executor(job.request.executor) as executor:
+        results = prune_model(
+            graph, choices, job.data, executor=executor, on_progress=counted(progress)
+        )
     return {result.name: result for result in results}
 
 
@@ -194,7 +190,8 @@ def _searched(job: Job, progress: Progress, *, best_effort: bool) -> Outcome:
         seed=request.seed,
         quality=request.quality,
     )
-    found = find_plan(job.graph, job.data, request.target, wish, progress)
+    with open_executor(request.executor) as executor:
+        found = find_plan(job.graph, job.data, request.target, wish, executor, progress)
     if not found.budget.met and not best_effort:
         raise _unmet(found)
     decisions = {name: Decision(choice, found.reason) for name, choice in found.choices.items()}

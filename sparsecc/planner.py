@@ -1,46 +1,41 @@
-"""Searching for a plan: candidates with times and losses, a search, and a trial of what it finds.
+"""Searching for a plan: candidates with times and losses, then whole models carried out.
 
-Losses of layers add up only about. So the search scores whole models, pruned quickly layer after
-layer, and its best plan is carried out for good and examined before it counts: where it loses too
-much or has room to spare, a plan that loses less or more is carried out next.
+Losses of layers add up only about. So every plan that the search asks for is carried out for good,
+layer after layer, and examined on data that no layer saw: what is examined is what is delivered.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
-from threadpoolctl import threadpool_limits
 
 from sparsecc.backends.onnxruntime.run import session_of_model
 from sparsecc.errors import CalibrationError
+from sparsecc.executor import Executor
 from sparsecc.formats.patterns import Pattern
 from sparsecc.passes.weights.bias_correction import can_shift
-from sparsecc.passes.weights.candidates import Candidate, measure, offer
+from sparsecc.passes.weights.candidates import Candidate, Probe, Question, measure, offer
 from sparsecc.passes.weights.layers import find_layers, matrix
 from sparsecc.passes.weights.prune import LayerResult, prune_model, with_statistics
-from sparsecc.passes.weights.whole import quickly_pruned, stitched
+from sparsecc.passes.weights.prune_layer import for_layers
+from sparsecc.passes.weights.sensitivity import sensitivity
 from sparsecc.progress import Progress, counted, part
 from sparsecc.quality.calibration import Calibration
 from sparsecc.quality.exam import Exam, Grade, Quality, set_exam
-from sparsecc.search.ladder import Ladder
 from sparsecc.search.plan import Choice, Method, PlanBudget, PlanOption, PlanPoint
 from sparsecc.search.problem import Assignment, Problem
-from sparsecc.search.scored import Scored
-from sparsecc.search.search import Kind, Mode, search
+from sparsecc.search.scored import Measured
+from sparsecc.search.search import SCORES, Kind, Mode, search
 from sparsecc.search.why_not import explain
 from sparsecc.targets import Target
 
 SENSITIVITY_BATCHES = 2
 """Held-out batches that say how much the model minds an error of one layer."""
-TRIALS: Mapping[Mode, int] = {"fast": 2, "thorough": 5}
-"""Plans carried out and examined, at most; twice as many where none has kept to the limit."""
-_HOPELESS = 0.2
-"""A uniform plan that loses so much needs none with more zeros beside it."""
 UNIFORM = "4x1"
-"""Pattern of the uniform plans that every search is compared with."""
+"""Pattern of the uniform plan that every search is compared with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +97,12 @@ class _Trial:
 
 
 def find_plan(
-    graph: ir.Model, data: Calibration, target: Target, wish: Wish, progress: Progress
+    graph: ir.Model,
+    data: Calibration,
+    target: Target,
+    wish: Wish,
+    executor: Executor,
+    progress: Progress,
 ) -> Found:
     """Search for the best plan of a model in canonical form.
 
@@ -111,6 +111,7 @@ def find_plan(
         data: Calibration data with something held out.
         target: Where it runs.
         wish: What the plan may cost.
+        executor: Where layers are worked on.
         progress: Told what is being done.
 
     Raises:
@@ -121,48 +122,63 @@ def find_plan(
             "one batch of calibration data: nothing is left to judge a plan by",
             fix="pass at least two batches of samples; some hundred samples serve best",
         )
-    table = measure_candidates(graph, data, target, wish, part(progress, 0.0, 0.4))
+    table, probes = _candidates(graph, data, target, wish, executor, part(progress, 0.0, 0.15))
     exam = set_exam(session_of_model(graph), data.held_out, wish.quality, data.labels)
-    sense = _sensitivities(graph, data, table, part(progress, 0.4, 0.55))
-    problem = _problem(table, sense)
-    desk = _Desk(graph, table, exam, problem, data)
-    for assignment in desk.uniform().values():
-        if desk.grade(assignment).drop > _HOPELESS:
-            break
-    trial = _try(desk, wish, part(progress, 0.55, 1.0))
-    return _found(desk, trial, wish)
+    sense = _sensitivities(graph, probes, exam, part(progress, 0.15, 0.25))
+    desk = _Desk(graph, table, exam, sense, data, wish, executor, part(progress, 0.25, 1.0))
+    found = search(
+        desk.problem,
+        desk.score,
+        kind=wish.kind,
+        limit=wish.limit,
+        mode=wish.mode,
+        seed=wish.seed,
+        first=desk.uniform(),
+    )
+    return _found(desk, desk.trial(found.chosen.assignment), met=found.met)
 
 
-def measure_candidates(
-    graph: ir.Model, data: Calibration, target: Target, wish: Wish, progress: Progress
-) -> dict[str, list[Candidate]]:
-    """Layer name → its candidates with times and losses, in the order of the graph."""
+def _candidates(
+    graph: ir.Model,
+    data: Calibration,
+    target: Target,
+    wish: Wish,
+    executor: Executor,
+    progress: Progress,
+) -> tuple[dict[str, list[Candidate]], dict[str, Probe]]:
+    """Layer name → its candidates with times and losses, in the order of the graph; and probes."""
     layers = find_layers(graph).layers
     table = {layer.name: offer(layer, target, wish.mode, wish.method) for layer in layers}
     todo = [layer for layer in layers if len(table[layer.name]) > 1]
-    seen = with_statistics(graph, todo, data, counted(progress))
-    for layer, train, held_out in seen:
-        assert train is not None
-        with threadpool_limits(1, "blas"):  # thousands of small systems, and the same last bits
-            table[layer.name] = measure(
-                matrix(layer), table[layer.name], train, held_out, may_shift=can_shift(layer)
-            )
-    return table
+    asked: list[str] = []
+
+    def questions() -> Iterator[Question]:
+        seen = with_statistics(graph, todo, data, counted(progress))
+        for together, train, held_out in seen:
+            for layer in together:
+                asked.append(layer.name)
+                weight, offered = matrix(layer), table[layer.name]
+                yield Question(layer.name, weight, offered, train, held_out, can_shift(layer))
+
+    probes: dict[str, Probe] = {}
+    where = for_layers(executor, [(layer.rows, layer.cols) for layer in todo])
+    answers = where.map(measure, questions(), lambda question: question.name)
+    for number, (measured, probe) in enumerate(answers):
+        table[asked[number]] = measured
+        if probe is not None:
+            probes[asked[number]] = probe
+    return table, probes
 
 
 def _sensitivities(
-    graph: ir.Model, data: Calibration, table: Mapping[str, Sequence[Candidate]], progress: Progress
+    graph: ir.Model, probes: Mapping[str, Probe], exam: Exam, progress: Progress
 ) -> dict[str, float]:
-    """Layer name → relative error of the model's outputs for each unit of the layer's own."""
-    dense = session_of_model(graph)
-    exam = set_exam(dense, data.held_out[:SENSITIVITY_BATCHES], "relative-error")
-    names = [name for name, candidates in table.items() if len(candidates) > 1]
-    found = dict.fromkeys(table, 1.0)
-    for done, name in enumerate(names):
-        progress(f"how much the model minds {name}", done / len(names))
-        middle = sorted(table[name][1:], key=lambda each: each.loss)[len(table[name]) // 2 - 1]
-        drop = exam.grade(session_of_model(stitched(graph, {name: middle}))).drop
-        found[name] = max(drop, 1e-12) / max(middle.loss, 1e-12)
+    """Layer name → distance of the model's outputs for each unit of the layer's own loss."""
+    few = dataclasses.replace(exam, feeds=exam.feeds[:SENSITIVITY_BATCHES])
+    found = {}
+    for done, (name, probe) in enumerate(probes.items()):
+        progress(f"how much the model minds {name}", done / len(probes))
+        found[name] = sensitivity(graph, name, probe, few)
     return found
 
 
@@ -171,7 +187,7 @@ def _problem(table: Mapping[str, Sequence[Candidate]], sense: Mapping[str, float
         names=tuple(table),
         times=[np.array([each.ms for each in candidates]) for candidates in table.values()],
         losses=[
-            np.array([each.loss * sense[name] for each in candidates])
+            np.array([each.loss * sense.get(name, 1.0) for each in candidates])
             for name, candidates in table.items()
         ],
         sizes=[np.array([each.weight_bytes for each in cs], float) for cs in table.values()],
@@ -179,23 +195,29 @@ def _problem(table: Mapping[str, Sequence[Candidate]], sense: Mapping[str, float
 
 
 class _Desk:
-    """Where whole-model plans are tried, carried out and graded."""
+    """Where whole-model plans are carried out and examined."""
 
     def __init__(
         self,
         graph: ir.Model,
         table: Mapping[str, Sequence[Candidate]],
         exam: Exam,
-        problem: Problem,
+        sense: Mapping[str, float],
         data: Calibration,
+        wish: Wish,
+        executor: Executor,
+        progress: Progress,
     ) -> None:
-        self.data = data
         self.graph = graph
         self.table = table
         self.exam = exam
-        self.problem = problem
-        self.grades: dict[Assignment, Grade] = {problem.dense: Grade(0.0)}
-        self.carried_out: dict[Assignment, Grade] = {}
+        self.problem = _problem(table, sense)
+        self.wish = wish
+        self.grades: dict[Assignment, Grade] = {self.problem.dense: Grade(0.0)}
+        self._data = data
+        self._executor = executor
+        self._progress = progress
+        self._kept: _Trial | None = None
 
     def picked(self, assignment: Assignment) -> dict[str, Candidate]:
         """Layer name → its candidate."""
@@ -204,112 +226,82 @@ class _Desk:
             for (name, candidates), number in zip(self.table.items(), assignment, strict=True)
         }
 
-    def grade(self, assignment: Assignment) -> Grade:
-        """Of the quickly pruned model, found once."""
-        if assignment not in self.grades:
-            model = quickly_pruned(self.graph, self.picked(assignment), self.data)
-            self.grades[assignment] = self.exam.grade(session_of_model(model))
-        return self.grades[assignment]
+    def score(self, assignment: Assignment) -> Measured:
+        """What a plan comes to; the drop is one that the true one is not likely to exceed."""
+        trial = self.trial(assignment)
+        if self._better(trial):
+            self._kept = trial
+        return Measured(trial.grade.certain, trial.grade.distance)
 
-    def scored(self) -> list[Scored]:
-        """Every plan that was graded, the uniform ones too."""
-        return [
-            Scored(assignment, self.problem.ms(assignment), grade.drop)
-            for assignment, grade in self.grades.items()
-        ]
+    def trial(self, assignment: Assignment) -> _Trial:
+        """A plan carried out: the best one so far, or again."""
+        kept = self._kept
+        return kept if kept and kept.assignment == assignment else self._carry_out(assignment)
 
-    def fastest(self, limit: float) -> Assignment:
-        """The fastest graded plan that is likely to keep to a drop."""
-        kept = [plan for plan, grade in self.grades.items() if grade.certain <= limit]
-        return min(kept, key=lambda plan: (self.problem.ms(plan), plan))
-
-    def carry_out(self, assignment: Assignment, wish: Wish, progress: Progress) -> _Trial:
-        """Prune a copy of the model as the assignment says, layer after layer."""
-        model = self.graph.clone()
-        choices = {
-            name: each.choice.model_copy(update={"refit": wish.refit and each.weight is not None})
-            for name, each in self.picked(assignment).items()
-        }
-        results = prune_model(
-            model,
-            choices,
-            self.data,
-            on_progress=counted(progress),
-        )
-        changed = assignment != self.problem.dense
-        grade = self.exam.grade(session_of_model(model)) if changed else Grade(0.0)
-        self.carried_out[assignment] = grade
-        return _Trial(assignment, model, results, grade)
-
-    def uniform(self) -> dict[str, Assignment]:
-        """Plans that do the same to every layer that allows it, by what they do."""
+    def uniform(self) -> list[Assignment]:
+        """Plans that do the same to every layer that allows it: the one nearest to the limit."""
         pattern = Pattern.parse(UNIFORM)
         offered = [c for cs in self.table.values() for c in cs if c.choice.pattern == pattern]
-        plans = {}
-        for sparsity in sorted({c.choice.sparsity for c in offered if c.weight is not None}):
-            plans[f"uniform {UNIFORM}:{sparsity:g}"] = tuple(
+        plans = [
+            tuple(
                 next((at for at, c in enumerate(cs) if _is(c, pattern, sparsity)), 0)
                 for cs in self.table.values()
             )
-        return plans
+            for sparsity in sorted({c.choice.sparsity for c in offered if c.changes})
+        ]
+        used = {"drop": self.problem.loss, "ms": self.problem.ms, "bytes": self.problem.bytes}
+        return sorted(plans, key=lambda p: abs(used[self.wish.kind](p) - self.wish.limit))[:1]
+
+    def _better(self, trial: _Trial) -> bool:
+        """Whether the search may come to prefer a plan to the one that is kept."""
+        if self.wish.kind != "drop":
+            return self._kept is None or trial.grade.drop < self._kept.grade.drop
+        best = self.problem.dense if self._kept is None else self._kept.assignment
+        faster = self.problem.ms(trial.assignment) < self.problem.ms(best)
+        return faster and trial.grade.certain <= self.wish.limit
+
+    def _carry_out(self, assignment: Assignment) -> _Trial:
+        """Prune a copy of the model as the assignment says, layer after layer, and examine it."""
+        model = self.graph.clone()
+        choices = {
+            name: each.choice.model_copy(update={"refit": self.wish.refit and each.changes})
+            for name, each in self.picked(assignment).items()
+        }
+        number, most = len(self.grades), SCORES[self.wish.mode] + 2  # the uniform one, the last
+        start, end = ((number - more) / most for more in (1, 0))
+        step = part(self._progress, start, min(end, 1.0), f"plan {number}")
+        results = prune_model(
+            model, choices, self._data, executor=self._executor, on_progress=counted(step)
+        )
+        step("what it loses", 1.0)
+        grade = self.exam.grade(session_of_model(model)) if any(assignment) else Grade(0.0)
+        self.grades[assignment] = grade
+        return _Trial(assignment, model, results, grade)
 
 
 def _is(candidate: Candidate, pattern: Pattern, sparsity: float) -> bool:
     choice = candidate.choice
-    return (
-        choice.pattern == pattern and choice.sparsity == sparsity and candidate.weight is not None
-    )
+    return candidate.changes and choice.pattern == pattern and choice.sparsity == sparsity
 
 
-def _try(desk: _Desk, wish: Wish, progress: Progress) -> tuple[_Trial, bool]:
-    """The best plan that was carried out, and whether it keeps to the limit."""
-    found = search(
-        desk.problem,
-        lambda assignment: desk.grade(assignment).certain,
-        kind=wish.kind,
-        limit=wish.limit,
-        mode=wish.mode,
-        seed=wish.seed,
-        progress=part(progress, 0.0, 0.3),
-    )
-    if wish.kind != "drop":
-        assignment = found.chosen.assignment
-        return desk.carry_out(assignment, wish, part(progress, 0.3, 1.0)), found.met
-    ladder, best = Ladder(desk.problem, desk.scored(), wish.limit), None
-    step: Assignment | None = desk.fastest(wish.limit)
-    trials = TRIALS[wish.mode]
-    for number in range(2 * trials):
-        if step is None or not any(step) or (best and number >= trials):
-            break
-        share = min(0.3 + 0.7 * number / trials, 0.95)
-        trial = desk.carry_out(step, wish, part(progress, share, min(1.0, share + 0.2)))
-        used = trial.grade.certain / wish.limit
-        if used <= 1 and (best is None or desk.problem.ms(step) < desk.problem.ms(best.assignment)):
-            best = trial
-        step = ladder.next(step, used)
-    return best or desk.carry_out(desk.problem.dense, wish, progress), True
-
-
-def _found(desk: _Desk, outcome: tuple[_Trial, bool], wish: Wish) -> Found:
-    trial, met = outcome
+def _found(desk: _Desk, trial: _Trial, *, met: bool) -> Found:
     picked = desk.picked(trial.assignment)
-    results = {result.name: result for result in trial.results}
     dense = trial.assignment == desk.problem.dense
     return Found(
         model=trial.model,
         choices={name: each.choice for name, each in picked.items()},
-        results=results,
+        results={result.name: result for result in trial.results},
         options={name: _options(desk.table[name], picked[name]) for name in picked},
         points=_points(desk, trial),
         budget=PlanBudget(
-            kind=wish.kind,
-            limit=wish.limit,
+            kind=desk.wish.kind,
+            limit=desk.wish.limit,
             metric=desk.exam.metric,
             drop=trial.grade.drop,
             met=met,
         ),
-        reached=_reached(desk.problem, trial, wish.kind),
-        reason=_why_dense(desk, wish) if dense else "",
+        reached=_reached(desk.problem, trial, desk.wish.kind),
+        reason=_why_dense(desk) if dense else "",
     )
 
 
@@ -319,17 +311,18 @@ def _reached(problem: Problem, trial: _Trial, kind: Kind) -> float:
     return problem.ms(trial.assignment) if kind == "ms" else problem.bytes(trial.assignment)
 
 
-def _why_dense(desk: _Desk, wish: Wish) -> str:
+def _why_dense(desk: _Desk) -> str:
     if all(len(candidates) == 1 for candidates in desk.table.values()):
         return "no layer would be faster with zeros on this target"
-    least = min(grade.certain for plan, grade in desk.grades.items() if any(plan))
+    least = min(
+        (grade.certain for plan, grade in desk.grades.items() if any(plan)), default=float("inf")
+    )
     return f"every faster plan that was weighed loses {least:.2%} or more of {desk.exam.metric}"
 
 
 def _points(desk: _Desk, trial: _Trial) -> tuple[PlanPoint, ...]:
-    """All that was weighed; plans that were carried out with the drop they then came to."""
-    names = {plan: name for name, plan in desk.uniform().items()} | {desk.problem.dense: "dense"}
-    grades = desk.grades | desk.carried_out
+    """Every plan that was carried out, with what it came to."""
+    names = {desk.problem.dense: "dense"} | dict.fromkeys(desk.uniform(), f"uniform {UNIFORM}")
     points = [
         PlanPoint(
             name=names.get(assignment, f"searched {number}"),
@@ -337,7 +330,7 @@ def _points(desk: _Desk, trial: _Trial) -> tuple[PlanPoint, ...]:
             drop=grade.drop,
             chosen=assignment == trial.assignment,
         )
-        for number, (assignment, grade) in enumerate(grades.items())
+        for number, (assignment, grade) in enumerate(desk.grades.items())
     ]
     return tuple(sorted(points, key=lambda point: (point.predicted_ms, point.name)))
 
@@ -356,4 +349,4 @@ def _options(candidates: Sequence[Candidate], chosen: Candidate) -> tuple[PlanOp
     return explain(options, options[next(i for i, c in enumerate(candidates) if c is chosen)])
 
 
-__all__ = ["Found", "Wish", "find_plan", "measure_candidates"]
+__all__ = ["Found", "Wish", "find_plan"]

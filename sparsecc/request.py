@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from sparsecc import targets
 from sparsecc.errors import PlanError
+from sparsecc.executor import WHERES, Where
 from sparsecc.formats.patterns import SparsitySpec
 from sparsecc.quality.exam import Quality
 from sparsecc.search.allocation import ALLOCATIONS, Allocation
@@ -46,6 +47,7 @@ class Request:
     mode: Mode = "fast"
     seed: int = 0
     quality: str | Quality | None = None
+    executor: Where = "processes"
 
 
 def read_budget(
@@ -79,12 +81,13 @@ def read_budget(
     return given[0] if given else None
 
 
-def request_of(plan: Plan, target: str | None = None) -> Request:
+def request_of(plan: Plan, target: str | None = None, executor: str = "processes") -> Request:
     """The request that carrying out a plan makes.
 
     Args:
         plan: The plan.
         target: Another target than the plan's.
+        executor: Where layers are worked on.
 
     Raises:
         TargetError: The target is unknown.
@@ -92,7 +95,16 @@ def request_of(plan: Plan, target: str | None = None) -> Request:
     asked = plan.budget
     budget = None if asked is None else Budget(asked.kind, asked.limit)
     name = target or plan.target
-    return read_request(name, "existing", None, SCORES[-1], True, ALLOCATIONS[0], budget=budget)
+    return read_request(
+        name,
+        "existing",
+        None,
+        SCORES[-1],
+        True,
+        ALLOCATIONS[0],
+        budget=budget,
+        executor=executor,
+    )
 
 
 def read_request(
@@ -107,6 +119,7 @@ def read_request(
     mode: str = MODES[0],
     seed: int = 0,
     quality: str | Quality | None = None,
+    executor: str = "processes",
 ) -> Request:
     """Read a request from what the user wrote.
 
@@ -132,6 +145,7 @@ def read_request(
         mode=_one_of(MODES, mode, "mode"),
         seed=seed,
         quality=quality,
+        executor=_one_of(WHERES, executor, "executor"),
     )
 
 

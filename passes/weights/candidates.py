@@ -15,7 +15,7 @@ from sparsecc.formats.blocks import Block
 from sparsecc.formats.patterns import Pattern, detect
 from sparsecc.passes.weights.choose import choose, work_of
 from sparsecc.passes.weights.layers import Layer, matrix
-from sparsecc.passes.weights.prune import mean_shift, output_error
+from sparsecc.passes.weights.prune_layer import mean_shift, output_error
 from sparsecc.passes.weights.sparsegpt import sparsegpt
 from sparsecc.quality.moments import Moments
 from sparsecc.search.plan import Choice, Method
@@ -47,8 +47,6 @@ class Candidate:
         weight_bytes: Of the weight as stored.
         spread: Relative error of the time, one sigma.
         loss: Relative output error on held-out data.
-        weight: ``[R, K]`` float32, or None where the weight stays as it is.
-        shift: ``[R]`` to add to the bias, or None.
     """
 
     choice: Choice
@@ -57,8 +55,47 @@ class Candidate:
     weight_bytes: int
     spread: float = 0.0
     loss: float = 0.0
-    weight: NDArray[np.float32] | None = None
-    shift: NDArray[np.float64] | None = None
+
+    @property
+    def changes(self) -> bool:
+        """Whether the layer's weight does not stay as it is."""
+        return self.choice.method != "existing"
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """What one of the candidates makes of a layer, to see how much the model minds.
+
+    Attributes:
+        loss: Its relative output error.
+        weight: ``[R, K]`` float32.
+        shift: ``[R]`` to add to the bias, or None.
+    """
+
+    loss: float
+    weight: NDArray[np.float32]
+    shift: NDArray[np.float64] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A layer whose candidates are to be measured; all that another process needs to know.
+
+    Attributes:
+        name: The layer.
+        weight: ``[R, K]``.
+        candidates: As :func:`offer` made them.
+        train: What masks and values are computed from.
+        held_out: What judges; without it the training statistics do.
+        may_shift: Whether the bias may move.
+    """
+
+    name: str
+    weight: NDArray[np.floating]
+    candidates: Sequence[Candidate]
+    train: Moments
+    held_out: Moments | None
+    may_shift: bool
 
 
 def offer(layer: Layer, target: Target, mode: Mode, method: Method) -> list[Candidate]:
@@ -88,40 +125,28 @@ def offer(layer: Layer, target: Target, mode: Mode, method: Method) -> list[Cand
     return found
 
 
-def measure(
-    layer_weight: NDArray[np.floating],
-    candidates: Sequence[Candidate],
-    train: Moments,
-    held_out: Moments | None,
-    *,
-    may_shift: bool,
-) -> list[Candidate]:
-    """The candidates with losses and weights, as SparseGPT makes them.
+def measure(question: Question) -> tuple[list[Candidate], Probe | None]:
+    """The candidates with their losses, as SparseGPT makes them, and the middle one's weight.
 
     They serve to compare: a plan is carried out with its own method, and a refit.
-
-    Args:
-        layer_weight: ``[R, K]``.
-        candidates: As :func:`offer` made them.
-        train: What masks and values are computed from.
-        held_out: What judges; without it the training statistics do.
-        may_shift: Whether the bias may move.
     """
-    w = np.asarray(layer_weight, np.float64)
-    second = train.centred if may_shift else train.h
+    w = np.asarray(question.weight, np.float64)
+    train, judge = question.train, question.held_out or question.train
+    second = train.centred if question.may_shift else train.h
     parts = list(zip(np.split(w, len(train.h)), second, strict=True))
-    measured = []
-    for each in candidates:
-        if each.choice.method == "existing":
+    measured, made = [], []
+    for each in question.candidates:
+        if not each.changes:
             measured.append(each)
             continue
         pattern, sparsity = each.choice.pattern, each.choice.sparsity
         swept = np.concatenate([sparsegpt(part, h, pattern, sparsity)[0] for part, h in parts])
-        shift = mean_shift(w, swept, train) if may_shift else None
-        loss = output_error(w, swept, held_out or train, shift)
-        weight = swept.astype(np.float32)
-        measured.append(dataclasses.replace(each, loss=loss, weight=weight, shift=shift))
-    return measured
+        shift = mean_shift(w, swept, train) if question.may_shift else None
+        loss = output_error(w, swept, judge, shift)
+        measured.append(dataclasses.replace(each, loss=loss))
+        made.append(Probe(loss, swept.astype(np.float32), shift))
+    made.sort(key=lambda probe: probe.loss)
+    return measured, made[(len(made) - 1) // 2] if made else None
 
 
 def _as_it_is(layer: Layer, target: Target) -> Candidate:

@@ -9,7 +9,7 @@ import typer
 
 from sparsecc.cli.command import JsonOption
 from sparsecc.cli.compile import tell
-from sparsecc.cli.options import MODEL, OutFolder
+from sparsecc.cli.options import MODEL, Executor, Labels, OutFolder, Place, read_labels
 
 NAME = "apply"
 EXAMPLES = """
@@ -41,6 +41,8 @@ def command(
             show_default=False,
         ),
     ] = None,
+    labels: Labels = None,
+    executor: Executor = Place.processes,
     as_json: JsonOption = False,
 ) -> None:
     """Compile MODEL as PLAN says.
@@ -56,7 +58,13 @@ def command(
     read = sparsecc.Plan.load(plan)
     with bar(f"compiling {model.name}") as progress:
         compiled = sparsecc.apply(
-            model, read, target=target, calibration=calibration, progress=progress
+            model,
+            read,
+            target=target,
+            calibration=calibration,
+            labels=read_labels(labels),
+            executor=executor.value,
+            progress=progress,
         )
         compiled.save(out)
     guessed = calibration is None and any(

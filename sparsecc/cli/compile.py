@@ -12,12 +12,14 @@ from sparsecc.cli.command import JsonOption, show
 from sparsecc.cli.options import (
     MODEL,
     BestEffort,
+    Executor,
     Labels,
     MaxBytes,
     MaxDrop,
     MaxMs,
     Mode,
     OutFolder,
+    Place,
     Quality,
     SearchMode,
     Seed,
@@ -145,6 +147,7 @@ def command(
             "--verify", metavar="", help="Check the model after every step of the compiler."
         ),
     ] = False,
+    executor: Executor = Place.processes,
     as_json: JsonOption = False,
 ) -> None:
     """Compile MODEL into a sparse artifact.
@@ -179,6 +182,7 @@ def command(
             allocation=allocation.value,
             quantize=quantize,
             verify=verify,
+            executor=executor.value,
             progress=progress,
         )
         compiled.save(out)

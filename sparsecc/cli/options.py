@@ -16,6 +16,14 @@ class Mode(StrEnum):
     thorough = "thorough"
 
 
+class Place(StrEnum):
+    """Where layers are worked on."""
+
+    processes = "processes"
+    serial = "serial"
+    ray = "ray"
+
+
 MODEL = typer.Argument(metavar="MODEL", help="ONNX file.", show_default=False)
 _NONE: dict[str, Any] = {"show_default": False}
 
@@ -74,6 +82,14 @@ BestEffort = Annotated[
         "--best-effort", metavar="", help="Go on with the best plan where none keeps to the budget."
     ),
 ]
+Executor = Annotated[
+    Place,
+    typer.Option(
+        metavar="NAME",
+        help="Where layers are worked on: processes beside this one, serial in this one, or a ray "
+        "cluster. The result is the same.",
+    ),
+]
 
 
 def read_labels(path: Path | None) -> Any:
@@ -100,12 +116,14 @@ def read_labels(path: Path | None) -> Any:
 __all__ = [
     "MODEL",
     "BestEffort",
+    "Executor",
     "Labels",
     "MaxBytes",
     "MaxDrop",
     "MaxMs",
     "Mode",
     "OutFolder",
+    "Place",
     "Quality",
     "SearchMode",
     "Seed",

@@ -12,11 +12,13 @@ from sparsecc.cli.command import JsonOption, show
 from sparsecc.cli.options import (
     MODEL,
     BestEffort,
+    Executor,
     Labels,
     MaxBytes,
     MaxDrop,
     MaxMs,
     Mode,
+    Place,
     Quality,
     SearchMode,
     Seed,
@@ -69,6 +71,7 @@ def command(
     mode: SearchMode = Mode.fast,
     seed: Seed = 0,
     best_effort: BestEffort = False,
+    executor: Executor = Place.processes,
     as_json: JsonOption = False,
 ) -> None:
     """Search for the best plan of MODEL within a budget, and write it down.
@@ -93,6 +96,7 @@ def command(
             mode=mode.value,
             seed=seed,
             best_effort=best_effort,
+            executor=executor.value,
             progress=progress,
         )
         plan.save(out)

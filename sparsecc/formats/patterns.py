@@ -170,8 +170,13 @@ def expand_blocks(kept: NDArray[np.bool_], block: tuple[int, int], shape: tuple[
 
 def keep_highest(scores: NDArray[np.floating], drop: int) -> Mask:
     """Mask of ``scores``' shape that drops exactly the ``drop`` lowest; ties fall to the left."""
-    mask = np.ones(scores.size, bool)
-    mask[np.argsort(scores, axis=None, kind="stable")[:drop]] = False
+    flat = scores.reshape(-1)
+    if not 0 < drop < flat.size:
+        return np.full(scores.shape, drop <= 0)
+    last = np.partition(flat, drop - 1)[drop - 1]
+    mask: Mask = flat > last
+    ties = np.flatnonzero(flat == last)
+    mask[ties[drop - (flat.size - np.count_nonzero(mask) - len(ties)) :]] = True
     return mask.reshape(scores.shape)
 
 

@@ -7,6 +7,7 @@ weights helped is judged on the held-out ones.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +30,8 @@ BATCH = 16
 HELD_OUT_EVERY = 5
 SEARCH_HELD_OUT_EVERY = 2
 """A search judges whole models on what is held out, and needs more of it."""
+TRAIN_SAMPLES, HELD_OUT_SAMPLES = 384, 128
+"""Samples that statistics of layers come from, at most: more make no better masks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,17 @@ class Calibration:
     def batches(self) -> tuple[Feed, ...]:
         """All batches, the training ones first."""
         return self.train + self.held_out
+
+    def for_statistics(self) -> Calibration:
+        """As many of the batches as statistics of layers need."""
+        return Calibration(
+            _first(self.train, TRAIN_SAMPLES), _first(self.held_out, HELD_OUT_SAMPLES)
+        )
+
+
+def count_samples(feed: Feed) -> int:
+    """Samples in one batch: the longest first dimension."""
+    return max((len(array) for array in feed.values() if array.ndim), default=1)
 
 
 def load_calibration(
@@ -179,6 +193,12 @@ def _check_shape(name: str, array: NDArray[Any], value: ir.Value, *, first_fixed
         )
 
 
+def _first(feeds: Sequence[Feed], samples: int) -> tuple[Feed, ...]:
+    """The first batches that hold so many samples between them."""
+    before = itertools.accumulate(map(count_samples, feeds), initial=0)
+    return tuple(feed for feed, seen in zip(feeds, before, strict=False) if seen < samples)
+
+
 def _cut(arrays: Feed, inputs: Mapping[str, ir.Value]) -> list[Feed]:
     """Cut samples along axis 0 into batches of the size the model fixes, or of about BATCH."""
     counts = {name: len(array) for name, array in arrays.items() if array.ndim}
@@ -212,15 +232,13 @@ def _cut_labels(
     labels: NDArray[Any], source: Mapping[str, ArrayLike], feeds: Sequence[Feed]
 ) -> list[NDArray[Any]]:
     """Labels of the samples, cut like them."""
-    samples = max(
-        (len(array) for array in map(np.asarray, source.values()) if array.ndim), default=1
-    )
+    samples = count_samples({name: np.asarray(array) for name, array in source.items()})
     if labels.ndim == 0 or len(labels) != samples:
         raise CalibrationError(
             f"labels of shape {list(labels.shape)} for {samples} calibration samples",
             fix="pass one label for each sample, along axis 0",
         )
-    sizes = [max(len(array) for array in feed.values() if array.ndim) for feed in feeds]
+    sizes = [count_samples(feed) for feed in feeds]
     return np.split(labels[: sum(sizes)], np.cumsum(sizes)[:-1])
 
 

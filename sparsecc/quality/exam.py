@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 from sparsecc.errors import CalibrationError
 from sparsecc.measure import run_once
 from sparsecc.quality import metrics
-from sparsecc.quality.calibration import Feed
+from sparsecc.quality.calibration import Feed, count_samples
 
 Array = NDArray[Any]
 Outputs = Sequence[Array]
@@ -45,10 +45,13 @@ class Grade:
     Attributes:
         drop: Of quality, against the dense model.
         error: Standard error of ``drop`` over the batches; 0 with a single one.
+        distance: ‖ŷ − y‖² / ‖y‖² of the outputs: how far the model is from the dense one, which
+            changes smoothly where the drop of some hundred samples is mostly chance.
     """
 
     drop: float
     error: float = 0.0
+    distance: float = 0.0
 
     @property
     def certain(self) -> float:
@@ -78,11 +81,18 @@ class Exam:
         Raises:
             ModelError: It does not run on one.
         """
-        drops = [self.drop(at, run_once(session, feed)) for at, feed in enumerate(self.feeds)]
-        sizes = [max(1, _rows(feed)) for feed in self.feeds]
-        mean = float(np.average(drops, weights=sizes))
+        drops, distances = [], []
+        for at, feed in enumerate(self.feeds):
+            ours = run_once(session, feed)
+            drops.append(self.drop(at, ours))
+            distances.append(_worst(metrics.relative_error, self.dense[at], ours))
+        sizes = [max(1, count_samples(feed)) for feed in self.feeds]
         error = float(np.std(drops, ddof=1)) / len(drops) ** 0.5 if len(drops) > 1 else 0.0
-        return Grade(mean, error)
+        return Grade(
+            float(np.average(drops, weights=sizes)),
+            error,
+            float(np.average(distances, weights=sizes)),
+        )
 
 
 def set_exam(
@@ -120,16 +130,7 @@ def set_exam(
         )
     _first_float(dense[0], metric)  # it has one
     of_pair = MEASURES[metric]
-    return Exam(
-        metric,
-        tuple(feeds),
-        dense,
-        lambda at, ours: max(
-            of_pair(np.atleast_1d(theirs), np.atleast_1d(mine))
-            for theirs, mine in zip(dense[at], ours, strict=True)
-            if theirs.dtype.kind == "f" and theirs.size
-        ),
-    )
+    return Exam(metric, tuple(feeds), dense, lambda at, ours: _worst(of_pair, dense[at], ours))
 
 
 MEASURES: dict[str, Callable[[Array, Array], float]] = {
@@ -139,6 +140,18 @@ MEASURES: dict[str, Callable[[Array, Array], float]] = {
     "psnr": lambda dense, ours: 10 ** (-metrics.psnr(dense, ours) / 20),
 }
 """Measures of an output against the dense model's; the worst output counts."""
+
+
+def _worst(of_pair: Callable[[Array, Array], float], dense: Outputs, ours: Outputs) -> float:
+    """A measure of the output that it is worst for; 0 where none is of floats."""
+    return max(
+        (
+            of_pair(np.atleast_1d(theirs), np.atleast_1d(mine))
+            for theirs, mine in zip(dense, ours, strict=True)
+            if theirs.dtype.kind == "f" and theirs.size
+        ),
+        default=0.0,
+    )
 
 
 def _of_user(
@@ -190,7 +203,3 @@ def _first_float(outputs: Outputs, metric: str) -> int:
         f"{metric} needs a floating-point output, and the model has none",
         fix="pass a function of your own as quality",
     )
-
-
-def _rows(feed: Feed) -> int:
-    return max((len(array) for array in feed.values() if array.ndim), default=1)

@@ -1,4 +1,4 @@
-"""Second moments of layer inputs, summed up batch by batch in float64."""
+"""Second moments of layer inputs: products of a batch in its own precision, sums in float64."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ ROWS_PER_INPUT = 4
 """Rows per column of H that make a refit trustworthy."""
 FLOP_BUDGET = 5e10
 """Multiply-adds one layer's H may cost before rows are sampled."""
+PLENTY_PER_INPUT, PLENTY = 64, 1 << 14
+"""Rows per column of H, and rows at least, beyond which more make no better masks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,13 +90,13 @@ class MomentSum:
         """Take in one batch: ``[N, C, H, W]`` with a window, else ``[..., K]``."""
         rng = np.random.default_rng((self._seed, self._seen))
         self._seen += 1
-        rows = self._sample(batch, rng).astype(np.float64, copy=False)
+        rows = self._sample(batch, rng)
         groups, count, cols = rows.shape
         if self._h is None or self._mean is None:
             self._h, self._mean = np.zeros((groups, cols, cols)), np.zeros((groups, cols))
         for h, mean, x in zip(self._h, self._mean, rows, strict=True):
             h += x.T @ x
-            mean += x.sum(axis=0)
+            mean += x.sum(axis=0, dtype=np.float64)
         self._rows += count
 
     def finish(self) -> Moments | None:
@@ -116,7 +118,8 @@ class MomentSum:
         return patches(batch, self._window, self._limit(cols), rng)
 
     def _limit(self, cols: int) -> int:
-        total = max(ROWS_PER_INPUT * cols, FLOP_BUDGET / cols**2)
+        affordable = max(ROWS_PER_INPUT * cols, FLOP_BUDGET / cols**2)
+        total = min(affordable, max(PLENTY_PER_INPUT * cols, PLENTY))
         return max(1, -(-int(total) // self._batches))
 
 

@@ -1,8 +1,8 @@
 """What a layer's loss costs the whole model: one coefficient per layer, from plans measured so far.
 
 Losses of layers add up only roughly to what a model loses, and not every layer matters the same.
-The drop of a plan is taken for the sum over the layers of coefficient × loss, which the knapsack
-can minimise; each measured plan corrects the coefficients.
+The distance of a plan is taken for the sum over the layers of coefficient × loss, which the
+knapsack can minimise; each measured plan corrects the coefficients.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from sparsecc.search.problem import Numbers, Problem
 from sparsecc.search.scored import Scored
 
 RIDGE = 0.01
-"""Variance of what the sum cannot explain (.05² of a drop) over that of coefficients (.5²)."""
+"""Variance of what the sum cannot explain (.05² of a distance) over that of coefficients (.5²)."""
 _LEAST = 0.1
 """A coefficient stays above this share of the common one, also where noise says less."""
 _FAR = 0.02
-"""Least weight of a plan, however far its drop is from what is asked for."""
+"""Least weight of a plan, however far its distance is from what is asked for."""
 
 
 def base_losses(problem: Problem) -> list[Numbers]:
@@ -34,16 +34,16 @@ def base_losses(problem: Problem) -> list[Numbers]:
 
 
 def fit(losses: Sequence[Numbers], plans: Sequence[Scored], near: float) -> Numbers:
-    """Coefficients ``[layers]`` such that Σ coefficient · loss is about the measured drop.
+    """Coefficients ``[layers]`` such that Σ coefficient · loss is about the measured distance.
 
     One common scale, then a ridge regression for how layers differ from it, on relative errors.
-    Plans whose drop is close to what is asked for count most, since far from it (where a model
+    Plans whose distance is close to what is asked for count most, since far from it (where a model
     fails altogether, say) another law holds.
 
     Args:
         losses: Per layer ``[choices]``, as of :func:`base_losses`.
         plans: What was measured; plans without any loss say nothing.
-        near: The drop at which it should be right.
+        near: The distance at which it should be right.
 
     Returns:
         At least 0; all 1 when the plans say nothing.
@@ -51,22 +51,22 @@ def fit(losses: Sequence[Numbers], plans: Sequence[Scored], near: float) -> Numb
     rows = [
         [float(loss[choice]) for loss, choice in zip(losses, plan.assignment, strict=True)]
         for plan in plans
-        if np.isfinite(plan.drop)
+        if np.isfinite(plan.distance)
     ]
-    drops = np.array([plan.drop for plan in plans if np.isfinite(plan.drop)])
+    far = np.array([plan.distance for plan in plans if np.isfinite(plan.distance)])
     terms = np.array(rows).reshape(len(rows), len(losses))
     told = terms.sum(axis=1) > 0
-    terms, drops = terms[told], drops[told]
-    if not len(drops) or not (drops > 0).any():
+    terms, far = terms[told], far[told]
+    if not (far > 0).any():
         return np.ones(len(losses))
     total = terms.sum(axis=1)
-    closeness = _closeness(drops, near)
-    scale = float(closeness @ (drops / total) / closeness.sum())
+    closeness = _closeness(far, near)
+    scale = float(closeness @ (far / total) / closeness.sum())
     if scale <= 0:  # most plans gain; what the others lose is the careful guess
-        scale = float((drops / total)[drops > 0].min())
+        scale = float((far / total)[far > 0].min())
     weight = np.sqrt(closeness) / (total + 0.3 * max(near, 0.0) / scale)
     scaled = terms * weight[:, None]
-    missed = drops * weight / scale - scaled.sum(axis=1)
+    missed = far * weight / scale - scaled.sum(axis=1)
     square = scaled.T @ scaled + RIDGE * np.eye(len(losses))
     relative = 1 + np.linalg.solve(square, scaled.T @ missed)
     fitted: Numbers = scale * np.maximum(relative, _LEAST)
@@ -78,10 +78,10 @@ def weighted(coefficients: Numbers, losses: Sequence[Numbers]) -> list[Numbers]:
     return [c * loss for c, loss in zip(coefficients, losses, strict=True)]
 
 
-def _closeness(drops: Numbers, near: float) -> Numbers:
+def _closeness(far: Numbers, near: float) -> Numbers:
     if near <= 0:
-        return np.ones(len(drops))
-    positive = np.maximum(drops, near * _FAR)
+        return np.ones(len(far))
+    positive = np.maximum(far, near * _FAR)
     return np.maximum(np.minimum(positive / near, near / positive), _FAR)
 
 

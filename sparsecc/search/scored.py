@@ -9,8 +9,24 @@ from collections.abc import Callable
 from sparsecc.progress import Progress, silent
 from sparsecc.search.problem import Assignment, Problem
 
-Score = Callable[[Assignment], float]
-"""Drop of quality of a plan, measured end to end; takes seconds."""
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What a plan came to, measured end to end.
+
+    Attributes:
+        drop: Of quality, against the dense model.
+        distance: How far the outputs are from the dense model's: 0 for the dense model itself, and
+            about the sum of what the layers do. It says what the layers cost where the drop is
+            mostly chance.
+    """
+
+    drop: float
+    distance: float
+
+
+Score = Callable[[Assignment], Measured | float]
+"""Measures a plan; takes seconds. A drop alone stands for the distance too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +37,13 @@ class Scored:
         assignment: Number of the choice of every layer.
         ms: Predicted time of the model, in milliseconds.
         drop: Measured drop of quality against the dense model.
+        distance: Measured distance from the dense model.
     """
 
     assignment: Assignment
     ms: float
     drop: float
+    distance: float
 
 
 class Scores:
@@ -45,7 +63,7 @@ class Scores:
         self._score = score
         self._progress = progress
         self._most = most
-        self._known = {problem.dense: Scored(problem.dense, problem.ms(problem.dense), 0.0)}
+        self._known = {problem.dense: Scored(problem.dense, problem.ms(problem.dense), 0.0, 0.0)}
 
     @property
     def left(self) -> int:
@@ -70,14 +88,18 @@ class Scores:
         if assignment not in self._known:
             if not self.left:
                 raise ValueError(f"all {self._most} scores are used up")
-            drop = float(self._score(assignment))
-            found = Scored(
-                assignment, self._problem.ms(assignment), math.inf if math.isnan(drop) else drop
+            came_to = self._score(assignment)
+            if not isinstance(came_to, Measured):
+                came_to = Measured(came_to, came_to)
+            drop, distance = (
+                math.inf if math.isnan(each) else float(each)
+                for each in (came_to.drop, came_to.distance)
             )
-            self._known[assignment] = found
+            ms = self._problem.ms(assignment)
+            self._known[assignment] = Scored(assignment, ms, drop, distance)
             done = self._most - self.left
             self._progress(f"plan {done} of at most {self._most}", done / self._most)
         return self._known[assignment]
 
 
-__all__ = ["Score", "Scored", "Scores"]
+__all__ = ["Measured", "Score", "Scored", "Scores"]

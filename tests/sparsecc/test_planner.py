@@ -78,6 +78,17 @@ def test_the_same_search_gives_the_same_plan(compiled) -> None:
     assert again.to_json() == compiled.plan.to_json()
 
 
+@pytest.mark.parametrize("executor", ["serial", "processes", "ray"])
+def test_the_plan_is_the_same_wherever_layers_are_worked_on(
+    compiled, executor: str, monkeypatch
+) -> None:
+    monkeypatch.setattr("sparsecc.passes.weights.prune_layer._WORTH_SENDING", 0)
+    there = sparsecc.plan(
+        small.mlp("n"), TARGET, calibration=DATA, max_drop=LIMIT, executor=executor
+    )
+    assert there.to_json() == compiled.plan.to_json()
+
+
 def test_applying_the_plan_gives_the_same_model(compiled, tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     compiled.plan.save(path)
@@ -178,6 +189,7 @@ def test_labels_make_accuracy_the_measure(stock) -> None:
         ({"max_drop": 0.01, "sparsity": "4x1:0.5"}, PlanError, "decides on every layer by itself"),
         ({"max_drop": 1.5}, PlanError, "max_drop is 1.5"),
         ({"max_ms": 0.0}, PlanError, "max_ms is 0"),
+        ({"max_drop": 0.01, "executor": "moon"}, PlanError, "unknown executor 'moon'"),
         ({"max_drop": 0.01, "mode": "hasty"}, PlanError, "unknown mode 'hasty'"),
         ({"max_drop": 0.01, "quality": "beauty"}, CalibrationError, "unknown measure"),
         ({"max_drop": 0.01, "calibration": None}, CalibrationError, "needs calibration data"),

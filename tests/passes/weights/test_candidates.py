@@ -6,16 +6,20 @@ import itertools
 
 import numpy as np
 import pytest
+from onnx.numpy_helper import to_array
 
 from sparsecc import targets
+from sparsecc.backends.onnxruntime.run import session_of_model
 from sparsecc.capture import capture
 from sparsecc.passes import pipeline
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.weights.bias_correction import can_shift
-from sparsecc.passes.weights.candidates import Candidate, measure, offer
+from sparsecc.passes.weights.candidates import Candidate, Probe, Question, measure, offer
 from sparsecc.passes.weights.layers import Layer, find_layers, matrix
 from sparsecc.passes.weights.prune import with_statistics
+from sparsecc.passes.weights.sensitivity import sensitivity
 from sparsecc.quality.calibration import load_calibration
+from sparsecc.quality.exam import set_exam
 from sparsecc.search.search import MODES, Mode
 from tests import small
 
@@ -65,38 +69,68 @@ def test_patterns_that_do_not_fit_the_groups_are_not_offered() -> None:
 
 
 @pytest.fixture(scope="module")
-def measured() -> tuple[Layer, list[Candidate], np.ndarray]:
-    """Candidates of the first layer, and the inputs its held-out batches have."""
+def measured() -> tuple[Layer, list[Candidate], Probe, np.ndarray]:
+    """Candidates of the first layer, the probe, and the inputs its held-out batches have."""
     graph, layers = canonical(small.mlp("n"))
-    x = small.tokens(0, 512)
+    x = small.tokens(0, 256)
     data = load_calibration({"x": x}, graph, held_out_every=2)
     layer = layers["fc1"]
     ((_, train, held_out),) = with_statistics(graph, [layer], data, None)
     offered = offer(layer, TARGET, "fast", "alps")
-    found = measure(matrix(layer), offered, train, held_out, may_shift=can_shift(layer))
-    return layer, found, np.concatenate([feed["x"] for feed in data.held_out])
+    question = Question("fc1", matrix(layer), offered, train, held_out, can_shift(layer))
+    found, probe = measure(question)
+    assert probe is not None
+    return layer, found, probe, np.concatenate([feed["x"] for feed in data.held_out])
 
 
 def test_a_loss_is_the_error_of_the_weights_on_held_out_data(measured) -> None:
-    layer, found, x = measured
-    dense = matrix(layer).astype(np.float64)
-    wanted = x @ dense.T
-    for each in found[1:]:
-        got = x @ each.weight.T.astype(np.float64) + each.shift
-        loss = np.square(got - wanted).sum() / np.square(wanted).sum()
-        assert each.loss == pytest.approx(loss, rel=1e-3)
-        assert np.count_nonzero(each.weight) / each.weight.size == pytest.approx(
-            each.density, abs=0.01
-        )
+    layer, found, probe, x = measured
+    wanted = x @ matrix(layer).astype(np.float64).T
+    got = x @ probe.weight.T.astype(np.float64) + probe.shift
+    loss = np.square(got - wanted).sum() / np.square(wanted).sum()
+    assert probe.loss == pytest.approx(loss, rel=1e-3)
+    assert probe.loss in [each.loss for each in found[1:]]
+    assert np.count_nonzero(probe.weight) / probe.weight.size == pytest.approx(
+        next(each.density for each in found[1:] if each.loss == probe.loss), abs=0.01
+    )
+
+
+def test_the_probe_is_the_middle_one(measured) -> None:
+    _, found, probe, _ = measured
+    losses = [each.loss for each in found[1:]]
+    below = sum(loss < probe.loss for loss in losses)
+    assert abs(below - (len(losses) - 1 - below)) <= 1
 
 
 def test_more_zeros_lose_more(measured) -> None:
-    _, found, _ = measured
+    _, found, _, _ = measured
     for _, group in itertools.groupby(found[1:], key=lambda each: each.choice.pattern):
         losses = [each.loss for each in group]
         assert losses == sorted(losses)
 
 
-def test_the_offered_candidates_stay_as_they_were(measured) -> None:
-    layer, _, _ = measured
-    assert all(each.weight is None for each in offer(layer, TARGET, "fast", "alps"))
+def test_a_layer_without_candidates_has_no_probe() -> None:
+    graph, layers = canonical(small.mlp("n"))
+    layer = layers["fc1"]
+    data = load_calibration({"x": small.tokens(0, 64)}, graph, held_out_every=2)
+    ((_, train, _),) = with_statistics(graph, [layer], data, None)
+    kept = offer(layer, TARGET, "fast", "alps")[:1]
+    question = Question("fc1", matrix(layer), kept, train, None, can_shift(layer))
+    assert measure(question) == (kept, None)
+
+
+def test_the_sensitivity_of_the_last_layer_is_that_of_the_outputs() -> None:
+    proto = small.mlp("n")
+    graph, layers = canonical(proto)
+    data = load_calibration({"x": small.tokens(0, 128)}, graph, held_out_every=2)
+    exam = set_exam(session_of_model(graph), data.held_out)
+    head, before = layers["head"], matrix(layers["head"]).copy()
+    halved = Probe(0.25, (0.5 * before).astype(np.float32), None)
+    bias = next(to_array(t) for t in proto.graph.initializer if t.name == "head.bias")
+    errors = [
+        np.square(0.5 * (outputs[0] - bias)).sum() / np.square(outputs[0]).sum()
+        for outputs in exam.dense
+    ]
+    found = sensitivity(graph, "head", halved, exam)
+    assert found == pytest.approx(np.mean(errors) / 0.25, rel=1e-3)
+    assert np.array_equal(matrix(head), before)

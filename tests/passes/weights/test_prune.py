@@ -9,14 +9,11 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from sparsecc.errors import PlanError
+from sparsecc.executor import open_executor
 from sparsecc.formats.patterns import Pattern, SparsitySpec, block_sums
 from sparsecc.passes.weights.layers import find_layers, matrix
-from sparsecc.passes.weights.prune import (
-    detect_layers,
-    output_error,
-    prune_layer,
-    prune_model,
-)
+from sparsecc.passes.weights.prune import detect_layers, prune_model
+from sparsecc.passes.weights.prune_layer import LayerJob, Pruned, output_error, prune_layers
 from sparsecc.quality.calibration import load_calibration
 from sparsecc.quality.moments import Moments
 from sparsecc.search.allocation import allocate
@@ -36,6 +33,18 @@ def inputs(rows: int, cols: int, seed: int) -> NDArray[np.float64]:
     mix = np.random.default_rng(99).standard_normal((cols, cols))
     mix *= np.exp(-np.arange(cols) / cols * 2)[:, None]
     return np.maximum(np.random.default_rng(seed).standard_normal((rows, cols)) @ mix, 0)
+
+
+def prune_layer(
+    weight: NDArray[Any],
+    choice: Choice,
+    train: Moments,
+    held_out: Moments | None,
+    *,
+    may_shift: bool = False,
+) -> Pruned:
+    (pruned,) = prune_layers([LayerJob("layer", weight, choice, train, held_out, may_shift)])
+    return pruned
 
 
 W = np.random.default_rng(5).standard_normal((32, 48))
@@ -114,6 +123,21 @@ def test_refit_beats_mask_beats_magnitude(text: str) -> None:
         assert loss(method, refit=True) < loss(method, refit=False)
     assert loss("sparsegpt", refit=True) < by_magnitude
     assert loss("alps", refit=True) < loss("sparsegpt", refit=True)
+
+
+def test_other_processes_give_the_same_bits() -> None:
+    rng = np.random.default_rng(0)
+    train, held = moments(inputs(2000, 320, 1)), moments(inputs(500, 320, 2))
+    jobs = [
+        LayerJob(name, rng.standard_normal((512, 320)), CHOICE, train, held, True) for name in "ab"
+    ]
+    with open_executor("processes", 2) as executor:
+        there = prune_layers(jobs, executor)
+    here = prune_layers(jobs)
+    for one, other in zip(here, there, strict=True):
+        assert np.array_equal(one.weight, other.weight)
+        assert (one.loss, one.mask_loss, one.update) == (other.loss, other.mask_loss, other.update)
+    assert not np.array_equal(here[0].weight, here[1].weight)
 
 
 def test_output_error_of_zero_outputs_is_zero() -> None:

@@ -108,15 +108,15 @@ def test_stand_in_losses_follow_the_bytes() -> None:
     assert second == [0]
 
 
+def scored(assignment: Assignment, drop: float) -> Scored:
+    return Scored(assignment, 1.0, drop, drop)
+
+
 def plans(problem: Problem, weights: Numbers, seed: int, count: int = 40) -> list[Scored]:
     random = np.random.default_rng(seed)
     chosen = {tuple(int(random.integers(len(t))) for t in problem.times) for _ in range(count)}
     return [
-        Scored(
-            a,
-            0.0,
-            float(weights @ [float(v[c]) for v, c in zip(problem.losses, a, strict=True)]),
-        )
+        scored(a, float(weights @ [float(v[c]) for v, c in zip(problem.losses, a, strict=True)]))
         for a in sorted(chosen)
     ]
 
@@ -136,7 +136,7 @@ def test_fit_recovers_coefficients_from_many_plans(seed: int, scale: float) -> N
 
 def test_fit_heeds_plans_near_the_limit_most() -> None:
     problem = Problem(["a"], [[3, 2, 1]], [[0, 0.1, 0.4]], [[3, 2, 1]])  # type: ignore[list-item]
-    saturated = [Scored((1,), 2.0, 0.05), Scored((2,), 1.0, 0.9)]
+    saturated = [scored((1,), 0.05), scored((2,), 0.9)]
     low, high = (fit(problem.losses, saturated, near)[0] for near in (0.05, 0.9))
     assert 0.5 <= low < 0.7  # .05 / .1
     assert 2.0 < high <= 2.25  # .9 / .4
@@ -144,9 +144,9 @@ def test_fit_heeds_plans_near_the_limit_most() -> None:
 
 def test_fit_without_anything_to_learn_leaves_losses_as_they_are() -> None:
     problem = random_problem(6)
-    dense = Scored(problem.dense, 1.0, 0.0)
-    failed = Scored((1, 1, 1, 1), 1.0, math.inf)
-    gained = Scored((1, 1, 1, 1), 1.0, -0.1)
+    dense = scored(problem.dense, 0.0)
+    failed = scored((1, 1, 1, 1), math.inf)
+    gained = scored((1, 1, 1, 1), -0.1)
     for measured in ([], [dense], [dense, failed], [dense, gained]):
         assert fit(problem.losses, measured, 0.01).tolist() == [1, 1, 1, 1]
 
@@ -156,7 +156,7 @@ def test_fit_stays_positive_whatever_was_measured(seed: int, near: float) -> Non
     problem = random_problem(seed)
     random = np.random.default_rng(seed)
     measured = plans(problem, np.ones(4), seed, 6)
-    noisy = [Scored(p.assignment, p.ms, float(random.normal(0, 0.1))) for p in measured]
+    noisy = [scored(p.assignment, float(random.normal(0, 0.1))) for p in measured]
     found = fit(problem.losses, noisy, near)
     assert np.isfinite(found).all()
     assert (found > 0).all()

@@ -1,0 +1,216 @@
+"""Prune one weight: find its mask, then the values that do best on held-out data.
+
+The work on layers that are known at the same time, and on the values tried for one layer, runs
+side by side in an executor; results are the same wherever it runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecc.executor import SERIAL, Executor
+from sparsecc.formats.patterns import Mask, mask_from_scores
+from sparsecc.passes.weights import scores
+from sparsecc.passes.weights.alps import alps
+from sparsecc.passes.weights.refit import refit
+from sparsecc.passes.weights.sparsegpt import sparsegpt
+from sparsecc.quality.moments import ROWS_PER_INPUT, Moments
+from sparsecc.search.plan import Choice
+
+Matrix = NDArray[np.float64]
+
+RIDGES = (0.01, 0.1)
+"""λ tried by the refit, relative to the mean of H's diagonal; held-out data decide."""
+FEW_ROWS_RIDGES = (0.1, 1.0)
+"""The same where there are fewer than ROWS_PER_INPUT rows per input."""
+_WORTH_SENDING = 3e7
+"""R·K² of a layer from which on another process takes less time than copying the layer there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerJob:
+    """A weight and what it is to become; all that another process needs to know.
+
+    Attributes:
+        name: The layer.
+        weight: ``[R, K]``; its rows split evenly over the groups of the moments.
+        choice: Pattern, sparsity and method.
+        train: Statistics the mask and the values are computed from.
+        held_out: Statistics that judge; without them the values stay as they are.
+        may_shift: Whether the bias may move to keep the mean of the outputs.
+    """
+
+    name: str
+    weight: NDArray[np.floating]
+    choice: Choice
+    train: Moments
+    held_out: Moments | None
+    may_shift: bool
+
+    @property
+    def second(self) -> Matrix:
+        """``[groups, K, K]``: the moment that losses of this layer are quadratic in."""
+        return self.train.centred if self.may_shift else self.train.h
+
+
+@dataclasses.dataclass(frozen=True)
+class Pruned:
+    """New values of one layer.
+
+    Attributes:
+        weight: ``[R, K]`` float64, zeros exact.
+        shift: ``[R]`` to add to the bias, or None.
+        loss: Held-out relative output error, or None without held-out data.
+        mask_loss: The same for the mask alone.
+        update: What was done to the values that stay.
+        reason: Why not more.
+    """
+
+    weight: Matrix
+    shift: Matrix | None
+    loss: float | None
+    mask_loss: float | None
+    update: str
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Attempt:
+    """Values to try on a mask: refitted with a ridge, or as they are (None)."""
+
+    job: LayerJob
+    mask: Mask
+    ridge: float | None
+
+
+def prune_layers(jobs: Sequence[LayerJob], executor: Executor = SERIAL) -> list[Pruned]:
+    """Prune weights and choose the values that stay by their held-out error.
+
+    Args:
+        jobs: Layers that do not depend on each other.
+        executor: Where large ones are worked on.
+
+    Returns:
+        What becomes of each, in order.
+    """
+    shapes = [job.weight.shape for job in jobs]
+    masks = list(for_layers(executor, shapes).map(_masked, jobs, lambda job: job.name))
+    attempts = [
+        [_Attempt(job, mask, ridge) for ridge in _ridges(job)]
+        for job, mask in zip(jobs, masks, strict=True)
+    ]
+    flat = list(itertools.chain.from_iterable(attempts))
+    made = for_layers(executor, [each.job.weight.shape for each in flat]).map(
+        _carried_out, flat, lambda attempt: attempt.job.name
+    )
+    return [_best(list(itertools.islice(made, len(of_layer)))) for of_layer in attempts]
+
+
+def output_error(
+    dense: Matrix, pruned: Matrix, moments: Moments, shift: Matrix | None = None
+) -> float:
+    """Relative output error ``E‖(W − V)x − shift‖² / E‖Wx‖²`` of ``[R, K]`` weights."""
+    return output_errors(dense, pruned, moments, [shift])[0]
+
+
+def output_errors(
+    dense: Matrix, pruned: Matrix, moments: Moments, shifts: Sequence[Matrix | None]
+) -> list[float]:
+    """The same for several shifts."""
+    delta = np.split(dense - pruned, len(moments.h))
+    error = sum(float(np.vdot(d @ h, d)) for d, h in zip(delta, moments.h, strict=True))
+    whole = np.split(dense, len(moments.h))
+    energy = sum(float(np.vdot(w @ h, w)) for w, h in zip(whole, moments.h, strict=True))
+    moved = mean_shift(dense, pruned, moments)
+    shifted = [
+        error if shift is None else error - 2 * float(shift @ moved) + float(shift @ shift)
+        for shift in shifts
+    ]
+    return [max(0.0, each) / energy if energy > 0 else 0.0 for each in shifted]
+
+
+def find_mask(weight: NDArray[np.floating], h: Matrix, choice: Choice) -> Mask:
+    """The mask of ``choice`` for one group's ``weight[R, K]`` and input moment ``h[K, K]``."""
+    pattern, sparsity = choice.pattern, choice.sparsity
+    if choice.method == "sparsegpt":
+        return sparsegpt(weight, h, pattern, sparsity)[1]
+    if choice.method == "alps":
+        return alps(weight, h, pattern, sparsity)
+    if choice.method == "wanda":
+        return mask_from_scores(scores.wanda(weight, h), pattern, sparsity, per_row=True)
+    return mask_from_scores(scores.magnitude(weight), pattern, sparsity)
+
+
+def mean_shift(dense: Matrix, pruned: Matrix, moments: Moments) -> Matrix:
+    """What ``[R]`` to add to the bias so that the mean of the outputs stays."""
+    deltas = np.split(dense - pruned, len(moments.mean))
+    shifts = [delta @ mean for delta, mean in zip(deltas, moments.mean, strict=True)]
+    return np.concatenate(shifts)
+
+
+def for_layers(executor: Executor, shapes: Sequence[tuple[int, ...]]) -> Executor:
+    """Where to work on layers ``[R, K]``: here unless there are large ones to share out."""
+    large = [shape for shape in shapes if shape[0] * shape[1] ** 2 >= _WORTH_SENDING]
+    return executor if len(large) > 1 else SERIAL
+
+
+def _masked(job: LayerJob) -> Mask:
+    parts = np.split(np.asarray(job.weight, np.float64), len(job.train.h))
+    masks = [find_mask(part, h, job.choice) for part, h in zip(parts, job.second, strict=True)]
+    return np.concatenate(masks)
+
+
+def _ridges(job: LayerJob) -> tuple[float | None, ...]:
+    if job.held_out is None or not job.choice.refit:
+        return (None,)
+    enough = job.train.rows >= ROWS_PER_INPUT * job.weight.shape[1]
+    return (None, *(RIDGES if enough else FEW_ROWS_RIDGES))
+
+
+def _carried_out(attempt: _Attempt) -> Pruned:
+    """The values of an attempt, with a shifted bias where held-out data say that it helps."""
+    job, mask, ridge = attempt.job, attempt.mask, attempt.ridge
+    dense = np.asarray(job.weight, np.float64)
+    values = np.where(mask, dense, 0.0)
+    if job.held_out is None:
+        return Pruned(values, None, None, None, "mask only", "one batch: nothing held out to judge")
+    if ridge is not None:
+        groups = len(job.train.h)
+        parts = zip(np.split(dense, groups), np.split(mask, groups), job.second, strict=True)
+        values = np.concatenate([refit(part, kept, h, ridge) for part, kept, h in parts])
+    shifts: list[Matrix | None] = [None]
+    if job.may_shift and job.choice.refit:
+        shifts.append(mean_shift(dense, values, job.train))
+    losses = output_errors(dense, values, job.held_out, shifts)
+    best = int(np.argmin(losses))
+    update = "mask only" if ridge is None else f"refit {ridge:g}"
+    return Pruned(values, shifts[best], losses[best], losses[0], update)
+
+
+def _best(made: Sequence[Pruned]) -> Pruned:
+    """The attempt that loses least, the first of them being the mask alone."""
+    alone = made[0]
+    if alone.loss is None or len(made) == 1:
+        return alone
+    best = min(made, key=lambda each: each.loss or 0.0)
+    reason = ""
+    if best is alone and alone.shift is None:
+        reason = "no update lowered the held-out error"
+    return dataclasses.replace(best, mask_loss=alone.mask_loss, reason=reason)
+
+
+__all__ = [
+    "RIDGES",
+    "LayerJob",
+    "Pruned",
+    "find_mask",
+    "for_layers",
+    "mean_shift",
+    "output_error",
+    "prune_layers",
+]
