@@ -58,7 +58,7 @@ def compile(
             samples along axis 0, or an iterable of feeds. Without them masks are by magnitude.
         labels: What the samples should give, one entry each; for ``quality``.
         max_drop: Quality that may be lost, as a share: .01 is one per cent.
-        max_ms: Estimated time that the layers may take together, ms.
+        max_ms: Estimated time that one run may take on one thread, ms.
         max_bytes: Bytes that the weights of the layers may take together.
         quality: What quality is: ``cosine``, ``relative-error``, ``top-1``, ``psnr``, ``accuracy``
             or a function (:mod:`sparsecc.quality.exam`). By default ``accuracy`` where there are
@@ -134,7 +134,7 @@ def plan(
         calibration: Sample inputs; half of the batches judge.
         labels: What the samples should give.
         max_drop: Quality that may be lost, as a share.
-        max_ms: Estimated time that the layers may take together, ms.
+        max_ms: Estimated time that one run may take on one thread, ms.
         max_bytes: Bytes that the weights of the layers may take together.
         quality: What quality is.
         mode: ``fast`` or ``thorough``.

@@ -16,6 +16,9 @@ from sparsecc.backends.onnxruntime.run import session_of_model
 from sparsecc.errors import CalibrationError
 from sparsecc.executor import Executor
 from sparsecc.formats.patterns import Pattern
+from sparsecc.inspection import rewrite
+from sparsecc.passes.base import Context
+from sparsecc.passes.regions.predict import rest
 from sparsecc.passes.weights.bias_correction import can_shift
 from sparsecc.passes.weights.candidates import Candidate, Probe, Question, measure, offer
 from sparsecc.passes.weights.layers import find_layers, matrix
@@ -125,7 +128,8 @@ def find_plan(
     table, probes = _candidates(graph, data, target, wish, executor, part(progress, 0.0, 0.15))
     exam = set_exam(session_of_model(graph), data.held_out, wish.quality, data.labels)
     sense = _sensitivities(graph, probes, exam, part(progress, 0.15, 0.25))
-    desk = _Desk(graph, table, exam, sense, data, wish, executor, part(progress, 0.25, 1.0))
+    problem = _problem(table, sense, _rest_ms(graph, table, target))
+    desk = _Desk(graph, table, exam, problem, data, wish, executor, part(progress, 0.25, 1.0))
     found = search(
         desk.problem,
         desk.score,
@@ -182,7 +186,18 @@ def _sensitivities(
     return found
 
 
-def _problem(table: Mapping[str, Sequence[Candidate]], sense: Mapping[str, float]) -> Problem:
+def _rest_ms(graph: ir.Model, table: Mapping[str, Sequence[Candidate]], target: Target) -> float:
+    """Estimated time of everything but the layers, where every layer that may has zeros."""
+    model = graph.clone()
+    choices = {name: candidates[1].choice for name, candidates in table.items() if candidates[1:]}
+    prune_model(model, choices)
+    rewrite(model, target, Context(target=target))
+    return max(0.0, rest(model, target).ms)
+
+
+def _problem(
+    table: Mapping[str, Sequence[Candidate]], sense: Mapping[str, float], fixed_ms: float
+) -> Problem:
     return Problem(
         names=tuple(table),
         times=[np.array([each.ms for each in candidates]) for candidates in table.values()],
@@ -191,6 +206,7 @@ def _problem(table: Mapping[str, Sequence[Candidate]], sense: Mapping[str, float
             for name, candidates in table.items()
         ],
         sizes=[np.array([each.weight_bytes for each in cs], float) for cs in table.values()],
+        fixed_ms=fixed_ms,
     )
 
 
@@ -202,7 +218,7 @@ class _Desk:
         graph: ir.Model,
         table: Mapping[str, Sequence[Candidate]],
         exam: Exam,
-        sense: Mapping[str, float],
+        problem: Problem,
         data: Calibration,
         wish: Wish,
         executor: Executor,
@@ -211,7 +227,7 @@ class _Desk:
         self.graph = graph
         self.table = table
         self.exam = exam
-        self.problem = _problem(table, sense)
+        self.problem = problem
         self.wish = wish
         self.grades: dict[Assignment, Grade] = {self.problem.dense: Grade(0.0)}
         self._data = data

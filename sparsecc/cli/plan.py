@@ -118,7 +118,7 @@ def _drawing(plan: Plan, model: Path, out: Path) -> RenderableType:
         drop = f"−{point.drop:.2%}" if point.drop else "–"
         time = f"{ms(point.predicted_ms)} ms"
         table.add_row(mark, printable(point.name), time, drop, style=style)
-    title = f"plans weighed: estimated time of the layers, drop of {plan.budget.metric}"
+    title = f"plans weighed: estimated time of one run, drop of {plan.budget.metric}"
     lines: list[RenderableType] = [Text(printable(title), "bold"), table]
     if plan.dense_because:
         lines.append(Text(f"stays dense: {printable(plan.dense_because)}", "yellow"))
