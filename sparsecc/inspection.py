@@ -15,18 +15,23 @@ from sparsecc import ops, targets
 from sparsecc.artifact import open_artifact
 from sparsecc.capture import capture
 from sparsecc.cost import roofline
-from sparsecc.cost.model import Estimate, cost_model
+from sparsecc.cost.model import Estimate, cost_model, total
+from sparsecc.cost.rates import Sums
 from sparsecc.passes import edit, pipeline
 from sparsecc.passes.base import Context, Refusal, run
 from sparsecc.passes.quantize.rows import int8_rows
+from sparsecc.passes.regions.predict import between, context, rest
 from sparsecc.passes.weights.choose import node_work, packed_estimate
 from sparsecc.passes.weights.dense_beside import DenseBeside
 from sparsecc.passes.weights.dense_products import DenseProducts
 from sparsecc.passes.weights.depthwise import Depthwise
-from sparsecc.passes.weights.layers import find_layers
+from sparsecc.passes.weights.layers import find_layers, matrix, set_matrix
 from sparsecc.passes.weights.to_sparse import ToSparse
 from sparsecc.report.rows import DENSE_KERNEL, LayerRow
 from sparsecc.targets import Target
+
+FIXED_BLOCK, FIXED_OF = 4, 5
+"""Of :func:`fixed`: one in so many blocks of so many rows is kept."""
 
 
 def inspect(model: Any, target: str = "native") -> list[LayerRow]:
@@ -70,6 +75,35 @@ def rewrite(graph: ir.Model, target: Target, ctx: Context) -> list[LayerRow]:
     for name, row in int8_rows(graph, target).items():
         rows[name] = dataclasses.replace(row, op=rows[name].op)
     return sorted(rows.values(), key=lambda row: order.get(row.name, len(order)))
+
+
+def predicted(model: Any, target: str) -> tuple[Estimate, Sums]:
+    """Time of a model's layers and of all between them, and what counts besides (``context``)."""
+    hardware = targets.read(target)
+    graph, ctx = capture(model), Context(target=hardware)
+    run(pipeline.EXACT_BEFORE, graph, ctx)
+    layers = [Estimate(row.est_ms, row.spread) for row in rewrite(graph, hardware, ctx)]
+    return total([*layers, between(graph, hardware)]), context(graph, hardware)
+
+
+def fixed(graph: ir.Model, target: Target) -> Estimate:
+    """Time of all of a model but its prunable layers, one run on one thread, once these are sparse.
+
+    What surrounds layers depends on whether they run in the library; here all do.
+
+    Args:
+        graph: The dense model in canonical form; nothing changes it.
+        target: Where it runs.
+    """
+    pruned, ctx = graph.clone(), Context(target=target)
+    layers = find_layers(pruned).layers
+    for layer in layers:
+        weight = matrix(layer)
+        kept = np.arange(len(weight))[:, None] // FIXED_BLOCK % FIXED_OF == 0
+        set_matrix(layer, weight * kept)
+    prunable = {layer.name for layer in layers}
+    rows = [row for row in rewrite(pruned, target, ctx) if row.name not in prunable]
+    return total([*(Estimate(row.est_ms, row.spread) for row in rows), rest(pruned, target)])
 
 
 def _refused_rows(

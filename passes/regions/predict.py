@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from sparsecc import ops
 from sparsecc.backends.codegen.program import Step
+from sparsecc.backends.onnxruntime.generate import patterns
 from sparsecc.cost import roofline
 from sparsecc.cost.chains import streamed
 from sparsecc.cost.model import UNMEASURED_SPREAD, CostModel, Estimate, cost_model, total
@@ -22,6 +23,7 @@ from sparsecc.targets import Target
 
 SESSION_MS = 0.006
 """What one run of a session costs by itself, ms."""
+FLOAT_BYTES = 4
 _IMAGE = 4
 _CHEAP = ("none", "relu", "relu6")
 """Activations that take no time behind a layer."""
@@ -45,11 +47,36 @@ def predict_model(model: ir.Model, rows: Sequence[LayerRow], target: Target) -> 
 
 def rest(model: ir.Model, target: Target) -> Estimate:
     """Time of everything but the layers of a rewritten model."""
+    around = cost_model(target).step("context", context(model, target))
+    parts = between(model, target)
+    return total([parts] if around is None else [parts, around])
+
+
+def context(model: ir.Model, target: Target) -> Sums:
+    """What the rate of that name counts of a rewritten model."""
+    units = chained(units_of(model)[0], target)
+    values, sizes = _values(model), []
+    for unit in units:
+        sizes += [_elements(values.get(name)) for name in (*unit.step.inputs, *unit.step.outputs)]
+        layers = [packed_work(node) for node in unit.nodes if ops.is_sparse(node)]
+        sizes += [layer.rows * layer.points for layer in layers[:-1]]
+    near = target.caches[-2] if len(target.caches) > 1 else 0
+    large = sum(size for size in sizes if FLOAT_BYTES * size > near / 2)
+    coded = sum(len(pattern.index) for pattern in patterns(model, target))
+    return Sums(len(units), large, coded)
+
+
+def _values(model: ir.Model) -> dict[str, ir.Value]:
+    values = {str(value.name): value for node in model.graph for value in node.outputs}
+    return values | {str(value.name): value for value in model.graph.inputs}
+
+
+def between(model: ir.Model, target: Target) -> Estimate:
+    """Time of the steps and nodes between layers, as measured on their own."""
     costs = cost_model(target)
     units, outside = units_of(model)
     units = chained(units, target)
-    values = {str(value.name): value for node in model.graph for value in node.outputs}
-    values |= {str(value.name): value for value in model.graph.inputs}
+    values = _values(model)
     parts = [Estimate(SESSION_MS, UNMEASURED_SPREAD)]
     for unit in units:
         layers = [node for node in unit.nodes if ops.is_sparse(node)]
@@ -116,7 +143,7 @@ def _computes(node: ir.Node) -> bool:
 
 
 def _moved_ms(elements: float) -> float:
-    return 4 * elements / roofline.LAYOUT_GBS * 1e-6
+    return FLOAT_BYTES * elements / roofline.LAYOUT_GBS * 1e-6
 
 
 def _dims(value: ir.Value | None) -> list[int]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from sparsecc import targets
 from sparsecc.backends.kernels import peak
@@ -22,7 +25,8 @@ from sparsecc.cost.chains import CHAINS, chains
 from sparsecc.cost.correction import LEAST_SAMPLES, Correction, learn
 from sparsecc.cost.families import FAMILIES, Family, base_ms
 from sparsecc.cost.model import UNMEASURED_SPREAD
-from sparsecc.cost.rates import KINDS, Kind, Rate, fit_rate
+from sparsecc.cost.networks import NETWORKS, network
+from sparsecc.cost.rates import OF_STEPS, Kind, Rate, Sums, fit_rate
 from sparsecc.cost.roofline import NODE_MS
 from sparsecc.cost.shapes import ALONE, SAMPLES, Row, Shape, shapes
 from sparsecc.cost.table import (
@@ -43,6 +47,7 @@ from sparsecc.targets import Target
 SHAPE_MS = 5.0
 """About how long a shape is measured."""
 LEAST_RUNS, MOST_RUNS = 9, 15
+WARM_RUNS, NETWORK_RUNS = 5, 60
 SHARE_OF_ROWS = 0.95
 """Of a calibration's time."""
 MEMORY_BYTES = 256 << 20
@@ -78,9 +83,12 @@ def calibrate(target: str = "native", *, progress: Progress = silent) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     with one_core():
         table = _begun(partial, hardware) or _peaks(hardware, part(progress, 0.0, 0.03))
-        table = _measured(table, partial, part(progress, 0.03, 0.95))
-    progress("learning from the measurements", 0.95)
-    TABLE_FILE.save(learned(table), path)
+        table = _measured(table, partial, part(progress, 0.03, 0.9))
+        progress("learning from the measurements", 0.9)
+        table = learned(table)
+        TABLE_FILE.save(table, path)
+        context = _measure_networks(target, part(progress, 0.9, 1.0))
+    TABLE_FILE.save(table.model_copy(update={"rates": table.rates | {"context": context}}), path)
     partial.unlink()
     progress("done", 1.0)
     return path
@@ -192,9 +200,7 @@ def measure_row(
 def measure_rates(bench: Bench, progress: Progress = silent) -> dict[Kind, Rate]:
     """Rates of everything that is no layer."""
     found: dict[Kind, Rate] = {}
-    for kind in KINDS:
-        if kind == "streamed":
-            continue
+    for kind in OF_STEPS:
         progress(kind, 0.0)
         cases = rate_cases(kind)
         times = [bench.step_ms(case.step) for case in cases]
@@ -212,6 +218,42 @@ def _measure_chains(bench: Bench, progress: Progress) -> Rate:
         took.append(bench.step_ms(chain_of(chain.stages, bench.target, seed)))
         saved.append(one_by_one - took[-1])
     return fit_rate([chain.streamed for chain in which], saved, took)
+
+
+def _measure_networks(target: str, progress: Progress) -> Rate:
+    """What models take besides their parts, as the table that is in use now tells these."""
+    missing, took, counted = [], [], []
+    for seed in range(NETWORKS):
+        progress(f"{seed + 1} of {NETWORKS} networks", seed / NETWORKS)
+        parts, sums, ms = measured_network(network(seed), target)
+        missing.append(ms - parts)
+        took.append(ms)
+        counted.append(sums)
+    return fit_rate(counted, missing, took)
+
+
+def measured_network(model: onnx.ModelProto, target: str) -> tuple[float, Sums, float]:
+    """What a network's parts take by the table in use; what counts besides; what it took, ms."""
+    from sparsecc.backends.onnxruntime.run import open_session
+    from sparsecc.driver import compile
+    from sparsecc.inspection import predicted
+    from sparsecc.manifest import MODEL_NAME
+
+    parts, sums = predicted(model, target)
+    made = compile(model, target)
+    with tempfile.TemporaryDirectory(prefix="sparsecc-network-") as folder:
+        made.save(folder)
+        library = made.manifest.library
+        own = None if library is None else Path(folder) / library
+        session = open_session(Path(folder) / MODEL_NAME, library=own, threads=1)
+        sizes = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
+        feeds = {"x": np.random.default_rng(0).standard_normal(sizes).astype(np.float32)}
+        times = []
+        for _ in range(WARM_RUNS + NETWORK_RUNS):
+            start = time.perf_counter()
+            session.run(None, feeds)
+            times.append((time.perf_counter() - start) * 1e3)
+    return parts.ms, sums, float(np.median(times[WARM_RUNS:]))
 
 
 def learned(table: Table) -> Table:

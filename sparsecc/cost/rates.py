@@ -20,10 +20,19 @@ Kind = Literal[
     "to_t64",
     "from_t64",
     "streamed",
+    "context",
 ]
-"""Steps; and ``streamed``, what a chain saves against its layers one by one: for each value inside,
-for each element of it that a depthwise layer reads, and each that another reads (as ``macs``)."""
+"""Steps; and two that are none.
+
+``streamed`` is what a chain saves against its layers one by one: for each value inside, for each
+element of it that a depthwise layer reads, and each that another reads (as ``macs``). ``context``
+is what a model takes besides its parts, which were measured with their inputs near: for each step,
+for each element of values that half of the cache before the last cannot hold, wherever they are
+read or made, and each weight that is machine code (as ``macs``).
+"""
+OF_STEPS = tuple(kind for kind in get_args(Kind) if kind not in ("streamed", "context"))
 KINDS: tuple[Kind, ...] = get_args(Kind)
+MOST_SPREAD = 10.0
 Time = Annotated[float, pydantic.Field(ge=0, le=1e3, allow_inf_nan=False)]
 
 
@@ -53,7 +62,7 @@ class Rate(pydantic.BaseModel):
     call_ms: Time
     element_ns: Time
     mac_ns: Time = 0.0
-    spread: Annotated[float, pydantic.Field(ge=0, le=10)] = 0.1
+    spread: Annotated[float, pydantic.Field(ge=0, le=MOST_SPREAD)] = 0.1
 
     def ms(self, sums: Sums) -> float:
         """Time of what was counted, ms."""
@@ -85,7 +94,9 @@ def fit_rate(
         call_ms=_rounded(call),
         element_ns=_rounded(element),
         mac_ns=_rounded(mac),
-        spread=_rounded(float(np.sqrt(np.mean(away**2)) / np.mean(wanted))),
+        spread=_rounded(
+            min(MOST_SPREAD, float(np.sqrt(np.mean(away**2)) / np.mean(np.abs(wanted))))
+        ),
     )
 
 

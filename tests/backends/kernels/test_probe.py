@@ -11,7 +11,7 @@ from sparsecc import targets
 from sparsecc.backends.kernels.measured import rate_cases, rows_of, step_of
 from sparsecc.backends.kernels.probe import Probe
 from sparsecc.backends.onnxruntime.dense_probe import dense_times
-from sparsecc.cost.rates import KINDS
+from sparsecc.cost.rates import OF_STEPS
 from sparsecc.cost.shapes import shapes
 from sparsecc.cost.table import measured_as
 from sparsecc.errors import BackendError
@@ -37,7 +37,7 @@ def test_every_row_is_timed(probe: Probe, row) -> None:
         assert (times < 1e3).all()
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "streamed"])
+@pytest.mark.parametrize("kind", OF_STEPS)
 def test_every_rate_of_a_step_has_steps(probe: Probe, kind) -> None:
     cases = rate_cases(kind)
     assert len({case.elements for case in cases}) > 3

@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 
 import onnx
+import onnx_ir as ir
 import pytest
 
 from benchmarks import build, spec
+from sparsecc import ops
 from sparsecc.capture import capture
-from sparsecc.cost.model import total
-from sparsecc.inspection import rewrite
+from sparsecc.cost.model import cost_model, total
+from sparsecc.cost.roofline import Work
+from sparsecc.inspection import fixed, rewrite
 from sparsecc.passes import pipeline
 from sparsecc.passes.base import Context, run
-from sparsecc.passes.regions.predict import predict_model, rest
+from sparsecc.passes.regions.predict import context, predict_model, rest
 from sparsecc.targets import TARGETS
 
 V4 = TARGETS["x86-64-v4"]
@@ -23,6 +26,12 @@ conv one 32 act=relu
 conv two dw k=3 act=relu
 conv three 32
 add four from=three,two
+"""
+WIDE = """
+input image 1x256x16x16
+conv one 256 act=relu
+conv two dw k=3 act=relu
+conv three 256
 """
 TOKENS = """
 input tokens 1x64x64
@@ -52,6 +61,37 @@ def test_a_model_is_its_layers_and_the_rest(text: str, tmp_path) -> None:
     twice = [dataclasses.replace(row, est_ms=2 * row.est_ms) for row in rows]
     more = predict_model(graph, twice, V4)
     assert more.ms == pytest.approx(2 * found.ms - between.ms)
+
+
+def test_context_counts_large_values_and_machine_code(tmp_path) -> None:
+    graph, _ = graph_of(IMAGES, tmp_path)
+    small = context(graph, V4)
+    assert small.calls > 0
+    assert small.elements == small.macs == 0  # 32 x 32 x 32 numbers lie in half of the cache
+    tiny = dataclasses.replace(V4, caches=(1 << 10, 1 << 12, 1 << 20))
+    large = context(graph, tiny)
+    assert large.elements >= 3 * 32**3
+    assert large.macs == 0
+    path = build.write("coded", "unstructured:0.9", tmp_path, spec.parse(WIDE))
+    coded, ctx = capture(onnx.load(path)), Context(target=V4)
+    run(pipeline.EXACT_BEFORE, coded, ctx)
+    rewrite(coded, V4, ctx)
+    kept = sum(len(ops.read_packed(node).index) for node in coded.graph if ops.is_sparse(node))
+    assert 0 < context(coded, V4).macs < kept  # depthwise weights are none
+
+
+def test_what_is_fixed_is_all_but_the_prunable_layers(tmp_path) -> None:
+    path = build.write("dense", "dense", tmp_path, spec.parse(IMAGES))
+    graph, ctx = capture(onnx.load(path)), Context(target=V4)
+    run(pipeline.EXACT_BEFORE, graph, ctx)
+    before = ir.to_proto(graph).SerializeToString()
+    found = fixed(graph, V4)
+    assert ir.to_proto(graph).SerializeToString() == before
+    depthwise = cost_model(V4).sparse(
+        Work(32, 9, 1024, 32, 32 * 1024, True), (1, 1), 288, beside=True
+    )
+    assert depthwise.ms < found.ms < 10 * depthwise.ms
+    assert 0 < found.spread < 1
 
 
 def test_attention_counts_with_the_rest(tmp_path) -> None:

@@ -36,10 +36,12 @@ def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "Probe", lambda *_: probe)
     monkeypatch.setattr(calibration.peak, "Probe", lambda _: peaks)
     assert built is not calibration.Probe
-    for name, value in {"SAMPLES": FEW, "ALONE": LEAST_SAMPLES // FEW, "CHAINS": 2}.items():
+    counts = {"SAMPLES": FEW, "ALONE": LEAST_SAMPLES // FEW, "CHAINS": 2, "NETWORKS": 2}
+    for name, value in counts.items():
         monkeypatch.setattr(calibration, name, value)
     monkeypatch.setattr(calibration, "SHAPE_MS", 0.1)
     monkeypatch.setattr(calibration, "LEAST_RUNS", 1)
+    monkeypatch.setattr(calibration, "NETWORK_RUNS", 2)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
