@@ -16,8 +16,8 @@ from sparsecc.search.scored import Scored
 
 MOST_STEP = 3.0
 """How much further than the furthest plan that is known to be good, at most."""
-_LEAST_STEP = 1.3
-"""How much nearer, at least, than a plan that lost too much."""
+LEAST_NEARER, MOST_NEARER = 1.3, 30.0
+"""How much nearer than a plan that lost too much, at least and at most."""
 _INSIDE = 0.1
 """Share of the way between a good and a bad plan that is kept from either."""
 
@@ -47,7 +47,7 @@ def allowance(plans: Sequence[Scored], limit: float) -> float:
     drops = isotonic_regression([plan.drop for plan in changed]).x
     bad = int(np.searchsorted(drops, limit, side="right"))  # number of the first of them
     if bad == 0:
-        return far[0] * float(np.clip(limit / drops[0], 1 / MOST_STEP, 1 / _LEAST_STEP))
+        return far[0] * float(np.clip(limit / drops[0], 1 / MOST_NEARER, 1 / LEAST_NEARER))
     if bad == len(far):
         reach = limit / drops[-1] if drops[-1] > 0 else MOST_STEP
         return far[-1] * float(np.clip(reach, 1.0, MOST_STEP))
@@ -55,4 +55,4 @@ def allowance(plans: Sequence[Scored], limit: float) -> float:
     return far[bad - 1] + float(np.clip(share, _INSIDE, 1 - _INSIDE)) * (far[bad] - far[bad - 1])
 
 
-__all__ = ["MOST_STEP", "allowance"]
+__all__ = ["LEAST_NEARER", "MOST_NEARER", "MOST_STEP", "allowance"]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsecc.search.allowance import MOST_STEP, allowance
+from sparsecc.search.allowance import MOST_NEARER, MOST_STEP, allowance
 from sparsecc.search.scored import Scored
 
 DISTANCES = st.lists(st.floats(1e-4, 1.0), min_size=1, max_size=8, unique=True)
@@ -39,14 +39,16 @@ def test_it_stays_near_what_was_measured(distances: list[float], seed: int) -> N
     drops = np.random.default_rng(seed).normal(0.01, 0.02, len(distances))
     plans = [scored(d, float(drop)) for d, drop in zip(distances, drops, strict=True)]
     found = allowance(plans, 0.01)
-    assert min(distances) / MOST_STEP <= found <= MOST_STEP * max(distances)
+    assert min(distances) / MOST_NEARER <= found <= MOST_STEP * max(distances)
 
 
 def test_beyond_the_last_good_plan_it_goes_as_far_as_the_drop_says() -> None:
     assert allowance([scored(0.02, 0.005)], 0.01) == pytest.approx(0.04)
     assert allowance([scored(0.02, -0.005)], 0.01) == pytest.approx(MOST_STEP * 0.02)
     assert allowance([scored(0.02, 0.02)], 0.01) == pytest.approx(0.01)
-    assert allowance([scored(0.02, 0.9)], 0.01) == pytest.approx(0.02 / MOST_STEP)
+    assert allowance([scored(0.3, 0.2)], 0.01) == pytest.approx(0.015)
+    assert allowance([scored(0.3, math.inf)], 0.01) == 0.01
+    assert allowance([scored(0.3, 0.9)], 0.001) == pytest.approx(0.3 / MOST_NEARER)
 
 
 def test_one_lucky_plan_among_bad_ones_is_not_believed() -> None:
