@@ -16,9 +16,9 @@ from sparsecc.backends.onnxruntime.run import session_of_model
 from sparsecc.errors import CalibrationError
 from sparsecc.executor import Executor
 from sparsecc.formats.patterns import Pattern
-from sparsecc.inspection import rewrite
+from sparsecc.inspection import fixed, rewrite
 from sparsecc.passes.base import Context
-from sparsecc.passes.regions.predict import predict_model, rest
+from sparsecc.passes.regions.predict import predict_model
 from sparsecc.passes.weights.bias_correction import can_shift
 from sparsecc.passes.weights.candidates import Candidate, Probe, Question, measure, offer
 from sparsecc.passes.weights.layers import find_layers, matrix
@@ -130,7 +130,7 @@ def find_plan(
     table, probes = _candidates(graph, data, target, wish, executor, part(progress, 0.0, 0.15))
     exam = set_exam(session_of_model(graph), data.held_out, wish.quality, data.labels)
     sense = _sensitivities(graph, probes, exam, part(progress, 0.15, 0.25))
-    problem = _problem(table, sense, _rest_ms(graph, table, target))
+    problem = _problem(table, sense, fixed(graph, target).ms)
     desk = _Desk(graph, table, exam, problem, data, wish, executor, part(progress, 0.25, 1.0))
     found = search(
         desk.problem,
@@ -199,15 +199,6 @@ def whole_ms(graph: ir.Model, target: Target) -> float:
     model = graph.clone()
     rows = rewrite(model, target, Context(target=target))
     return predict_model(model, rows, target).ms
-
-
-def _rest_ms(graph: ir.Model, table: Mapping[str, Sequence[Candidate]], target: Target) -> float:
-    """Estimated time of everything but the layers, where every layer that may has zeros."""
-    model = graph.clone()
-    choices = {name: candidates[1].choice for name, candidates in table.items() if candidates[1:]}
-    prune_model(model, choices)
-    rewrite(model, target, Context(target=target))
-    return max(0.0, rest(model, target).ms)
 
 
 def _problem(
