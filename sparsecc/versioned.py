@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import pydantic
 
+from sparsecc.aside import write_aside
 from sparsecc.errors import SparseccError
 
 T = TypeVar("T")
@@ -96,10 +96,7 @@ class FileKind(Generic[T]):
             SparseccError: It cannot be written.
         """
         try:
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix=".aside-") as aside:
-                scratch = Path(aside) / path.name
-                scratch.write_text(self.text(value), encoding="utf-8")
-                scratch.replace(path)
+            write_aside(path, self.text(value))
         except OSError as error:
             raise self.error(
                 f"cannot write the {self.what} {path}: {error.strerror}",

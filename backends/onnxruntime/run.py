@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import warnings
 from pathlib import Path
@@ -14,7 +13,6 @@ from sparsecc import targets
 from sparsecc.backends.onnxruntime.save import save_model
 from sparsecc.errors import BackendError, TargetError
 from sparsecc.manifest import MODEL_NAME, Manifest
-from sparsecc.targets import Target
 
 FATAL_SEVERITY = 4  # what goes wrong is raised: logging it too would tell it twice
 
@@ -77,15 +75,7 @@ def check_runs_here(manifest: Manifest) -> None:
     Raises:
         TargetError: It was built for another processor.
     """
-    if manifest.hardware:
-        target = Target.from_json(json.dumps(manifest.hardware), "the artifact's target")
-        if target.name != manifest.target:
-            raise TargetError(
-                f"the artifact is for {manifest.target!r} and describes {target.name!r}",
-                fix="compile the model again",
-            )
-    else:  # written before artifacts said all of it
-        target = targets.get(manifest.target)
+    target = targets.described(manifest.target, manifest.hardware)
     if not targets.runs_here(target):
         raise TargetError(
             f"the artifact was compiled for {target.name}, which this machine is not",

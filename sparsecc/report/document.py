@@ -207,7 +207,7 @@ def document(report: Report, measured: Measured | None = None) -> Document:
     )
     return Document(
         title=report.title,
-        target=_target(report.target),
+        target=_target(report),
         target_name=report.target,
         dense_ms=report.dense_ms,
         est_ms=report.est_ms,
@@ -276,12 +276,13 @@ def choice_text(choice: Choice) -> str:
     return pattern if pattern == "dense" else f"{pattern}:{choice.sparsity:.3g}"
 
 
-def _target(name: str) -> Target | None:
+def _target(report: Report) -> Target | None:
     from sparsecc import targets  # reads the processor's features
     from sparsecc.errors import TargetError
 
+    hardware = report.manifest.hardware if report.manifest else {}
     try:
-        return targets.get(name)
+        return targets.described(report.target, hardware)
     except TargetError:
         return None
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from sparsecc.aside import write_aside
 from sparsecc.errors import ReportError
 from sparsecc.report.document import Document
 from sparsecc.report.markdown import to_markdown
@@ -59,10 +58,7 @@ def write(document: Document, path: Path) -> Path:
     check_destination(path)
     text = FORMS[path.suffix.lower()](document)
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".sparsecc-") as scratch:
-            aside = Path(scratch) / path.name
-            aside.write_text(text, encoding="utf-8")
-            os.replace(aside, path)
+        write_aside(path, text)
     except OSError as error:
         raise ReportError(
             f"cannot write the report {path}: {error.strerror or error}",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import json
 import platform
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sparsecc.errors import TargetError
 from sparsecc.targets.arm import ARM64_A55, ARM64_A76, ARM64_LINUX, ARM64_X1
@@ -90,6 +93,27 @@ def read(name: str) -> Target:
     if target.name == "native" or target != TARGETS.get(target.name, target):
         raise TargetError(
             f"{name}: {target.name!r} is the name of another target", fix="give it its own name"
+        )
+    return target
+
+
+def described(name: str, hardware: Mapping[str, Any]) -> Target:
+    """The target an artifact was made for.
+
+    Args:
+        name: Its name.
+        hardware: All its fields, as its file has them; empty in artifacts of older versions.
+
+    Raises:
+        TargetError: The name is unknown, the fields are no target's, or the two disagree.
+    """
+    if not hardware:
+        return get(name)
+    target = Target.from_json(json.dumps(dict(hardware)), "the artifact's target")
+    if target.name != name:
+        raise TargetError(
+            f"the artifact is for {name!r} and describes {target.name!r}",
+            fix="compile the model again",
         )
     return target
 

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from sparsecc import targets
 from sparsecc.report import Report
 from sparsecc.report.document import document
 from sparsecc.report.write import to_json
@@ -71,7 +72,8 @@ def test_an_inspection_has_neither_plan_nor_graph(report):
 
 
 def test_an_unknown_target_is_no_mistake(report):
-    made = document(dataclasses.replace(report, target="a machine of yours"))
+    unsaid = report.manifest.model_copy(update={"hardware": {}})
+    made = document(dataclasses.replace(report, target="a machine of yours", manifest=unsaid))
     assert made.target is None
     assert made.target_name == "a machine of yours"
 
@@ -97,3 +99,11 @@ def test_json_is_plain_stable_and_finite(report):
     assert "report.html" not in data["files"]
     broken = dataclasses.replace(made, quality={"cosine": float("nan")})
     assert json.loads(to_json(broken))["quality"] == {"cosine": None}
+
+
+def test_a_target_of_the_users_own_has_its_roofline_drawn(report):
+    mine = dataclasses.replace(targets.get("x86-64-v4"), name="mine")
+    manifest = report.manifest.model_copy(
+        update={"target": "mine", "hardware": json.loads(mine.to_json())}
+    )
+    assert document(dataclasses.replace(report, target="mine", manifest=manifest)).target == mine

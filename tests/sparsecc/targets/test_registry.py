@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,13 @@ def test_flags_are_those_of_the_first_processor(tmp_path, monkeypatch) -> None:
     assert read() == frozenset()
     file.unlink()
     assert read() == frozenset()
+
+
+def test_an_artifacts_target_is_what_it_describes_or_else_its_name() -> None:
+    mine = dataclasses.replace(targets.get("x86-64-v4"), name="mine", threads=3)
+    assert targets.described("mine", json.loads(mine.to_json())) == mine
+    assert targets.described("x86-64-v3", {}) is targets.get("x86-64-v3")
+    with pytest.raises(TargetError, match="is for 'yours' and describes 'mine'"):
+        targets.described("yours", json.loads(mine.to_json()))
+    with pytest.raises(TargetError, match="the artifact's target"):
+        targets.described("mine", {"name": "mine"})
