@@ -143,9 +143,12 @@ def find_plan(
     )
     trial, doubt = desk.trial(found.chosen.assignment), ""
     if wish.kind == "drop" and any(trial.assignment):
-        saved = 1 - whole_ms(trial.model, target) / whole_ms(graph, target)
+        saved = 1 - _whole_ms(trial.model, target) / _whole_ms(graph, target)
         if saved < 1 - WORTH_CHANGING:
-            doubt = f"the best plan is expected to save {max(saved, 0):.1%} of the model's time"
+            doubt = (
+                f"the best plan is expected to save {max(saved, 0):.1%} of the model's time, "
+                "less than such estimates are good for"
+            )
             trial = desk.trial(desk.problem.dense)
     return _found(desk, trial, met=found.met, doubt=doubt)
 
@@ -194,7 +197,7 @@ def _sensitivities(
     return found
 
 
-def whole_ms(graph: ir.Model, target: Target) -> float:
+def _whole_ms(graph: ir.Model, target: Target) -> float:
     """Estimated time of one run of a model in canonical form, with what would run its layers."""
     model = graph.clone()
     rows = rewrite(model, target, Context(target=target))

@@ -14,6 +14,7 @@ from sparsecc.executor import SERIAL, Executor
 from sparsecc.formats.patterns import Detected, detect, mask_from_scores
 from sparsecc.passes.weights import scores
 from sparsecc.passes.weights.bias_correction import can_shift, shift_bias
+from sparsecc.passes.weights.choose import work_of
 from sparsecc.passes.weights.layers import Layer, find_layers, matrix, set_matrix
 from sparsecc.passes.weights.prune_layer import LayerJob, Pruned, prune_layers
 from sparsecc.quality.calibration import Calibration
@@ -133,7 +134,7 @@ def with_statistics(
         Tap(members[0].name, value, members[0].node, window): members
         for (value, window), members in sharing.items()
     }
-    few = calibration.for_statistics()
+    few = calibration.for_statistics(sum(work_of(layer).macs for layer in layers))
     for seen in stream(model, list(taps), few, on_progress=on_progress):
         yield taps[seen.tap], seen.train, seen.held_out
 

@@ -31,7 +31,9 @@ HELD_OUT_EVERY = 5
 SEARCH_HELD_OUT_EVERY = 2
 """A search judges whole models on what is held out, and needs more of it."""
 TRAIN_SAMPLES, HELD_OUT_SAMPLES = 384, 128
-"""Samples that statistics of layers come from, at most: more make no better masks."""
+"""Samples that statistics of layers come from, where more would take long."""
+LONG = 1e11
+"""Multiply-adds of a model from which on they take long."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +55,16 @@ class Calibration:
         """All batches, the training ones first."""
         return self.train + self.held_out
 
-    def for_statistics(self) -> Calibration:
-        """As many of the batches as statistics of layers need."""
+    def for_statistics(self, macs: float) -> Calibration:
+        """As many of the batches as statistics of layers need.
+
+        Args:
+            macs: Multiply-adds of the model for one sample.
+        """
+        quick = int(LONG / max(macs, 1.0))
         return Calibration(
-            _first(self.train, TRAIN_SAMPLES), _first(self.held_out, HELD_OUT_SAMPLES)
+            _first(self.train, max(TRAIN_SAMPLES, quick)),
+            _first(self.held_out, max(HELD_OUT_SAMPLES, quick)),
         )
 
 

@@ -174,6 +174,15 @@ def test_a_model_that_cannot_gain_stays_dense_and_says_why() -> None:
     assert made.manifest.library is None
 
 
+def test_a_gain_within_the_error_of_estimates_is_none(monkeypatch) -> None:
+    monkeypatch.setattr("sparsecc.planner.WORTH_CHANGING", 0.01)
+    plan = sparsecc.plan(small.mlp("n"), TARGET, calibration=DATA, max_drop=LIMIT)
+    assert all(layer.density == 1 for layer in plan.layers)
+    assert "of the model's time, less than such estimates are good for" in plan.dense_because
+    (chosen,) = (point for point in plan.points if point.chosen)
+    assert chosen.name == "dense"
+
+
 def test_labels_make_accuracy_the_measure(stock) -> None:
     truth = stock(small.mlp("n"), x=DATA["x"]).argmax(-1)
     plan = sparsecc.plan(small.mlp("n"), TARGET, calibration=DATA, labels=truth, max_drop=LIMIT)

@@ -8,7 +8,14 @@ import pytest
 from numpy.typing import NDArray
 
 from sparsecc.errors import CalibrationError
-from sparsecc.quality.calibration import load_calibration
+from sparsecc.quality.calibration import (
+    BATCH,
+    HELD_OUT_SAMPLES,
+    LONG,
+    TRAIN_SAMPLES,
+    count_samples,
+    load_calibration,
+)
 
 
 def model_with(**inputs: tuple[ir.DataType, list[int | str] | None]) -> ir.Model:
@@ -120,3 +127,16 @@ def test_inputs_must_agree_on_the_number_of_samples() -> None:
     same = {"x": np.ones((2, 2), np.float32), "h": np.ones((2, 2), np.float32)}
     with pytest.raises(CalibrationError, match="one by one"):
         load_calibration(same, clash)
+
+
+def test_statistics_of_large_models_come_from_fewer_samples() -> None:
+    data = load_calibration({"x": images(2000)}, IMAGE, held_out_every=2)
+    assert data.for_statistics(1e6) == data
+    few = data.for_statistics(1e9)
+    assert sum(map(count_samples, few.train)) == TRAIN_SAMPLES
+    assert sum(map(count_samples, few.held_out)) == HELD_OUT_SAMPLES
+    assert few.train == data.train[: len(few.train)]
+    middling = data.for_statistics(LONG / 500)
+    assert 500 <= sum(map(count_samples, middling.train)) < 500 + BATCH
+    one = load_calibration({"x": images(1)}, IMAGE)
+    assert one.for_statistics(1e12) == one
