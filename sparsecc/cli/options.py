@@ -43,7 +43,7 @@ MaxMs = Annotated[
     float | None,
     typer.Option(
         metavar="MS",
-        help="Search for the plan that loses least while its layers take at most so long.",
+        help="Search for the plan that loses least while one run is to take at most so long.",
         **_NONE,
     ),
 ]
