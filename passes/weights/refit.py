@@ -50,20 +50,25 @@ def _fit_rows(w: Matrix, support: Mask, a: Matrix, inverse: Matrix | None) -> Ma
     fitted = np.where(support, w, 0.0)
     if len(kept) == 0 or len(dropped) == 0:
         return fitted
+    # Whole rows of the matrices are taken, since picking elements would cost more than solving.
     if len(kept) <= len(dropped):
-        pull = a[np.ix_(kept, dropped)] @ w[:, dropped].T
-        fitted[:, kept] += _solve(a[np.ix_(kept, kept)], pull).T
+        rows = a.take(kept, 0)
+        fitted[:, kept] += _solve(rows.take(kept, 1), rows @ (w - fitted).T).T
     else:
         assert inverse is not None
-        pull = _solve(inverse[np.ix_(dropped, dropped)], w[:, dropped].T)
-        fitted[:, kept] -= (inverse[np.ix_(kept, dropped)] @ pull).T
+        rows = inverse.take(dropped, 0)
+        pull = _solve(rows.take(dropped, 1), w[:, dropped].T)
+        fitted -= pull.T @ rows
+        fitted[:, dropped] = 0.0
     return fitted
 
 
 def _solve(a: Matrix, right: Matrix) -> Matrix:
-    factor = scipy.linalg.cho_factor(a, lower=True, overwrite_a=True, check_finite=False)
-    solved: Matrix = scipy.linalg.cho_solve(factor, right, check_finite=False)
-    return solved
+    _, solved, info = scipy.linalg.lapack.dposv(a, right, lower=1, overwrite_a=1)
+    if info != 0:
+        raise np.linalg.LinAlgError(f"not positive definite (dposv: {info})")
+    found: Matrix = solved
+    return found
 
 
 def _supports(mask: Mask) -> Iterator[tuple[Mask, NDArray[np.intp]]]:
