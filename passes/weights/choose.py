@@ -26,7 +26,7 @@ BLOCKS: tuple[Block, ...] = ((1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (1, 4), (1
 """Packed formats that have kernels."""
 TIE = 1.1
 """Times are taken for the same up to this ratio: about the error of a prediction."""
-LEAST_SKIPPED = 0.02
+LEAST_SKIPPED = 0.1
 """Share of its blocks that a format skips at least: below, it is a dense kernel by another name."""
 
 
