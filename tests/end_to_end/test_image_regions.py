@@ -14,7 +14,7 @@ from benchmarks import build, spec
 from sparsecc.report.rows import DENSE_KERNEL
 
 TOLERANCE = 1e-4
-SIZE = 64
+SIZE = 128
 NETWORKS = ["mobilenet_v1", "mobilenet_v2", "resnet18"]
 NETWORKS += ["mobilenet_v3_large", "mobilenet_v3_small", "efficientnet_b0"]
 
