@@ -25,6 +25,7 @@ from rich.console import Console
 import sparsecc
 from benchmarks import page
 from benchmarks.trained import SUBJECTS, Subject
+from sparsecc.aside import write_aside
 from sparsecc.backends.onnxruntime.save import MODEL_NAME, save_model
 from sparsecc.bench import compare
 from sparsecc.capture import capture
@@ -222,7 +223,7 @@ def main(
             bench = Bench(SUBJECTS[name](), Path(scratch), seconds)
             rows = merged(out, rows_of(bench, [float(each) for each in budgets.split(",")]))
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
+        write_aside(out, json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
     section = table(rows)
     Console().print(section, markup=False)
     if page_file is not None:

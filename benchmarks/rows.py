@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import sparsecc
+from sparsecc.aside import write_aside
 from sparsecc.machine import cpuinfo, processor
 from sparsecc.manifest import tool_versions
 
@@ -94,9 +95,7 @@ class Report:
             "machine": self.machine,
             "rows": [asdict(row) for row in self.rows.values()],
         }
-        aside = path.with_suffix(".part")
-        aside.write_text(json.dumps(content, indent=2) + "\n")
-        aside.replace(path)
+        write_aside(path, json.dumps(content, indent=2) + "\n")
 
 
 def resume(path: Path, machine: dict[str, Any]) -> Report:

@@ -41,6 +41,7 @@ from sparsecc.cost.table import (
     sample_of,
 )
 from sparsecc.errors import CostTableError, TargetError
+from sparsecc.machine import cpuinfo
 from sparsecc.progress import Progress, part, silent
 from sparsecc.targets import Target
 
@@ -110,10 +111,8 @@ def one_core() -> Iterator[None]:
 
 def processor() -> str:
     """The name of this machine's processor."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(errors="replace").splitlines() if info.exists() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{named[0] if named else platform.machine()}, {os.cpu_count()} cores"[:200]
+    name = cpuinfo("model name") or platform.machine()
+    return f"{name}, {os.cpu_count()} cores"[:200]
 
 
 def _begun(partial: Path, target: Target) -> Table | None:
