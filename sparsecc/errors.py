@@ -36,6 +36,12 @@ class ModelError(SparseccError):
     exit_code = 3
 
 
+class UnsupportedOpError(ModelError):
+    """The torch interpreter has no such op, or not with this attribute."""
+
+    exit_code = 11
+
+
 class CalibrationError(SparseccError):
     """Calibration data does not fit the model."""
 
@@ -88,4 +94,5 @@ __all__ = [
     "ReportError",
     "SparseccError",
     "TargetError",
+    "UnsupportedOpError",
 ]

@@ -100,7 +100,7 @@ def find_layers(model: ir.Model) -> Survey:
         refusals += [
             Refusal(PASS_NAME, inner.name or "", f"inside the body of {node.op_type}")
             for inner in _nested_nodes(node)
-            if inner.op_type in _WEIGHT_INPUT and _stored_weight(inner) is not None
+            if inner.op_type in _WEIGHT_INPUT and stored_weight(inner) is not None
         ]
         found = _inspect(node)
         if isinstance(found, Layer) and node in static:
@@ -172,8 +172,8 @@ def _nested_nodes(node: ir.Node) -> Iterator[ir.Node]:
                 yield from graph.all_nodes()
 
 
-def _stored_weight(node: ir.Node) -> ir.Value | None:
-    """The initializer, or constant-like value, behind the weight input of ``node``."""
+def stored_weight(node: ir.Node) -> ir.Value | None:
+    """The initializer, or output of a Constant, behind the weight input of a Conv or product."""
     value = node.inputs[_WEIGHT_INPUT[node.op_type]]
     while value is not None:
         producer = value.producer()
@@ -209,7 +209,7 @@ def _inspect(node: ir.Node) -> Layer | str | None:
         position, reason = _LEFT_DENSE[node.op_type]
         value = node.inputs[position] if position < len(node.inputs) else None
         return reason if _is_big_constant(value) else None
-    stored = _stored_weight(node)
+    stored = stored_weight(node)
     if stored is None:
         return _why_not_constant(node)
     if _is_shared(node):
