@@ -122,7 +122,7 @@ class Interpreter(nn.Module):  # type: ignore[misc]
         trained = self._trained
 
         def run(feed: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-            given = [x.to(place) for x, place in zip(feed.values(), places, strict=True)]
+            given = [_placed(x, place) for x, place in zip(feed.values(), places, strict=True)]
             return program(*given, *[getattr(trained, key) for _, key in keys])
 
         return run
@@ -163,6 +163,13 @@ class Interpreter(nn.Module):  # type: ignore[misc]
                 fix="make one there: Interpreter(model, device=...)",
             )
         return result
+
+
+def _placed(x: Any, device: torch.device) -> Any:
+    """A tensor, or a sequence of them, or no value at all, on a device."""
+    if isinstance(x, list):
+        return [_placed(each, device) for each in x]
+    return None if x is None else x.to(device)
 
 
 def _key(name: str) -> str:

@@ -2,31 +2,47 @@
 
 from sparsecc.torch.ops import (
     activations,
+    attention,
+    control,
     conv,
     create,
     elementwise,
     index,
+    loss,
     matmul,
     norm,
     pool,
+    quantize,
+    recurrent,
     reduce,
+    regions,
     resize,
+    sequence,
     shape,
+    signal,
 )
 from sparsecc.torch.ops.table import Op
 
 _FAMILIES = (
     activations,
+    attention,
+    control,
     conv,
     create,
     elementwise,
     index,
+    loss,
     matmul,
     norm,
     pool,
+    quantize,
+    recurrent,
     reduce,
+    regions,
     resize,
+    sequence,
     shape,
+    signal,
 )
 
 OPS: dict[str, Op] = {name: op for family in _FAMILIES for name, op in family.OPS.items()}

@@ -181,6 +181,11 @@ def _build_swish(node: NodeView) -> Function:
     return lambda x: x * torch.sigmoid(alpha * x)
 
 
+def _swiglu(node: NodeView) -> Function:
+    swish = _build_swish(node)
+    return lambda a, b: swish(a) * b
+
+
 def _unary(function: Function) -> Builder:
     def build(node: NodeView) -> Function:
         node.ignore("consumed_inputs")
@@ -203,6 +208,7 @@ OPS: dict[str, Op] = {
     "Mod": Op(_build_mod),
     "Pow": Op(_broadcasting(_build_pow)),
     "Sum": Op(_unary(_sum)),
+    "SwiGLU": Op(_swiglu),
     "Swish": Op(_build_swish),
     "Where": Op(plain(_where)),
 }

@@ -140,7 +140,9 @@ def _unique(node: NodeView) -> Function:
     axis, in_order = node.get("axis"), node.get("sorted", 1)
 
     def unique(x: Tensor) -> tuple[Tensor, ...]:
-        found = np.unique(x.detach().cpu().numpy(), True, True, True, axis=axis, equal_nan=False)
+        wide = x.float() if x.dtype == torch.bfloat16 else x
+        array = wide.detach().cpu().numpy()
+        found = np.unique(array, True, True, True, axis=axis, equal_nan=False)
         values, first, inverse, counts = map(np.asarray, found)
         inverse = inverse.reshape(-1)
         if not in_order:
@@ -149,7 +151,8 @@ def _unique(node: NodeView) -> Function:
             first, counts = first[order], counts[order]
             inverse = np.argsort(order)[inverse]
         arrays = (values, first, inverse, counts)
-        return tuple(torch.from_numpy(np.ascontiguousarray(a)).to(x.device) for a in arrays)
+        made = [torch.from_numpy(np.ascontiguousarray(a)).to(x.device) for a in arrays]
+        return made[0].to(x.dtype), *made[1:]
 
     return unique
 

@@ -33,8 +33,9 @@ def _extreme(function: Function, least: bool) -> Reduction:
         if x.is_floating_point():
             worst: float = -math.inf if least else math.inf
         else:
-            limits = torch.iinfo(x.dtype)
-            worst = limits.min if least else limits.max
+            bits = torch.bool if x.dtype == torch.bool else None
+            limits = None if bits else torch.iinfo(x.dtype)
+            worst = float(not least) if limits is None else limits.min if least else limits.max
         return x.sum(axes, keepdim=keep, dtype=x.dtype).fill_(worst)
 
     return reduce

@@ -214,10 +214,11 @@ def _depth_to_space(node: NodeView) -> Function:
 
 def _space_to_depth(node: NodeView) -> Function:
     block = node.get("blocksize")
+    order = (0, 3, 5, 1, 2, 4) if node.get("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
 
     def rearrange(x: Tensor) -> Tensor:
         n, c, h, w = x.shape
-        x = x.reshape(n, c, h // block, block, w // block, block).permute(0, 3, 5, 1, 2, 4)
+        x = x.reshape(n, c, h // block, block, w // block, block).permute(order)
         return x.reshape(n, c * block**2, h // block, w // block)
 
     return rearrange
