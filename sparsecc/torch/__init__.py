@@ -1,4 +1,4 @@
-"""Models of the IR in torch: an interpreter with gradients. Needs the extra ``torch``."""
+"""Sparse training of torch modules, and models of the IR in torch. Needs the extra ``torch``."""
 
 try:
     import torch as _torch  # noqa: F401 - only to say clearly that it is missing
@@ -11,5 +11,19 @@ except ImportError as error:
     ) from error
 
 from sparsecc.torch.interpreter import Interpreter
+from sparsecc.torch.masking import apply_masks, masks, plan_masks, remove_masks
+from sparsecc.torch.schedules import Dynamic, Gradual, Progressive, SrSte
+from sparsecc.torch.sparsifier import Sparsifier
 
-__all__ = ["Interpreter"]
+__all__ = [
+    "Dynamic",
+    "Gradual",
+    "Interpreter",
+    "Progressive",
+    "Sparsifier",
+    "SrSte",
+    "apply_masks",
+    "masks",
+    "plan_masks",
+    "remove_masks",
+]
