@@ -70,7 +70,8 @@ def compile(
         dynamic_shapes: For torch: which dimensions vary, as ``torch.export.export`` takes it.
         score: How masks are found: ``alps``, ``sparsegpt``, ``wanda`` or ``magnitude``.
         refit: Whether kept weights are refitted where held-out data say that it helps.
-        allocation: ``uniform`` or ``erk``: how the sparsity spreads over the layers.
+        allocation: How the sparsity spreads over the layers: ``uniform``, ``erk`` (by size), or,
+            with ``calibration``, ``owl`` (by outliers) or ``spdy`` (by what layers lose).
         quantize: ``int8`` makes weights and activations eight-bit, after pruning (best with
             ``4x4:0.8``); it needs ``calibration``. A model in QDQ form is eight-bit already.
         verify: Check the graph after every pass.

@@ -17,13 +17,14 @@ from sparsecc.manifest import NodeEntry
 from sparsecc.passes.base import Context
 from sparsecc.passes.weights.layers import Layer, find_layers
 from sparsecc.passes.weights.prune import LayerResult, detect_layers, prune_model
+from sparsecc.passes.weights.spread import by_losses, by_outliers
 from sparsecc.planner import Found, Wish, find_plan
-from sparsecc.progress import Progress, counted
+from sparsecc.progress import Progress, counted, part
 from sparsecc.quality.calibration import Calibration
 from sparsecc.quality.exam import LABELLED, MEASURES, Grade, set_exam
 from sparsecc.report.rows import LayerRow
 from sparsecc.request import Request
-from sparsecc.search.allocation import Decision, allocate, misfit
+from sparsecc.search.allocation import MEASURED, Decision, allocate, erk, misfit, to_spread
 from sparsecc.search.plan import Plan, PlanBudget, PlanLayer, PlanRefusal
 
 SEARCH = "search"
@@ -81,10 +82,10 @@ def prune_as_asked(job: Job, progress: Progress, *, best_effort: bool = False) -
     """
     if job.request.budget is not None:
         return _searched(job, progress, best_effort=best_effort)
-    progress("deciding what to prune", 0.0)
     graph, request = job.graph.clone(), job.request
-    decisions = decide(graph, request)
-    results = prune(graph, decisions, job, progress)
+    pruning = 0.4 if request.allocation in MEASURED else 0.0
+    decisions = decide(job, part(progress, 0.0, pruning))
+    results = prune(graph, decisions, job, part(progress, pruning, 1.0))
     source = {
         "spec": str(request.spec),
         "overrides": {name: str(spec) for name, spec in request.overrides.items()},
@@ -111,18 +112,44 @@ def follow(job: Job, plan: Plan, progress: Progress) -> Outcome:
     return Outcome(graph, decisions, results, source, options)
 
 
-def decide(graph: ir.Model, request: Request) -> dict[str, Decision]:
-    """What is done to each prunable layer."""
-    layers = find_layers(graph).layers
+def decide(job: Job, progress: Progress) -> dict[str, Decision]:
+    """What is done to each prunable layer.
+
+    Raises:
+        CalibrationError: The allocation needs data, and there are none.
+        PlanError: An override matches no layer.
+    """
+    progress("deciding what to prune", 0.0)
+    request, layers = job.request, find_layers(job.graph).layers
     return allocate(
         layers,
         request.spec,
         overrides=request.overrides,
-        allocation=request.allocation,
+        densities=_densities(job, layers, progress),
         method=request.score,
         refit=request.refit,
         detected=detect_layers(layers),
     )
+
+
+def _densities(job: Job, layers: Sequence[Layer], progress: Progress) -> dict[str, float]:
+    """Densities by name of the layers that do not simply get what was asked for."""
+    request, spec = job.request, job.request.spec
+    free = to_spread(layers, spec, request.overrides)
+    if request.allocation == "uniform" or not free:
+        return {}
+    if request.allocation == "erk":
+        kept = erk(free, 1 - spec.sparsity)
+        return {layer.name: density for layer, density in zip(free, kept, strict=True)}
+    if job.data is None:
+        raise CalibrationError(
+            f"the allocation {request.allocation!r} looks at calibration data, and there are none",
+            fix="pass calibration: typical inputs, some hundred samples, or use erk or uniform",
+        )
+    if request.allocation == "owl":
+        return by_outliers(job.graph, free, spec, job.data, progress)
+    with open_executor(request.executor) as executor:
+        return by_losses(job.graph, free, spec, job.data, executor, progress)
 
 
 def prune(

@@ -7,7 +7,7 @@ layer after layer, and examined on data that no layer saw: what is examined is w
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -19,12 +19,10 @@ from sparsecc.formats.patterns import Pattern
 from sparsecc.inspection import fixed, rewrite
 from sparsecc.passes.base import Context
 from sparsecc.passes.regions.predict import predict_model
-from sparsecc.passes.weights.bias_correction import can_shift
-from sparsecc.passes.weights.candidates import Candidate, Probe, Question, measure, offer
-from sparsecc.passes.weights.layers import find_layers, matrix
-from sparsecc.passes.weights.prune import LayerResult, prune_model, with_statistics
-from sparsecc.passes.weights.prune_layer import for_layers
-from sparsecc.passes.weights.sensitivity import sensitivity
+from sparsecc.passes.weights.candidates import Candidate, Probe, measure_layers, offer
+from sparsecc.passes.weights.layers import find_layers
+from sparsecc.passes.weights.prune import LayerResult, prune_model
+from sparsecc.passes.weights.sensitivity import sensitivities
 from sparsecc.progress import Progress, counted, part
 from sparsecc.quality.calibration import Calibration
 from sparsecc.quality.exam import Exam, Grade, Quality, set_exam
@@ -35,8 +33,6 @@ from sparsecc.search.search import SCORES, Kind, Mode, search
 from sparsecc.search.why_not import explain
 from sparsecc.targets import Target
 
-SENSITIVITY_BATCHES = 2
-"""Held-out batches that say how much the model minds an error of one layer."""
 WORTH_CHANGING = 0.9
 """A plan is to take at most this share of the dense model's time: estimates are a tenth off."""
 UNIFORM = "4x1"
@@ -129,7 +125,7 @@ def find_plan(
         )
     table, probes = _candidates(graph, data, target, wish, executor, part(progress, 0.0, 0.15))
     exam = set_exam(session_of_model(graph), data.held_out, wish.quality, data.labels)
-    sense = _sensitivities(graph, probes, exam, part(progress, 0.15, 0.25))
+    sense = sensitivities(graph, probes, exam, part(progress, 0.15, 0.25))
     problem = _problem(table, sense, fixed(graph, target).ms)
     desk = _Desk(graph, table, exam, problem, data, wish, executor, part(progress, 0.25, 1.0))
     found = search(
@@ -164,37 +160,12 @@ def _candidates(
     """Layer name → its candidates with times and losses, in the order of the graph; and probes."""
     layers = find_layers(graph).layers
     table = {layer.name: offer(layer, target, wish.mode, wish.method) for layer in layers}
-    todo = [layer for layer in layers if len(table[layer.name]) > 1]
-    asked: list[str] = []
-
-    def questions() -> Iterator[Question]:
-        seen = with_statistics(graph, todo, data, counted(progress))
-        for together, train, held_out in seen:
-            for layer in together:
-                asked.append(layer.name)
-                weight, offered = matrix(layer), table[layer.name]
-                yield Question(layer.name, weight, offered, train, held_out, can_shift(layer))
-
-    probes: dict[str, Probe] = {}
-    where = for_layers(executor, [(layer.rows, layer.cols) for layer in todo])
-    answers = where.map(measure, questions(), lambda question: question.name)
-    for number, (measured, probe) in enumerate(answers):
-        table[asked[number]] = measured
-        if probe is not None:
-            probes[asked[number]] = probe
+    choices = {name: [c.choice for c in cs] for name, cs in table.items() if len(cs) > 1}
+    losses, probes = measure_layers(graph, choices, data, executor, progress)
+    for name, measured in losses.items():
+        pairs = zip(table[name], measured, strict=True)
+        table[name] = [dataclasses.replace(each, loss=loss) for each, loss in pairs]
     return table, probes
-
-
-def _sensitivities(
-    graph: ir.Model, probes: Mapping[str, Probe], exam: Exam, progress: Progress
-) -> dict[str, float]:
-    """Layer name → distance of the model's outputs for each unit of the layer's own loss."""
-    few = dataclasses.replace(exam, feeds=exam.feeds[:SENSITIVITY_BATCHES])
-    found = {}
-    for done, (name, probe) in enumerate(probes.items()):
-        progress(f"how much the model minds {name}", done / len(probes))
-        found[name] = sensitivity(graph, name, probe, few)
-    return found
 
 
 def _whole_ms(graph: ir.Model, target: Target) -> float:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsecc.cost import roofline
 from sparsecc.cost.model import cost_model
+from sparsecc.executor import Executor
 from sparsecc.formats.blocks import Block
 from sparsecc.formats.patterns import Pattern, detect
+from sparsecc.passes.weights.bias_correction import can_shift
 from sparsecc.passes.weights.choose import choose, work_of
-from sparsecc.passes.weights.layers import Layer, matrix
-from sparsecc.passes.weights.prune_layer import mean_shift, output_error
+from sparsecc.passes.weights.layers import Layer, find_layers, matrix
+from sparsecc.passes.weights.prune import with_statistics
+from sparsecc.passes.weights.prune_layer import for_layers, mean_shift, output_error
 from sparsecc.passes.weights.sparsegpt import sparsegpt
+from sparsecc.progress import Progress, counted
+from sparsecc.quality.calibration import Calibration
 from sparsecc.quality.moments import Moments
 from sparsecc.search.plan import Choice, Method
 from sparsecc.search.search import Mode
@@ -59,7 +65,7 @@ class Candidate:
     @property
     def changes(self) -> bool:
         """Whether the layer's weight does not stay as it is."""
-        return self.choice.method != "existing"
+        return self.choice.changes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +85,12 @@ class Probe:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A layer whose candidates are to be measured; all that another process needs to know.
+    """A layer whose choices are to be measured; all that another process needs to know.
 
     Attributes:
         name: The layer.
         weight: ``[R, K]``.
-        candidates: As :func:`offer` made them.
+        choices: What could be done to it.
         train: What masks and values are computed from.
         held_out: What judges; without it the training statistics do.
         may_shift: Whether the bias may move.
@@ -92,7 +98,7 @@ class Question:
 
     name: str
     weight: NDArray[np.floating]
-    candidates: Sequence[Candidate]
+    choices: Sequence[Choice]
     train: Moments
     held_out: Moments | None
     may_shift: bool
@@ -125,8 +131,48 @@ def offer(layer: Layer, target: Target, mode: Mode, method: Method) -> list[Cand
     return found
 
 
-def measure(question: Question) -> tuple[list[Candidate], Probe | None]:
-    """The candidates with their losses, as SparseGPT makes them, and the middle one's weight.
+def measure_layers(
+    graph: ir.Model,
+    choices: Mapping[str, Sequence[Choice]],
+    data: Calibration,
+    executor: Executor,
+    progress: Progress,
+) -> tuple[dict[str, list[float]], dict[str, Probe]]:
+    """Losses of choices, each layer changed alone.
+
+    Args:
+        graph: The model; it is not changed.
+        choices: Layer name → what could be done to it.
+        data: Calibration data.
+        executor: Where layers are worked on.
+        progress: Told what is being done.
+
+    Returns:
+        Layer name → loss of each choice; layer name → probe where some choice changes the layer.
+    """
+    layers = [layer for layer in find_layers(graph).layers if layer.name in choices]
+    asked: list[str] = []
+
+    def questions() -> Iterator[Question]:
+        for together, train, held_out in with_statistics(graph, layers, data, counted(progress)):
+            for layer in together:
+                asked.append(layer.name)
+                tried, shifts = choices[layer.name], can_shift(layer)
+                yield Question(layer.name, matrix(layer), tried, train, held_out, shifts)
+
+    losses: dict[str, list[float]] = {}
+    probes: dict[str, Probe] = {}
+    where = for_layers(executor, [(layer.rows, layer.cols) for layer in layers])
+    answers = where.map(measure, questions(), lambda question: question.name)
+    for number, (measured, probe) in enumerate(answers):
+        losses[asked[number]] = measured
+        if probe is not None:
+            probes[asked[number]] = probe
+    return losses, probes
+
+
+def measure(question: Question) -> tuple[list[float], Probe | None]:
+    """The losses of the choices, as SparseGPT makes them, and the middle one's weight.
 
     They serve to compare: a plan is carried out with its own method, and a refit.
     """
@@ -134,19 +180,18 @@ def measure(question: Question) -> tuple[list[Candidate], Probe | None]:
     train, judge = question.train, question.held_out or question.train
     second = train.centred if question.may_shift else train.h
     parts = list(zip(np.split(w, len(train.h)), second, strict=True))
-    measured, made = [], []
-    for each in question.candidates:
+    losses, made = [], []
+    for each in question.choices:
         if not each.changes:
-            measured.append(each)
+            losses.append(0.0)
             continue
-        pattern, sparsity = each.choice.pattern, each.choice.sparsity
-        swept = np.concatenate([sparsegpt(part, h, pattern, sparsity)[0] for part, h in parts])
-        shift = mean_shift(w, swept, train) if question.may_shift else None
-        loss = output_error(w, swept, judge, shift)
-        measured.append(dataclasses.replace(each, loss=loss))
-        made.append(Probe(loss, swept.astype(np.float32), shift))
+        swept = [sparsegpt(part, h, each.pattern, each.sparsity)[0] for part, h in parts]
+        values = np.concatenate(swept)
+        shift = mean_shift(w, values, train) if question.may_shift else None
+        losses.append(output_error(w, values, judge, shift))
+        made.append(Probe(losses[-1], values.astype(np.float32), shift))
     made.sort(key=lambda probe: probe.loss)
-    return measured, made[(len(made) - 1) // 2] if made else None
+    return losses, made[(len(made) - 1) // 2] if made else None
 
 
 def _as_it_is(layer: Layer, target: Target) -> Candidate:

@@ -70,6 +70,8 @@ class Allocation(StrEnum):
 
     uniform = "uniform"
     erk = "erk"
+    owl = "owl"
+    spdy = "spdy"
 
 
 def command(
@@ -128,8 +130,9 @@ def command(
         Allocation,
         typer.Option(
             metavar="NAME",
-            help="How zeros are spread: uniform, the same share in every layer, or erk, more in "
-            "larger layers.",
+            help="How zeros are spread: uniform, the same share in every layer; erk, more in "
+            "larger layers; owl, fewer where weights have outliers; spdy, where they cost least. "
+            "owl and spdy need --calibration.",
         ),
     ] = Allocation.uniform,
     quantize: Annotated[

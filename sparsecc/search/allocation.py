@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -14,9 +14,13 @@ from sparsecc.errors import PlanError
 from sparsecc.formats.patterns import DENSE, Detected, Pattern, SparsitySpec
 from sparsecc.search.plan import Choice, Method
 
-Allocation = Literal["uniform", "erk"]
-ALLOCATIONS: tuple[Allocation, ...] = ("uniform", "erk")
+Allocation = Literal["uniform", "erk", "owl", "spdy"]
+ALLOCATIONS: tuple[Allocation, ...] = ("uniform", "erk", "owl", "spdy")
+MEASURED: tuple[Allocation, ...] = ("owl", "spdy")
+"""Allocations that come from the calibration data (:mod:`sparsecc.passes.weights.spread`)."""
 OWL_SPREAD = 0.08
+LEAST_KEPT = 0.25
+"""No allocation keeps a smaller part of a layer than this part of the density asked for."""
 
 
 class LayerShape(Protocol):
@@ -36,6 +40,9 @@ class LayerShape(Protocol):
     def keep_dense(self) -> str: ...  # noqa: D102
 
 
+Shape = TypeVar("Shape", bound=LayerShape)
+
+
 @dataclasses.dataclass(frozen=True)
 class Decision:
     """What is done to a layer and, where that is not what was asked for, why."""
@@ -49,7 +56,7 @@ def allocate(
     spec: SparsitySpec,
     *,
     overrides: Mapping[str, SparsitySpec] | None = None,
-    allocation: Allocation = "uniform",
+    densities: Mapping[str, float] | None = None,
     method: Method = "sparsegpt",
     refit: bool = True,
     detected: Mapping[str, Detected] | None = None,
@@ -61,7 +68,7 @@ def allocate(
         spec: The request for layers without an override; their own ``keep_dense`` comes first.
         overrides: Name pattern (as in :mod:`fnmatch`) → request. The first that matches wins,
             also over ``keep_dense``.
-        allocation: ``"erk"`` gives large layers more zeros than small ones, at the same total.
+        densities: Of the layers of :func:`to_spread`, by name, where they are not all as asked for.
         method: How masks are found.
         refit: Whether the weights that stay may change.
         detected: The zeros already in each layer, by name; needed for ``existing``.
@@ -70,15 +77,9 @@ def allocate(
         Layer name → decision, in the order of ``layers``.
 
     Raises:
-        PlanError: An override matches no layer, or the allocation is unknown.
+        PlanError: An override matches no layer.
     """
-    if allocation not in ALLOCATIONS:
-        raise PlanError(
-            f"unknown allocation {allocation!r}", fix=f"use one of {', '.join(ALLOCATIONS)}"
-        )
     named = _by_override(layers, overrides or {})
-    free = [layer for layer in layers if layer.name not in named and _why_dense(layer, spec) == ""]
-    spread = _spread(free, spec, allocation)
     decisions: dict[str, Decision] = {}
     for layer in layers:
         request = named.get(layer.name, spec)
@@ -89,7 +90,8 @@ def allocate(
         if not reason and layer.name not in named:
             reason = layer.keep_dense
         pattern = DENSE if reason else request.pattern
-        sparsity = spread.get(layer.name, request.sparsity)
+        kept = (densities or {}).get(layer.name)
+        sparsity = request.sparsity if kept is None else 1 - kept
         choice = Choice(
             pattern=pattern,
             sparsity=0.0 if pattern == DENSE else sparsity,
@@ -100,6 +102,20 @@ def allocate(
     return decisions
 
 
+def to_spread(
+    layers: Sequence[Shape], spec: SparsitySpec, overrides: Mapping[str, SparsitySpec] | None = None
+) -> list[Shape]:
+    """The layers that share out the sparsity of a request: none where it fixes that of each.
+
+    Raises:
+        PlanError: An override matches no layer.
+    """
+    named = _by_override(layers, overrides or {})
+    if spec.pattern is None or spec.pattern.kind in ("nm", "dense"):
+        return []
+    return [layer for layer in layers if layer.name not in named and _why_dense(layer, spec) == ""]
+
+
 def erk(layers: Sequence[LayerShape], density: float) -> list[float]:
     """Erdős–Rényi-kernel densities whose weighted mean is ``density``.
 
@@ -107,33 +123,38 @@ def erk(layers: Sequence[LayerShape], density: float) -> list[float]:
     exceed 1 is clipped and the rest solved again.
     """
     sizes = [layer.rows * layer.cols for layer in layers]
-    raw = [_erk_weight(layer) for layer in layers]
+    return scaled([_erk_weight(layer) for layer in layers], sizes, density)
+
+
+def scaled(shares: Sequence[float], sizes: Sequence[float], density: float) -> list[float]:
+    """Densities in proportion to ``shares``, at most 1, whose mean weighted by size is given."""
     full: set[int] = set()
     while True:
-        free = [i for i in range(len(layers)) if i not in full]
+        free = [i for i in range(len(shares)) if i not in full]
         budget = density * sum(sizes) - sum(sizes[i] for i in full)
-        scale = budget / sum(raw[i] * sizes[i] for i in free) if free else 0.0
-        clipped = {i for i in free if scale * raw[i] > 1}
+        factor = budget / sum(shares[i] * sizes[i] for i in free) if free else 0.0
+        clipped = {i for i in free if factor * shares[i] > 1}
         if not clipped:
-            return [1.0 if i in full else scale * raw[i] for i in range(len(layers))]
+            return [1.0 if i in full else factor * share for i, share in enumerate(shares)]
         full |= clipped
 
 
-def owl(outliers: Sequence[float], density: float) -> list[float]:
-    """Densities that follow outliers (Yin et al. 2024), their plain mean ``density``.
+def owl(outliers: Sequence[float], sizes: Sequence[float], density: float) -> list[float]:
+    """Densities that follow outliers (Yin et al. 2024), their mean weighted by size ``density``.
 
     Args:
         outliers: Per layer: share of its Wanda scores above five times their mean.
-        density: Mean over the layers. Layers differ from it by at most 2·.08; what would leave 0
-            to 1 is clipped.
+        sizes: Weights of each layer.
+        density: Of all layers together. Layers differ from each other by at most 2·.08; what
+            would leave 0 to 1, or keep next to nothing, is clipped and the rest scaled.
     """
     shares = np.asarray(outliers, np.float64)
     width = np.ptp(shares) if len(shares) else 0.0
     if not width:
         return [density] * len(shares)
     above = 2 * OWL_SPREAD * (shares - shares.min()) / width
-    kept: list[float] = np.clip(density + above - above.mean(), 0.0, 1.0).tolist()
-    return kept
+    wanted = density + above - np.average(above, weights=sizes)
+    return scaled(np.clip(wanted, LEAST_KEPT * density, 1.0).tolist(), sizes, density)
 
 
 def _erk_weight(layer: LayerShape) -> float:
@@ -171,16 +192,6 @@ def misfit(layer: LayerShape, pattern: Pattern) -> str:
     if layer.groups > 1 and (layer.rows // layer.groups) % side:
         return f"{layer.rows // layer.groups} rows per group do not divide into blocks of {side}"
     return ""
-
-
-def _spread(
-    layers: Sequence[LayerShape], spec: SparsitySpec, allocation: Allocation
-) -> dict[str, float]:
-    fixed = spec.pattern is None or spec.pattern.kind in ("nm", "dense")
-    if fixed or allocation == "uniform" or not layers:
-        return {}
-    densities = erk(layers, 1 - spec.sparsity)
-    return {layer.name: 1 - d for layer, d in zip(layers, densities, strict=True)}
 
 
 def _keep_zeros(name: str, detected: Mapping[str, Detected] | None) -> Decision:

@@ -54,7 +54,8 @@ def erdos_renyi(problem: Problem, shapes: Sequence[LayerShape]) -> Family:
 
 def outliers(problem: Problem, shares: Sequence[float]) -> Family:
     """Layers with outliers denser (:func:`allocation.owl`)."""
-    return _by_density(problem, partial(owl, shares))
+    sizes = [float(each[0]) for each in problem.sizes]
+    return _by_density(problem, partial(owl, shares, sizes))
 
 
 def lagrangian(problem: Problem) -> Family:

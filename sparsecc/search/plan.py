@@ -65,6 +65,11 @@ class Choice(_Strict):
     method: Method = "sparsegpt"
     refit: bool = True
 
+    @property
+    def changes(self) -> bool:
+        """Whether the layer's weight does not stay as it is."""
+        return self.method != "existing"
+
 
 class PlanOption(_Strict):
     """What could have been done to a layer.

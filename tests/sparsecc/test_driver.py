@@ -11,12 +11,14 @@ import pytest
 from onnx import helper, numpy_helper
 
 import sparsecc
+from sparsecc.errors import CalibrationError
 from sparsecc.formats.blocks import unpack_blocks
 from sparsecc.formats.patterns import Pattern, mask_from_scores
 from sparsecc.identity import model_hash
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.regions.inline import InlineRegions
 from sparsecc.passes.weights.layers import find_layers, matrix
+from sparsecc.search.allocation import ALLOCATIONS, MEASURED
 from tests import small
 
 ZEROS = "4x1:0.8"
@@ -172,13 +174,28 @@ def test_an_override_reaches_a_layer_that_would_stay_dense() -> None:
     assert head.density == pytest.approx(0.5, abs=0.01)
 
 
-@pytest.mark.parametrize("allocation", ["uniform", "erk"])
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
 def test_the_total_is_what_was_asked_for(allocation: str) -> None:
-    compiled = sparsecc.compile(small.mobilenet(), sparsity=ZEROS, allocation=allocation)
+    compiled = sparsecc.compile(
+        small.mobilenet(),
+        sparsity=ZEROS,
+        allocation=allocation,
+        calibration=[{"image": small.image(seed, 1)} for seed in range(4)],
+        executor="serial",
+        refit=False,
+        score="magnitude",
+    )
     pruned = [layer for layer in compiled.plan.layers if layer.choice.sparsity > 0]
     kept = sum(layer.density * layer.rows * layer.cols for layer in pruned)
     assert kept / sum(layer.rows * layer.cols for layer in pruned) == pytest.approx(0.2, abs=0.01)
-    assert (len({round(layer.density, 2) for layer in pruned}) > 1) == (allocation == "erk")
+    assert (len({round(layer.density, 2) for layer in pruned}) > 1) == (allocation != "uniform")
+
+
+@pytest.mark.parametrize("allocation", MEASURED)
+def test_allocations_that_look_at_data_say_so_where_there_are_none(allocation: str) -> None:
+    with pytest.raises(CalibrationError, match=allocation) as caught:
+        sparsecc.compile(small.mlp(), sparsity=ZEROS, allocation=allocation)
+    assert "calibration" in caught.value.fix
 
 
 def test_the_file_of_the_user_is_left_alone(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -11,13 +12,13 @@ from onnx.numpy_helper import to_array
 from sparsecc import targets
 from sparsecc.backends.onnxruntime.run import session_of_model
 from sparsecc.capture import capture
+from sparsecc.executor import SERIAL
 from sparsecc.passes import pipeline
 from sparsecc.passes.base import Context, run
-from sparsecc.passes.weights.bias_correction import can_shift
-from sparsecc.passes.weights.candidates import Candidate, Probe, Question, measure, offer
+from sparsecc.passes.weights.candidates import Candidate, Probe, measure_layers, offer
 from sparsecc.passes.weights.layers import Layer, find_layers, matrix
-from sparsecc.passes.weights.prune import with_statistics
 from sparsecc.passes.weights.sensitivity import sensitivity
+from sparsecc.progress import silent
 from sparsecc.quality.calibration import load_calibration
 from sparsecc.quality.exam import set_exam
 from sparsecc.search.search import MODES, Mode
@@ -75,12 +76,14 @@ def measured() -> tuple[Layer, list[Candidate], Probe, np.ndarray]:
     x = small.tokens(0, 256)
     data = load_calibration({"x": x}, graph, held_out_every=2)
     layer = layers["fc1"]
-    ((_, train, held_out),) = with_statistics(graph, [layer], data, None)
     offered = offer(layer, TARGET, "fast", "alps")
-    question = Question("fc1", matrix(layer), offered, train, held_out, can_shift(layer))
-    found, probe = measure(question)
-    assert probe is not None
-    return layer, found, probe, np.concatenate([feed["x"] for feed in data.held_out])
+    choices = {"fc1": [each.choice for each in offered]}
+    losses, probes = measure_layers(graph, choices, data, SERIAL, silent)
+    found = [
+        dataclasses.replace(each, loss=loss)
+        for each, loss in zip(offered, losses["fc1"], strict=True)
+    ]
+    return layer, found, probes["fc1"], np.concatenate([feed["x"] for feed in data.held_out])
 
 
 def test_a_loss_is_the_error_of_the_weights_on_held_out_data(measured) -> None:
@@ -109,14 +112,12 @@ def test_more_zeros_lose_more(measured) -> None:
         assert losses == sorted(losses)
 
 
-def test_a_layer_without_candidates_has_no_probe() -> None:
+def test_a_layer_that_nothing_changes_has_no_probe() -> None:
     graph, layers = canonical(small.mlp("n"))
-    layer = layers["fc1"]
     data = load_calibration({"x": small.tokens(0, 64)}, graph, held_out_every=2)
-    ((_, train, _),) = with_statistics(graph, [layer], data, None)
-    kept = offer(layer, TARGET, "fast", "alps")[:1]
-    question = Question("fc1", matrix(layer), kept, train, None, can_shift(layer))
-    assert measure(question) == (kept, None)
+    kept = offer(layers["fc1"], TARGET, "fast", "alps")[:1]
+    found = measure_layers(graph, {"fc1": [kept[0].choice]}, data, SERIAL, silent)
+    assert found == ({"fc1": [0.0]}, {})
 
 
 def test_the_sensitivity_of_the_last_layer_is_that_of_the_outputs() -> None:
