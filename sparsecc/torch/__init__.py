@@ -13,6 +13,8 @@ except ImportError as error:
 from sparsecc.torch.interpreter import Interpreter
 from sparsecc.torch.masking import apply_masks, masks, plan_masks, remove_masks
 from sparsecc.torch.schedules import Dynamic, Gradual, Progressive, SrSte
+from sparsecc.torch.soups import greedy_soup, soup
+from sparsecc.torch.sparse_ift import sparse_flops, sparse_ift
 from sparsecc.torch.sparsifier import Sparsifier
 
 __all__ = [
@@ -23,7 +25,11 @@ __all__ = [
     "Sparsifier",
     "SrSte",
     "apply_masks",
+    "greedy_soup",
     "masks",
     "plan_masks",
     "remove_masks",
+    "soup",
+    "sparse_flops",
+    "sparse_ift",
 ]
