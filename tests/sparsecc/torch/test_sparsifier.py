@@ -180,6 +180,8 @@ def test_what_cannot_be_is_said_and_names_the_layer() -> None:
     ]:
         with pytest.raises(PlanError, match=message):
             Sparsifier(cnn(), spec, schedule, overrides=overrides)
+    with pytest.raises(PlanError, match="unknown allocation 'owl'"):
+        Sparsifier(cnn(), "2:4", SrSte(), allocation="owl")  # type: ignore[arg-type]
     model = cnn()
     Sparsifier(model, "2:4", SrSte())
     with pytest.raises(ModelError, match="'3' is parametrised already"):
