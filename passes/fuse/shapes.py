@@ -238,6 +238,16 @@ def _squeeze(node: ir.Node, inputs: list[Terms | None]) -> Terms | None:
     return tuple(term for at, term in enumerate(x) if at not in gone)
 
 
+def _reduce(node: ir.Node, inputs: list[Terms | None]) -> Terms | None:
+    x, axes = inputs[0], _axes(node)
+    if x is None or not axes:
+        return None
+    gone = {axis % len(x) for axis in axes}
+    if node.attributes.get_int("keepdims", 1):
+        return tuple(1 if at in gone else term for at, term in enumerate(x))
+    return tuple(term for at, term in enumerate(x) if at not in gone)
+
+
 def _axes(node: ir.Node) -> list[int] | None:
     second = constant(node.inputs[1]) if len(node.inputs) > 1 else None
     given = node.attributes.get_ints("axes")
@@ -349,11 +359,13 @@ _KEEPS_SHAPE = """
     InstanceNormalization LayerNormalization LeakyRelu Log LogSoftmax Mish Neg Reciprocal Relu
     Selu Sigmoid Softmax Softplus Sqrt Swish Tanh
 """
+_REDUCES = "ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare"
 _BROADCASTS = "Add Div Max Min Mul PRelu Pow Sub"
 
 _STANDARD: Mapping[str, Rule] = {
     **dict.fromkeys(_KEEPS_SHAPE.split(), _same),
     **dict.fromkeys(_BROADCASTS.split(), _broadcast),
+    **dict.fromkeys(_REDUCES.split(), _reduce),
     "AveragePool": _pool,
     "Concat": _concat,
     "Conv": _conv,

@@ -55,6 +55,8 @@ def shapes_of(body: str) -> tuple[bool, bool]:
     "a = Gather<axis = 0>(table, i) b = Relu(s)",
     "a = MatMul(s, m) r = Relu(s) b = MatMul(r, m)",
     "a = Add(s, row) b = Relu(s)",
+    "a = ReduceMean<axes = [-1], keepdims = 0>(s) r = Relu(s) b = ReduceMax<axes = [2], keepdims = 0>(r)",
+    "m = ReduceMean<axes = [-1]>(s) a = Sub(s, m) b = Relu(s)",
     "a = Softmax(s) b = LayerNormalization(s, row)",
 ])  # fmt: skip
 def test_proved(body):
@@ -68,6 +70,7 @@ def test_proved(body):
     "a = Concat<axis = 1>(x, x) b = Relu(x)",
     "a = Resize(x, , scales) b = Relu(x)",
     "a = GlobalAveragePool(x) b = Relu(x)",
+    "a = ReduceMean<axes = [2]>(x) b = ReduceMean<axes = [3]>(x)",
     "a = Relu(s) b = Relu(x)",
 ])  # fmt: skip
 def test_never_proved_of_shapes_that_differ(body):
