@@ -24,7 +24,7 @@ from sparsecc.quality.calibration import Calibration
 from sparsecc.quality.exam import LABELLED, MEASURES, Grade, set_exam
 from sparsecc.report.rows import LayerRow
 from sparsecc.request import Request
-from sparsecc.search.allocation import MEASURED, Decision, allocate, erk, misfit, to_spread
+from sparsecc.search.allocation import MEASURED, Decision, allocate, by_size, misfit, to_spread
 from sparsecc.search.plan import Plan, PlanBudget, PlanLayer, PlanRefusal
 
 SEARCH = "search"
@@ -135,12 +135,11 @@ def decide(job: Job, progress: Progress) -> dict[str, Decision]:
 def _densities(job: Job, layers: Sequence[Layer], progress: Progress) -> dict[str, float]:
     """Densities by name of the layers that do not simply get what was asked for."""
     request, spec = job.request, job.request.spec
+    if request.allocation == "erk":
+        return by_size(layers, spec, request.overrides)
     free = to_spread(layers, spec, request.overrides)
     if request.allocation == "uniform" or not free:
         return {}
-    if request.allocation == "erk":
-        kept = erk(free, 1 - spec.sparsity)
-        return {layer.name: density for layer, density in zip(free, kept, strict=True)}
     if job.data is None:
         raise CalibrationError(
             f"the allocation {request.allocation!r} looks at calibration data, and there are none",

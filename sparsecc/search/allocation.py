@@ -116,6 +116,17 @@ def to_spread(
     return [layer for layer in layers if layer.name not in named and _why_dense(layer, spec) == ""]
 
 
+def by_size(
+    layers: Sequence[LayerShape],
+    spec: SparsitySpec,
+    overrides: Mapping[str, SparsitySpec] | None = None,
+) -> dict[str, float]:
+    """Layer name → density by :func:`erk`, of the layers that share out a request."""
+    free = to_spread(layers, spec, overrides)
+    kept = erk(free, 1 - spec.sparsity)
+    return {layer.name: density for layer, density in zip(free, kept, strict=True)}
+
+
 def erk(layers: Sequence[LayerShape], density: float) -> list[float]:
     """Erdős–Rényi-kernel densities whose weighted mean is ``density``.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from sparsecc.errors import ModelError, PlanError
 from sparsecc.formats.patterns import DENSE, Pattern, SparsitySpec
-from sparsecc.search.allocation import allocate, erk, to_spread
+from sparsecc.search.allocation import allocate, by_size
 from sparsecc.torch.module_layers import (
     Matrix,
     TorchLayer,
@@ -218,7 +218,7 @@ def _choose(
             fix="apply_masks holds zeros that are there; or ask for a pattern such as 4x1:0.8",
         )
     layers = find_layers(module)
-    densities = _densities(layers, asked, by_name, allocation)
+    densities = by_size(layers, asked, by_name) if allocation == "erk" else None
     decisions = allocate(
         layers, asked, overrides=by_name, densities=densities, method="magnitude", refit=False
     )
@@ -241,20 +241,6 @@ def _choose(
             fix="name layers in overrides, such as {'conv2': '4x1:0.8'}",
         )
     return chosen
-
-
-def _densities(
-    layers: Sequence[TorchLayer],
-    spec: SparsitySpec,
-    overrides: Mapping[str, SparsitySpec],
-    allocation: str,
-) -> dict[str, float]:
-    """Densities of the layers that share out the sparsity of the request, by name."""
-    if allocation not in ("uniform", "erk"):
-        raise PlanError(f"unknown allocation {allocation!r}", fix="use one of uniform, erk")
-    shared = [] if allocation == "uniform" else to_spread(layers, spec, overrides)
-    kept = erk(shared, 1 - spec.sparsity)
-    return {layer.name: density for layer, density in zip(shared, kept, strict=True)}
 
 
 def _finite(name: str, what: str, tensor: Tensor | None) -> Matrix:
