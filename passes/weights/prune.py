@@ -38,7 +38,8 @@ class LayerResult:
         method: How the mask was really found.
         update: What was done to the values that stay: "mask only", or the update accepted.
         bias_corrected: Whether the bias moved.
-        loss: Relative output error on held-out data, or None where it was not measured.
+        loss: Relative error of its outputs against the dense model's own, on held-out data, or None
+            where it was not measured.
         mask_loss: The same for the mask alone.
         accepted: Whether an update beat the mask alone.
         reason: Why none did, or a warning.
@@ -71,7 +72,9 @@ def prune_model(
 ) -> list[LayerResult]:
     """Prune the chosen layers of ``model`` in place, in the order of the graph.
 
-    Each layer sees the inputs that the already pruned layers before it produce.
+    Each layer sees the inputs that the already pruned layers before it produce, and is refitted to
+    what it puts out in the dense model: so it makes up for what they lost, too, channel by channel
+    in scale and mean (what re-estimating a BatchNorm would do) and between channels.
 
     Args:
         model: Changed in place.
@@ -106,7 +109,10 @@ def prune_model(
                 on_progress(f"pruning {layer.name}", done, len(todo))
             results[layer.name] = _by_magnitude(layer, choices[layer.name])
         return list(results.values())
-    for together, train, held_out in with_statistics(model, todo, calibration, on_progress):
+    dense = model.clone()
+    for together, train, held_out in with_statistics(
+        model, todo, calibration, on_progress, dense=dense
+    ):
         jobs = [_job(layer, choices[layer.name], train, held_out) for layer in together]
         made = prune_layers(jobs, executor)
         for layer, job, pruned in zip(together, jobs, made, strict=True):
@@ -120,8 +126,18 @@ def with_statistics(
     layers: Sequence[Layer],
     calibration: Calibration,
     on_progress: Progress | None,
+    *,
+    dense: ir.Model | None = None,
 ) -> Iterator[tuple[list[Layer], Moments, Moments | None]]:
     """What the inputs of layers look like once the layers before them are pruned.
+
+    Args:
+        model: Its layers may change on the way.
+        layers: The layers.
+        calibration: Sample inputs.
+        on_progress: Called as (what, steps done, steps in all).
+        dense: A copy of the model that stays as it is; statistics then say, beside, what the layers
+            read there.
 
     Yields:
         Layers that read the same input, with its statistics.
@@ -135,7 +151,7 @@ def with_statistics(
         for (value, window), members in sharing.items()
     }
     few = calibration.for_statistics(sum(work_of(layer).macs for layer in layers))
-    for seen in stream(model, list(taps), few, on_progress=on_progress):
+    for seen in stream(model, list(taps), few, dense=dense, on_progress=on_progress):
         yield taps[seen.tap], seen.train, seen.held_out
 
 

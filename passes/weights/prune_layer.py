@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.linalg
 from numpy.typing import NDArray
 
 from sparsecc.executor import SERIAL, Executor
@@ -18,9 +19,10 @@ from sparsecc.formats.patterns import Mask, mask_from_scores
 from sparsecc.passes.weights import scores
 from sparsecc.passes.weights.alps import alps
 from sparsecc.passes.weights.refit import refit
+from sparsecc.passes.weights.scores import damped
 from sparsecc.passes.weights.sparsegpt import sparsegpt
 from sparsecc.quality.moments import ROWS_PER_INPUT, Moments
-from sparsecc.search.plan import Choice
+from sparsecc.search.plan import Choice, Method
 
 Matrix = NDArray[np.float64]
 
@@ -28,6 +30,8 @@ RIDGES = (0.01, 0.1)
 """λ tried by the refit, relative to the mean of H's diagonal; held-out data decide."""
 FEW_ROWS_RIDGES = (0.1, 1.0)
 """The same where there are fewer than ROWS_PER_INPUT rows per input."""
+REBUILDING: tuple[Method, ...] = ("sparsegpt", "alps")
+"""Methods whose masks are for values that will be refitted."""
 _WORTH_SENDING = 3e7
 """R·K² of a layer from which on another process takes less time than copying the layer there."""
 
@@ -56,6 +60,16 @@ class LayerJob:
     def second(self) -> Matrix:
         """``[groups, K, K]``: the moment that losses of this layer are quadratic in."""
         return self.train.centred if self.may_shift else self.train.h
+
+    @property
+    def cross(self) -> Matrix | None:
+        """``[groups, K, K]``: the same between the dense model's inputs of the layer and these."""
+        goal = self.train.goal
+        if goal is None:
+            return None
+        if not self.may_shift:
+            return goal.cross
+        return goal.cross - goal.mean[:, :, None] * self.train.mean[:, None, :]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +128,10 @@ def prune_layers(jobs: Sequence[LayerJob], executor: Executor = SERIAL) -> list[
 def output_error(
     dense: Matrix, pruned: Matrix, moments: Moments, shift: Matrix | None = None
 ) -> float:
-    """Relative output error ``E‖(W − V)x − shift‖² / E‖Wx‖²`` of ``[R, K]`` weights."""
+    """Relative output error ``E‖Wz − Vx − shift‖² / E‖Wz‖²`` of ``[R, K]`` weights W and V.
+
+    z is what the layer reads in the dense model, x what it reads here.
+    """
     return output_errors(dense, pruned, moments, [shift])[0]
 
 
@@ -122,10 +139,13 @@ def output_errors(
     dense: Matrix, pruned: Matrix, moments: Moments, shifts: Sequence[Matrix | None]
 ) -> list[float]:
     """The same for several shifts."""
-    delta = np.split(dense - pruned, len(moments.h))
-    error = sum(float(np.vdot(d @ h, d)) for d, h in zip(delta, moments.h, strict=True))
-    whole = np.split(dense, len(moments.h))
-    energy = sum(float(np.vdot(w @ h, w)) for w, h in zip(whole, moments.h, strict=True))
+    wanted, error, energy = moments.wanted, 0.0, 0.0
+    parts = zip(*(np.split(each, len(moments.h)) for each in (dense, pruned)), strict=True)
+    for group, (w, v) in enumerate(parts):
+        h, cross, second = moments.h[group], wanted.cross[group], wanted.second[group]
+        delta, drift = w - v, second - cross - cross.T + h  # Wz − Vx = (W − V)x + W(z − x)
+        error += float(np.vdot(delta @ h + 2 * (w @ (cross - h)), delta) + np.vdot(w @ drift, w))
+        energy += float(np.vdot(w @ second, w))
     moved = mean_shift(dense, pruned, moments)
     shifted = [
         error if shift is None else error - 2 * float(shift @ moved) + float(shift @ shift)
@@ -147,10 +167,28 @@ def find_mask(weight: NDArray[np.floating], h: Matrix, choice: Choice) -> Mask:
 
 
 def mean_shift(dense: Matrix, pruned: Matrix, moments: Moments) -> Matrix:
-    """What ``[R]`` to add to the bias so that the mean of the outputs stays."""
-    deltas = np.split(dense - pruned, len(moments.mean))
-    shifts = [delta @ mean for delta, mean in zip(deltas, moments.mean, strict=True)]
-    return np.concatenate(shifts)
+    """What ``[R]`` to add to the bias so that the outputs have the mean of the dense model's."""
+    groups = len(moments.mean)
+    parts = zip(
+        np.split(dense, groups),
+        np.split(pruned, groups),
+        moments.wanted.mean,
+        moments.mean,
+        strict=True,
+    )
+    return np.concatenate([w @ z - v @ x for w, v, z, x in parts])
+
+
+def aim(weight: Matrix, h: Matrix, cross: Matrix, ridge: float) -> Matrix:
+    """The weights ``[R, K]`` that come closest to the dense model's outputs, all of them kept.
+
+    They minimise ``E‖Wz − Vx‖² + λ‖V − W‖²`` for W = ``weight``, z read by the layer in the dense
+    model and x read here, ``h[K, K]`` of x and ``cross[K, K]`` = mean of z xᵀ: V = W + W(C − H)A⁻¹
+    with A = H + λI. On a support, least squares to them are least squares to the outputs.
+    """
+    a, _ = damped(h, ridge)
+    pull: Matrix = scipy.linalg.solve(a, (cross - h).T @ weight.T, assume_a="pos").T
+    return weight + pull
 
 
 def for_layers(executor: Executor, shapes: Sequence[tuple[int, ...]]) -> Executor:
@@ -160,9 +198,19 @@ def for_layers(executor: Executor, shapes: Sequence[tuple[int, ...]]) -> Executo
 
 
 def _masked(job: LayerJob) -> Mask:
-    parts = np.split(np.asarray(job.weight, np.float64), len(job.train.h))
+    ridge = _ridges(job)[-1] if job.choice.method in REBUILDING else None
+    parts = np.split(_wanted(job, ridge), len(job.train.h))
     masks = [find_mask(part, h, job.choice) for part, h in zip(parts, job.second, strict=True)]
     return np.concatenate(masks)
+
+
+def _wanted(job: LayerJob, ridge: float | None) -> Matrix:
+    """The weights ``[R, K]`` to imitate by those that stay; without ridge the trained ones."""
+    dense = np.asarray(job.weight, np.float64)
+    if job.cross is None or ridge is None:
+        return dense
+    parts = zip(np.split(dense, len(job.cross)), job.second, job.cross, strict=True)
+    return np.concatenate([aim(part, h, cross, ridge) for part, h, cross in parts])
 
 
 def _ridges(job: LayerJob) -> tuple[float | None, ...]:
@@ -180,8 +228,8 @@ def _carried_out(attempt: _Attempt) -> Pruned:
     if job.held_out is None:
         return Pruned(values, None, None, None, "mask only", "one batch: nothing held out to judge")
     if ridge is not None:
-        groups = len(job.train.h)
-        parts = zip(np.split(dense, groups), np.split(mask, groups), job.second, strict=True)
+        wanted, groups = _wanted(job, ridge), len(job.train.h)
+        parts = zip(np.split(wanted, groups), np.split(mask, groups), job.second, strict=True)
         values = np.concatenate([refit(part, kept, h, ridge) for part, kept, h in parts])
     shifts: list[Matrix | None] = [None]
     if job.may_shift and job.choice.refit:

@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import onnx_ir as ir
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Matrix = NDArray[np.float64]
 
@@ -49,6 +49,21 @@ class Window:
 
 
 @dataclasses.dataclass(frozen=True)
+class Goal:
+    """Statistics of what a layer's inputs are in the dense model: its z for each x.
+
+    Attributes:
+        cross: ``[groups, K, K]``, mean of z xᵀ.
+        second: ``[groups, K, K]``, mean of z zᵀ.
+        mean: ``[groups, K]``, mean of z.
+    """
+
+    cross: Matrix
+    second: Matrix
+    mean: Matrix
+
+
+@dataclasses.dataclass(frozen=True)
 class Moments:
     """Statistics of one layer's inputs.
 
@@ -56,16 +71,23 @@ class Moments:
         h: ``[groups, K, K]``, mean of x xᵀ.
         mean: ``[groups, K]``, mean of x.
         rows: How many x went in.
+        goal: The same inputs in the dense model; None where they are these.
     """
 
     h: Matrix
     mean: Matrix
     rows: int
+    goal: Goal | None = None
 
     @property
     def centred(self) -> Matrix:
         """``[groups, K, K]``, the covariance: H for a layer whose bias may move."""
         return self.h - self.mean[:, :, None] * self.mean[:, None, :]
+
+    @property
+    def wanted(self) -> Goal:
+        """The goal, which these inputs are themselves where there is no other."""
+        return self.goal or Goal(self.h, self.h, self.mean)
 
 
 class MomentSum:
@@ -83,31 +105,42 @@ class MomentSum:
         self._batches = batches
         self._seen = 0
         self._rows = 0
-        self._h: Matrix | None = None
-        self._mean: Matrix | None = None
+        self._sums: dict[str, Matrix] = {}
 
-    def add(self, batch: NDArray[np.floating]) -> None:
-        """Take in one batch: ``[N, C, H, W]`` with a window, else ``[..., K]``."""
-        rng = np.random.default_rng((self._seed, self._seen))
+    def add(self, batch: NDArray[np.floating], dense: NDArray[np.floating] | None = None) -> None:
+        """Take in one batch: ``[N, C, H, W]`` with a window, else ``[..., K]``.
+
+        Args:
+            batch: What the layer reads.
+            dense: What it reads in the dense model, where that is something else.
+        """
+        rows = self._sample(batch)
+        self._rows += rows.shape[1]
+        self._add("h", [x.T @ x for x in rows])
+        self._add("mean", rows.sum(axis=1, dtype=np.float64))
+        if dense is not None:
+            wanted = self._sample(dense)  # the same rows
+            self._add("cross", [z.T @ x for z, x in zip(wanted, rows, strict=True)])
+            self._add("second", [z.T @ z for z in wanted])
+            self._add("goal", wanted.sum(axis=1, dtype=np.float64))
         self._seen += 1
-        rows = self._sample(batch, rng)
-        groups, count, cols = rows.shape
-        if self._h is None or self._mean is None:
-            self._h, self._mean = np.zeros((groups, cols, cols)), np.zeros((groups, cols))
-        for h, mean, x in zip(self._h, self._mean, rows, strict=True):
-            h += x.T @ x
-            mean += x.sum(axis=0, dtype=np.float64)
-        self._rows += count
 
     def finish(self) -> Moments | None:
         """The moments, or None when no row came."""
-        if self._h is None or self._mean is None or self._rows == 0:
+        if self._rows == 0:
             return None
-        return Moments(self._h / self._rows, self._mean / self._rows, self._rows)
+        means = {name: total / self._rows for name, total in self._sums.items()}
+        goal = None
+        if "goal" in means:
+            goal = Goal(means["cross"], means["second"], means["goal"])
+        return Moments(means["h"], means["mean"], self._rows, goal)
 
-    def _sample(
-        self, batch: NDArray[np.floating], rng: np.random.Generator
-    ) -> NDArray[np.floating]:
+    def _add(self, name: str, terms: ArrayLike) -> None:
+        total = np.asarray(terms, np.float64)
+        self._sums[name] = self._sums[name] + total if name in self._sums else total
+
+    def _sample(self, batch: NDArray[np.floating]) -> NDArray[np.floating]:
+        rng = np.random.default_rng((self._seed, self._seen))
         if self._window is None:
             rows = batch.reshape(-1, batch.shape[-1])
             limit = self._limit(rows.shape[1])

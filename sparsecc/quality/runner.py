@@ -7,6 +7,7 @@ A piece is built only when it is reached, so it holds the weights its layers hav
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 import tempfile
@@ -67,6 +68,7 @@ def stream(
     taps: Sequence[Tap],
     calibration: Calibration,
     *,
+    dense: ir.Model | None = None,
     memory_bytes: int = MEMORY_BYTES,
     on_progress: Progress | None = None,
 ) -> Iterator[Observed]:
@@ -79,6 +81,7 @@ def stream(
         model: The model; read again whenever the next piece is reached.
         taps: What to observe.
         calibration: The batches.
+        dense: A copy of the model whose weights stay: what its layers read is observed beside.
         memory_bytes: Activations kept in memory between pieces; the rest goes to disk.
         on_progress: Called before every batch of every piece.
 
@@ -90,31 +93,31 @@ def stream(
     """
     order = {node: number for number, node in enumerate(model.graph)}
     taps = sorted(taps, key=lambda tap: order[tap.node])
-    plan = schedule(model, [(tap.value, tap.node) for tap in taps])
-    numbers = {node: number for number, node in enumerate(plan.nodes)}
-    with _Store(calibration.batches, memory_bytes) as store:
-        cut = 0
+    models = [model] if dense is None else [model, dense]
+    with contextlib.ExitStack() as stack:
+        room = memory_bytes // len(models)
+        runs = [
+            _Run(each, _taps_of(each, model, taps), stack.enter_context(_Store(batches, room)))
+            for each in models
+            for batches in [calibration.batches]
+        ]
         for done, tap in enumerate(taps):
-            after = [numbers[node] for node in plan.nodes if order[node] >= order[tap.node]]
-            stop = after[0] if after else len(plan.nodes)
             sums = [
                 MomentSum(tap.name, tap.window, len(calibration.train)),
                 MomentSum(tap.name, tap.window, len(calibration.held_out)),
             ]
-            piece = _Piece(plan, cut, stop, tap)
-            for number, array in enumerate(piece.run(store)):
+            seen = zip(*(each.inputs(done) for each in runs), strict=True)
+            for number, arrays in enumerate(seen):
                 if on_progress is not None:
                     count = len(calibration.batches)
                     on_progress(f"inputs of {tap.name}", done * count + number, len(taps) * count)
-                if not np.isfinite(array).all():
+                if not all(np.isfinite(array).all() for array in arrays):
                     raise CalibrationError(
                         f"calibration batch {number} makes an activation NaN or infinite",
                         node=tap.name,
                         fix="leave that batch out, or check the model on it",
                     )
-                sums[number >= len(calibration.train)].add(array)
-            if piece.keeps:
-                cut = stop
+                sums[number >= len(calibration.train)].add(*arrays)
             train, held_out = (each.finish() for each in sums)
             if train is None:
                 raise CalibrationError(
@@ -123,6 +126,42 @@ def stream(
                     fix="pass larger samples",
                 )
             yield Observed(tap, train, held_out)
+
+
+def _taps_of(copy: ir.Model, model: ir.Model, taps: Sequence[Tap]) -> list[Tap]:
+    """The taps of ``model``, in a copy of it."""
+    if copy is model:
+        return list(taps)
+    nodes = dict(zip(model.graph, copy.graph, strict=True))
+    moved = []
+    for tap in taps:
+        node = nodes[tap.node]
+        value = node.inputs[tap.node.inputs.index(tap.value)]
+        assert value is not None
+        moved.append(dataclasses.replace(tap, node=node, value=value))
+    return moved
+
+
+class _Run:
+    """One model's way through its taps, in the order of the graph."""
+
+    def __init__(self, model: ir.Model, taps: Sequence[Tap], store: _Store) -> None:
+        self._taps = taps
+        self._store = store
+        self._plan = schedule(model, [(tap.value, tap.node) for tap in taps])
+        self._order = {node: number for number, node in enumerate(model.graph)}
+        self._cut = 0
+
+    def inputs(self, number: int) -> Iterator[NDArray[Any]]:
+        """What comes through a tap, batch by batch; each tap is to be asked for once, in order."""
+        tap, nodes = self._taps[number], self._plan.nodes
+        here = self._order[tap.node]
+        behind = (at for at, node in enumerate(nodes) if self._order[node] >= here)
+        stop = next(behind, len(nodes))
+        piece = _Piece(self._plan, self._cut, stop, tap)
+        yield from piece.run(self._store)
+        if piece.keeps:
+            self._cut = stop
 
 
 class _Store:

@@ -101,7 +101,8 @@ class PlanLayer(_Strict):
         cols: K, inputs of one output.
         choice: What is done to it.
         density: Share of non-zero weights it ends up with.
-        loss: Relative output error on held-out calibration data, if measured.
+        loss: Relative error of its outputs against the dense model's own, on held-out calibration
+            data, if measured.
         predicted_ms: Estimated time as chosen, in milliseconds.
         dense_ms: Estimated time if left dense, in milliseconds.
         spread: Relative uncertainty of ``predicted_ms``, one standard deviation.

@@ -217,6 +217,8 @@ def _choose(
             "training has no use for 'existing'",
             fix="apply_masks holds zeros that are there; or ask for a pattern such as 4x1:0.8",
         )
+    if allocation not in ("uniform", "erk"):
+        raise PlanError(f"unknown allocation {allocation!r}", fix="use one of uniform, erk")
     layers = find_layers(module)
     densities = by_size(layers, asked, by_name) if allocation == "erk" else None
     decisions = allocate(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,16 @@ from sparsecc.executor import open_executor
 from sparsecc.formats.patterns import Pattern, SparsitySpec, block_sums
 from sparsecc.passes.weights.layers import find_layers, matrix
 from sparsecc.passes.weights.prune import detect_layers, prune_model
-from sparsecc.passes.weights.prune_layer import LayerJob, Pruned, output_error, prune_layers
+from sparsecc.passes.weights.prune_layer import (
+    LayerJob,
+    Pruned,
+    aim,
+    output_error,
+    prune_layers,
+)
+from sparsecc.passes.weights.refit import refit
 from sparsecc.quality.calibration import load_calibration
-from sparsecc.quality.moments import Moments
+from sparsecc.quality.moments import Goal, Moments
 from sparsecc.search.allocation import allocate
 from sparsecc.search.plan import Choice, Method
 
@@ -71,6 +79,53 @@ def test_bias_correction_helps_where_the_mean_is_not_zero() -> None:
     assert fixed.loss is not None
     assert moved.loss is not None
     assert moved.loss < fixed.loss
+
+
+def pairs(rows: int, cols: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What a layer reads after others were pruned, and what it read before."""
+    before = inputs(rows, cols, seed)
+    drift = np.eye(cols) + np.random.default_rng(98).standard_normal((cols, cols)) / 12
+    noise = np.random.default_rng(seed + 100).standard_normal(before.shape) / 4
+    return before @ drift + noise + 0.3, before
+
+
+def paired(x: NDArray[np.float64], z: NDArray[np.float64]) -> Moments:
+    goal = Goal((z.T @ x / len(x))[None], (z.T @ z / len(x))[None], z.mean(axis=0)[None])
+    return dataclasses.replace(moments(x), goal=goal)
+
+
+@pytest.mark.parametrize("may_shift", [False, True])
+def test_a_refit_is_least_squares_to_the_dense_models_outputs(may_shift: bool) -> None:
+    x, z = pairs(600, 24, 1)
+    train, w = paired(x, z), np.random.default_rng(6).standard_normal((8, 24))
+    job = LayerJob("layer", w, CHOICE, train, None, may_shift)
+    assert job.cross is not None
+    mask = np.random.default_rng(7).random(w.shape) > 0.4
+    ridge = 0.05
+    target = aim(w, job.second[0], job.cross[0], ridge)
+    found = refit(target, mask, job.second[0], ridge)
+    weight = np.sqrt(ridge * np.diag(job.second[0]).mean())
+    if may_shift:
+        x, z = x - x.mean(axis=0), z - z.mean(axis=0)
+    for row, kept, value in zip(w, mask, found, strict=True):
+        left = np.concatenate([x[:, kept] / np.sqrt(len(x)), weight * np.eye(kept.sum())])
+        right = np.concatenate([z @ row / np.sqrt(len(x)), weight * row[kept]])
+        np.testing.assert_allclose(value[kept], np.linalg.lstsq(left, right, rcond=None)[0])
+        assert not value[~kept].any()
+
+
+def test_losses_are_distances_from_the_dense_models_outputs() -> None:
+    held_x, held_z = pairs(500, 48, 2)
+    train, held = paired(*pairs(2000, 48, 1)), paired(held_x, held_z)
+    pruned = prune_layer(W, CHOICE, train, held, may_shift=True)
+    assert pruned.shift is not None
+    difference = held_z @ W.T - held_x @ pruned.weight.T - pruned.shift
+    expected = np.sum(difference**2) / np.sum((held_z @ W.T) ** 2)
+    assert pruned.loss == pytest.approx(expected)
+    blind = prune_layer(
+        W, CHOICE, dataclasses.replace(train, goal=None), moments(held_x), may_shift=True
+    )
+    assert pruned.loss < 0.9 * output_error(W, blind.weight, held, blind.shift)
 
 
 def test_updates_that_do_not_hold_out_are_refused() -> None:

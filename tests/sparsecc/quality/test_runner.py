@@ -106,6 +106,26 @@ def test_later_layers_see_what_changed_layers_produce() -> None:
             value.const_value = ir.tensor(value.const_value.numpy() * np.float32(0.5))
 
 
+def test_the_dense_models_inputs_are_observed_beside() -> None:
+    model = mlp()
+    dense = model.clone()
+    calibration = load_calibration({"x": X}, model)
+    batches = {"train": calibration.train, "held_out": calibration.held_out}
+    for seen in stream(model, [tap(model, name) for name in "cab"], calibration, dense=dense):
+        for what, feeds in batches.items():
+            x = np.concatenate([feed["x"] for feed in feeds])
+            here, there = (mlp_inputs(each, x)[seen.tap.name] for each in (model, dense))
+            found = getattr(seen, what)
+            np.testing.assert_allclose(found.h[0], moment(here), rtol=1e-4)
+            np.testing.assert_allclose(found.goal.second[0], moment(there), rtol=1e-4)
+            cross = there.astype(np.float64).T @ here / len(x)
+            np.testing.assert_allclose(found.goal.cross[0], cross, rtol=1e-4)
+            np.testing.assert_allclose(found.goal.mean[0], there.mean(axis=0), rtol=1e-4)
+        value = node(model, seen.tap.name).inputs[1]
+        if value is not None and value.const_value is not None:
+            value.const_value = ir.tensor(value.const_value.numpy() * np.float32(0.5))
+
+
 def test_convolutions_see_their_patches_per_group() -> None:
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["h"], name="first", pads=[1, 1, 1, 1]),
