@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from sparsecc.compiled import Compiled
@@ -35,6 +36,9 @@ def compile(
     score: str = "alps",
     refit: bool = True,
     allocation: str = "uniform",
+    recover: str | None = None,
+    recover_loss: Callable[[Any, Any], Any] | None = None,
+    checkpoint: str | Path | None = None,
     quantize: str | None = None,
     verify: bool = False,
     executor: str = "processes",
@@ -72,6 +76,13 @@ def compile(
         refit: Whether kept weights are refitted where held-out data say that it helps.
         allocation: How the sparsity spreads over the layers: ``uniform``, ``erk`` (by size), or,
             with ``calibration``, ``owl`` (by outliers) or ``spdy`` (by what layers lose).
+        recover: Train the weights that stay, so long (``10min``) or so many steps (``400 steps``):
+            the dense model teaches its sparse twin on ``calibration``, which needs no labels.
+            Needs torch. With ``max_drop`` the search prunes more, and the recovered model has to
+            keep to the budget.
+        recover_loss: What is learnt instead of the dense model's outputs: (outputs as a mapping of
+            name → tensor, labels of the batch or the dense model's outputs) → a scalar tensor.
+        checkpoint: A .safetensors file that a recovery writes as it goes, and goes on from.
         quantize: ``int8`` makes weights and activations eight-bit, after pruning (best with
             ``4x4:0.8``); it needs ``calibration``. A model in QDQ form is eight-bit already.
         verify: Check the graph after every pass.
@@ -99,6 +110,9 @@ def compile(
         seed,
         quality,
         executor,
+        recover,
+        recover_loss,
+        checkpoint,
     )
     job = start(
         model, request, calibration, labels, example_inputs, dynamic_shapes, verify, progress

@@ -19,4 +19,9 @@ def cpuinfo(key: str) -> str:
     return next(found, "")
 
 
-__all__ = ["cpuinfo", "processor"]
+def cpu_flags() -> frozenset[str]:
+    """Names of the instruction sets that Linux says the processor has; empty elsewhere."""
+    return frozenset(cpuinfo("flags").split())
+
+
+__all__ = ["cpu_flags", "cpuinfo", "processor"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -13,6 +14,7 @@ from sparsecc.backends.onnxruntime.run import session_of_model
 from sparsecc.cost.model import cost_model
 from sparsecc.errors import CalibrationError, PlanError
 from sparsecc.executor import open_executor
+from sparsecc.identity import model_hash
 from sparsecc.manifest import NodeEntry
 from sparsecc.passes.base import Context
 from sparsecc.passes.weights.layers import Layer, find_layers
@@ -22,11 +24,14 @@ from sparsecc.planner import Found, Wish, find_plan
 from sparsecc.progress import Progress, counted, part
 from sparsecc.quality.calibration import Calibration
 from sparsecc.quality.exam import LABELLED, MEASURES, Grade, set_exam
+from sparsecc.recovery import RELIEF, recovered
 from sparsecc.report.rows import LayerRow
 from sparsecc.request import Request
 from sparsecc.search.allocation import MEASURED, Decision, allocate, by_size, misfit, to_spread
-from sparsecc.search.plan import Plan, PlanBudget, PlanLayer, PlanRefusal
+from sparsecc.search.plan import Plan, PlanBudget, PlanLayer, PlanRecovery, PlanRefusal
 
+PRUNING = 0.3
+"""Share of the progress that pruning is where a recovery follows."""
 SEARCH = "search"
 """What a plan says was asked for where it was searched."""
 
@@ -83,14 +88,17 @@ def prune_as_asked(job: Job, progress: Progress, *, best_effort: bool = False) -
     if job.request.budget is not None:
         return _searched(job, progress, best_effort=best_effort)
     graph, request = job.graph.clone(), job.request
-    pruning = 0.4 if request.allocation in MEASURED else 0.0
-    decisions = decide(job, part(progress, 0.0, pruning))
-    results = prune(graph, decisions, job, part(progress, pruning, 1.0))
+    deciding = 0.4 if request.allocation in MEASURED else 0.0
+    trained = 1.0 if request.recover is None else PRUNING + deciding
+    decisions = decide(job, part(progress, 0.0, deciding * trained))
+    results = prune(graph, decisions, job, part(progress, deciding * trained, trained))
     source = {
         "spec": str(request.spec),
         "overrides": {name: str(spec) for name, spec in request.overrides.items()},
         "allocation": request.allocation,
         "costs": cost_model(request.target).name,
+        "seed": request.seed,
+        "recovery": _recovered(job, graph, part(progress, trained, 1.0)),
     }
     return Outcome(graph, decisions, results, source, {})
 
@@ -104,10 +112,12 @@ def follow(job: Job, plan: Plan, progress: Progress) -> Outcome:
     graph = job.graph.clone()
     _check_layers(find_layers(graph).layers, plan)
     decisions = {layer.name: Decision(layer.choice) for layer in plan.layers}
-    results = prune(graph, decisions, job, progress)
+    share = 1.0 if plan.recovery is None else PRUNING
+    results = prune(graph, decisions, job, part(progress, 0.0, share))
+    recovery = _recovered(job, graph, part(progress, share, 1.0))
     kept = ("spec", "overrides", "allocation", "mode", "seed", "costs", "points")
     source = {name: getattr(plan, name) for name in kept}
-    source["budget"] = _examined(job, graph, plan)
+    source |= {"budget": _examined(job, graph, plan), "recovery": recovery}
     options = {layer.name: layer.options for layer in plan.layers}
     return Outcome(graph, decisions, results, source, options)
 
@@ -217,7 +227,13 @@ def _searched(job: Job, progress: Progress, *, best_effort: bool) -> Outcome:
         quality=request.quality,
     )
     with open_executor(request.executor) as executor:
-        found = find_plan(job.graph, job.data, request.target, wish, executor, progress)
+        search = functools.partial(find_plan, job.graph, job.data, request.target)
+        if request.recover is None:
+            found, recovery = search(wish, executor, progress), None
+        else:
+            found, recovery = _searched_and_recovered(
+                job, wish, lambda each, told: search(each, executor, told), progress
+            )
     if not found.budget.met and not best_effort:
         raise _unmet(found)
     decisions = {name: Decision(choice, found.reason) for name, choice in found.choices.items()}
@@ -228,8 +244,54 @@ def _searched(job: Job, progress: Progress, *, best_effort: bool) -> Outcome:
         "seed": request.seed,
         "points": found.points,
         "budget": found.budget,
+        "recovery": recovery,
     }
     return Outcome(found.model, decisions, found.results, source, found.options)
+
+
+def _searched_and_recovered(
+    job: Job, wish: Wish, search: Callable[[Wish, Progress], Found], progress: Progress
+) -> tuple[Found, PlanRecovery | None]:
+    """The plan of a search that counts on the recovery, or of one that does not.
+
+    A plan may lose RELIEF times what the budget allows if the recovery brings it back within; if it
+    does not, a plan that keeps to the budget by itself is recovered, for what that is worth.
+    """
+    reliefs = (RELIEF, 1.0) if wish.kind == "drop" else (1.0,)
+    for number, relief in enumerate(reliefs):
+        told = part(progress, number / len(reliefs), (number + 1) / len(reliefs))
+        loose = dataclasses.replace(wish, limit=min(wish.limit * relief, 1.0))
+        found = search(loose, part(told, 0.0, 0.5))
+        recovery = _recovered(job, found.model, part(told, 0.5, 1.0))
+        if recovery is not None:
+            found = _examined_again(found, wish.limit)
+        if found.budget.met and found.budget.drop <= wish.limit:
+            break
+    return found, recovery
+
+
+def _examined_again(found: Found, limit: float) -> Found:
+    """A found plan with the drop of its recovered model, beside that of the pruned one."""
+    grade = found.exam.grade(session_of_model(found.model))
+    pruned = next(point for point in found.points if point.chosen)
+    points = [point.model_copy(update={"chosen": False}) for point in found.points]
+    points.append(pruned.model_copy(update={"name": "recovered", "drop": grade.drop}))
+    met = found.budget.met
+    if found.budget.kind == "drop":
+        met = grade.certain <= limit
+    return dataclasses.replace(
+        found,
+        points=tuple(sorted(points, key=lambda point: (point.predicted_ms, point.name))),
+        budget=found.budget.model_copy(update={"limit": limit, "drop": grade.drop, "met": met}),
+    )
+
+
+def _recovered(job: Job, graph: ir.Model, progress: Progress) -> PlanRecovery | None:
+    """Train a pruned model where that was asked for and there is something to win back."""
+    effort = job.request.recover
+    if effort is None or model_hash(graph) == model_hash(job.graph):
+        return None
+    return recovered(job.graph, graph, job.data, job.request, effort, progress)
 
 
 def _examined(job: Job, graph: ir.Model, plan: Plan) -> PlanBudget | None:

@@ -73,6 +73,7 @@ class Found:
         options: Layer name → everything that was weighed.
         points: Whole-model plans that were weighed, fastest first.
         budget: What was allowed and what it came to.
+        exam: What it was examined on.
         reached: What the plan takes of what is limited.
         reason: Why nothing is pruned, or "".
     """
@@ -83,6 +84,7 @@ class Found:
     options: dict[str, tuple[PlanOption, ...]]
     points: tuple[PlanPoint, ...]
     budget: PlanBudget
+    exam: Exam
     reached: float
     reason: str
 
@@ -296,6 +298,7 @@ def _found(desk: _Desk, trial: _Trial, *, met: bool, doubt: str) -> Found:
             drop=trial.grade.drop,
             met=met,
         ),
+        exam=desk.exam,
         reached=_reached(desk.problem, trial, desk.wish.kind),
         reason=doubt or (_why_dense(desk) if dense else ""),
     )

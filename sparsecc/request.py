@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 from sparsecc import targets
 from sparsecc.errors import PlanError
 from sparsecc.executor import WHERES, Where
 from sparsecc.formats.patterns import SparsitySpec
+from sparsecc.quality.effort import Effort
 from sparsecc.quality.exam import Quality
 from sparsecc.search.allocation import ALLOCATIONS, Allocation
 from sparsecc.search.plan import Method, Plan
@@ -48,6 +50,9 @@ class Request:
     seed: int = 0
     quality: str | Quality | None = None
     executor: Where = "processes"
+    recover: Effort | None = None
+    recover_loss: Any = None
+    checkpoint: Path | None = None
 
 
 def read_budget(
@@ -94,6 +99,7 @@ def request_of(plan: Plan, target: str | None = None, executor: str = "processes
     """
     asked = plan.budget
     budget = None if asked is None else Budget(asked.kind, asked.limit)
+    again = None if plan.recovery is None else str(Effort(steps=plan.recovery.steps))
     name = target or plan.target
     return read_request(
         name,
@@ -103,7 +109,9 @@ def request_of(plan: Plan, target: str | None = None, executor: str = "processes
         True,
         ALLOCATIONS[0],
         budget=budget,
+        seed=plan.seed,
         executor=executor,
+        recover=again,
     )
 
 
@@ -120,14 +128,22 @@ def read_request(
     seed: int = 0,
     quality: str | Quality | None = None,
     executor: str = "processes",
+    recover: str | None = None,
+    recover_loss: Any = None,
+    checkpoint: str | Path | None = None,
 ) -> Request:
     """Read a request from what the user wrote.
 
     Raises:
         TargetError: The target is unknown or cannot be built for, or this machine has no kernels.
-        PlanError: A sparsity, the score, the allocation or the quantization cannot be read, or does
-            not go with a budget.
+        PlanError: A sparsity, the score, the allocation, the quantization or the effort of a
+            recovery cannot be read, or does not go with a budget.
     """
+    if recover is None and (recover_loss is not None or checkpoint is not None):
+        raise PlanError(
+            "a loss or a checkpoint is given for a recovery that nobody asked for",
+            fix="say how long it may take, such as recover='10min'",
+        )
     if budget is not None and (sparsity != "existing" or overrides or quantize):
         raise PlanError(
             "a budget is for a search, which decides on every layer by itself",
@@ -146,6 +162,9 @@ def read_request(
         seed=seed,
         quality=quality,
         executor=_one_of(WHERES, executor, "executor"),
+        recover=None if recover is None else Effort.parse(recover),
+        recover_loss=recover_loss,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
     )
 
 

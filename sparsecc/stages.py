@@ -80,7 +80,8 @@ def start(
     run(pipeline.EXACT_BEFORE, graph, ctx)
 
     progress("checking the calibration data", 0.1)
-    every = SEARCH_HELD_OUT_EVERY if request.budget else HELD_OUT_EVERY
+    searched = request.budget is not None and request.recover is None  # which learns from the rest
+    every = SEARCH_HELD_OUT_EVERY if searched else HELD_OUT_EVERY
     data = None
     if calibration is not None:
         data = load_calibration(calibration, graph, labels=labels, held_out_every=every)

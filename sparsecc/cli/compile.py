@@ -49,6 +49,10 @@ Search for the fastest plan that loses at most one per cent of quality:
 Prune to 80 % zeros in blocks of 4 outputs, and mend the rest on data:
   sparsecc compile model.onnx --sparsity 4x1:0.8 --calibration data.npz -o out
 \b
+Then ten minutes in which the dense model teaches the sparse one on the same data:
+  sparsecc compile model.onnx --sparsity 4x1:0.8 --calibration data.npz \\
+      --recover 10min -o out
+\b
 The same, with the attention layers left dense and one layer pruned less:
   sparsecc compile model.onnx --sparsity 4x1:0.8 --calibration data.npz \\
       --layer '*attention*=dense' --layer '*.fc2=4x1:0.5' -o out
@@ -135,6 +139,24 @@ def command(
             "owl and spdy need --calibration.",
         ),
     ] = Allocation.uniform,
+    recover: Annotated[
+        str | None,
+        typer.Option(
+            metavar="EFFORT",
+            help="Train the weights that stay, so long (10min) or so much (400 steps): the dense "
+            "model teaches on --calibration, no labels needed. Needs torch.",
+            show_default=False,
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A .safetensors file that --recover writes as it goes; after an interruption it "
+            "goes on from there.",
+            show_default=False,
+        ),
+    ] = None,
     quantize: Annotated[
         str | None,
         typer.Option(
@@ -183,6 +205,8 @@ def command(
             score=score.value,
             refit=refit,
             allocation=allocation.value,
+            recover=recover,
+            checkpoint=checkpoint,
             quantize=quantize,
             verify=verify,
             executor=executor.value,

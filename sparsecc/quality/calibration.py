@@ -7,7 +7,9 @@ weights helped is judged on the held-out ones.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
+import operator
 import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,16 +46,29 @@ class Calibration:
         train: Batches the layer statistics are taken from; never empty.
         held_out: Batches that judge; empty when there is only one batch in all.
         labels: What the held-out batches should give, one array each, if the user said.
+        train_labels: What the training batches should give.
     """
 
     train: tuple[Feed, ...]
     held_out: tuple[Feed, ...]
     labels: tuple[NDArray[Any], ...] | None = None
+    train_labels: tuple[NDArray[Any], ...] | None = None
 
     @property
     def batches(self) -> tuple[Feed, ...]:
         """All batches, the training ones first."""
         return self.train + self.held_out
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all of it."""
+        digest = hashlib.sha256(f"{len(self.train)} {len(self.held_out)}".encode())
+        for name, array in (pair for feed in self.batches for pair in feed.items()):
+            digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        for truth in (*(self.train_labels or ()), *(self.labels or ())):
+            digest.update(repr(truth.tolist()).encode())
+        return digest.hexdigest()
 
     def for_statistics(self, macs: float) -> Calibration:
         """As many of the batches as statistics of layers need.
@@ -63,14 +78,20 @@ class Calibration:
         """
         quick = int(LONG / max(macs, 1.0))
         return Calibration(
-            _first(self.train, max(TRAIN_SAMPLES, quick)),
-            _first(self.held_out, max(HELD_OUT_SAMPLES, quick)),
+            first(self.train, max(TRAIN_SAMPLES, quick)),
+            first(self.held_out, max(HELD_OUT_SAMPLES, quick)),
         )
 
 
 def count_samples(feed: Feed) -> int:
     """Samples in one batch: the longest first dimension."""
     return max((len(array) for array in feed.values() if array.ndim), default=1)
+
+
+def first(feeds: Sequence[Feed], samples: int) -> tuple[Feed, ...]:
+    """The first batches that hold so many samples between them."""
+    before = itertools.accumulate(map(count_samples, feeds), initial=0)
+    return tuple(feed for feed, seen in zip(feeds, before, strict=False) if seen < samples)
 
 
 def load_calibration(
@@ -111,11 +132,12 @@ def load_calibration(
     every = min(held_out_every, len(feeds)) if len(feeds) > 1 else len(feeds) + 1
     held = [number % every == every - 1 for number in range(len(feeds))]
     return Calibration(
-        train=tuple(feed for feed, out in zip(feeds, held, strict=True) if not out),
-        held_out=tuple(feed for feed, out in zip(feeds, held, strict=True) if out),
-        labels=None
+        train=tuple(itertools.compress(feeds, map(operator.not_, held))),
+        held_out=tuple(itertools.compress(feeds, held)),
+        labels=None if truth is None else tuple(itertools.compress(truth, held)),
+        train_labels=None
         if truth is None
-        else tuple(each for each, out in zip(truth, held, strict=True) if out),
+        else tuple(itertools.compress(truth, map(operator.not_, held))),
     )
 
 
@@ -199,12 +221,6 @@ def _check_shape(name: str, array: NDArray[Any], value: ir.Value, *, first_fixed
             f"[{', '.join(map(str, shown))}]",
             fix="the samples go along axis 0, the other dimensions as the model declares them",
         )
-
-
-def _first(feeds: Sequence[Feed], samples: int) -> tuple[Feed, ...]:
-    """The first batches that hold so many samples between them."""
-    before = itertools.accumulate(map(count_samples, feeds), initial=0)
-    return tuple(feed for feed, seen in zip(feeds, before, strict=False) if seen < samples)
 
 
 def _cut(arrays: Feed, inputs: Mapping[str, ir.Value]) -> list[Feed]:

@@ -12,7 +12,7 @@ from sparsecc.errors import PlanError
 from sparsecc.formats.patterns import Pattern
 from sparsecc.versioned import FileKind
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Version of the plan file this code reads and writes."""
 MAX_BYTES = 64 << 20
 _DIGITS = 6
@@ -161,6 +161,24 @@ class PlanPoint(_Strict):
     chosen: bool = False
 
 
+class PlanRecovery(_Strict):
+    """How the weights that stayed were trained to make up for the others.
+
+    Attributes:
+        steps: Steps of the optimiser.
+        best: The step whose weights were kept; 0 for those that pruning left.
+        before: Loss on held-out data before, see ``sparsecc/torch/recovery/losses.py``.
+        after: The same of the weights that were kept.
+        reason: What went wrong or was in vain, or "".
+    """
+
+    steps: Count
+    best: Annotated[int, pydantic.Field(ge=0, lt=2**31)]
+    before: Number
+    after: Number
+    reason: Text = ""
+
+
 class PlanRefusal(_Strict):
     """A node that was left alone, and why."""
 
@@ -184,6 +202,7 @@ class Plan(_Strict):
         costs: Where predicted times come from: ``roofline``, or the hash of a calibration table.
         budget: What a search was allowed.
         points: What it weighed end to end, fastest first.
+        recovery: How the weights that stayed were trained, if they were.
         layers: In the order of the graph.
         refusals: In the order they were met.
     """
@@ -199,6 +218,7 @@ class Plan(_Strict):
     costs: Text = "roofline"
     budget: PlanBudget | None = None
     points: tuple[PlanPoint, ...] = ()
+    recovery: PlanRecovery | None = None
     layers: tuple[PlanLayer, ...] = ()
     refusals: tuple[PlanRefusal, ...] = ()
 
