@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from sparsecc.manifest import NodeEntry
     from sparsecc.report.measured import Measured
     from sparsecc.report.report import Report
-    from sparsecc.search.plan import Choice, PlanBudget, PlanLayer, PlanOption, PlanPoint
+    from sparsecc.search.plan import (
+        Choice,
+        PlanBudget,
+        PlanLayer,
+        PlanOption,
+        PlanPoint,
+        PlanRecovery,
+    )
     from sparsecc.targets import Target
 
 FORMAT = 1
@@ -121,6 +128,7 @@ class Document:
         numerics: Measured agreement with the masked-dense twin.
         budget: What the search was allowed, and what it came to.
         points: Whole-model plans that were weighed, fastest first.
+        recovery: How the weights that stayed were trained, if they were.
         measured: Times measured on a machine.
         layers: In the order of the model.
         before: The graph that came in.
@@ -144,6 +152,7 @@ class Document:
     numerics: Mapping[str, float]
     budget: PlanBudget | None
     points: tuple[PlanPoint, ...]
+    recovery: PlanRecovery | None
     measured: Measured | None
     layers: tuple[LayerEntry, ...]
     before: tuple[NodeMark, ...]
@@ -173,6 +182,7 @@ class Document:
             "numerics": dict(self.numerics),
             "budget": None if self.budget is None else self.budget.model_dump(mode="json"),
             "points": [point.model_dump(mode="json") for point in self.points],
+            "recovery": None if self.recovery is None else self.recovery.model_dump(mode="json"),
             "measured": None if self.measured is None else self.measured.to_json(),
             "layers": [layer.to_json() for layer in self.layers],
             "graph": {
@@ -218,6 +228,7 @@ def document(report: Report, measured: Measured | None = None) -> Document:
         numerics=report.numerics,
         budget=plan.budget if plan else None,
         points=plan.points if plan else (),
+        recovery=plan.recovery if plan else None,
         measured=measured,
         layers=layers,
         before=_before(report, layers),

@@ -99,7 +99,7 @@ def _quality(document: Document) -> Fact:
         return Fact(
             "Quality drop",
             f"{budget.drop:.2%}",
-            (f"{budget.metric}, held-out data", f"budget: {within}, {met}"),
+            (f"{budget.metric}, held-out data", f"budget: {within}, {met}", *_recovery(document)),
             good=budget.met,
         )
     if not document.quality:
@@ -110,8 +110,21 @@ def _quality(document: Document) -> Fact:
     return Fact(
         "Quality",
         number(value),
-        (f"{name.replace('_', ' ')} to the model that came in", "no budget was set"),
+        (
+            f"{name.replace('_', ' ')} to the model that came in",
+            "no budget was set",
+            *_recovery(document),
+        ),
     )
+
+
+def _recovery(document: Document) -> tuple[str, ...]:
+    """What training the weights that stayed came to."""
+    done = document.recovery
+    if done is None:
+        return ()
+    came = f"recovered in {done.steps} steps: held-out loss {done.before:.3g} → {done.after:.3g}"
+    return (came, *([done.reason] if done.reason else []))
 
 
 __all__ = ["Fact", "agreement", "headline"]

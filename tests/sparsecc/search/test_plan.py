@@ -85,7 +85,7 @@ def edited(**changes: Any) -> str:
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ("[]", "plan format None"),
-        (edited(format=3), "plan format 3"),
+        (edited(format=4), "plan format 4"),
         (edited(format=True), "plan format True"),
         (edited(format="1"), "plan format '1'"),
         (edited(surprise=1), "surprise"),
