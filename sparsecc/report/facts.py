@@ -120,11 +120,7 @@ def _quality(document: Document) -> Fact:
 
 def _recovery(document: Document) -> tuple[str, ...]:
     """What training the weights that stayed came to."""
-    done = document.recovery
-    if done is None:
-        return ()
-    came = f"recovered in {done.steps} steps: held-out loss {done.before:.3g} → {done.after:.3g}"
-    return (came, *([done.reason] if done.reason else []))
+    return () if document.recovery is None else (str(document.recovery),)
 
 
 __all__ = ["Fact", "agreement", "headline"]

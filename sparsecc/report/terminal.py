@@ -169,6 +169,8 @@ def _totals(report: Report) -> Table:
         table.add_row("regions", _text(_regions(report)))
     if report.size_bytes is not None:
         table.add_row("size", size(report.size_bytes))
+    if report.plan is not None and report.plan.recovery is not None:
+        table.add_row("recovery", _text(str(report.plan.recovery)))
     for title, measured in (("numerics", report.numerics), ("quality", report.quality)):
         if measured:
             table.add_row(title, _text(_measured(measured)))

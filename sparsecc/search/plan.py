@@ -178,6 +178,12 @@ class PlanRecovery(_Strict):
     after: Number
     reason: Text = ""
 
+    def __str__(self) -> str:
+        said = (
+            f"recovered in {self.steps} steps: held-out loss {self.before:.3g} → {self.after:.3g}"
+        )
+        return f"{said}; {self.reason}" if self.reason else said
+
 
 class PlanRefusal(_Strict):
     """A node that was left alone, and why."""

@@ -7,6 +7,8 @@ import pytest
 
 import sparsecc
 from sparsecc.errors import CalibrationError, PlanError
+from sparsecc.report.document import document
+from sparsecc.report.markdown import to_markdown
 from tests import small
 from tests.sparsecc.torch.recovery.cases import inputs
 
@@ -41,8 +43,10 @@ def test_the_plan_and_the_report_say_so(recovered) -> None:
     assert recovery is not None
     assert recovery.steps == 60
     assert recovery.after < 0.5 * recovery.before
-    assert "recovered in 60 steps" in recovered.report.to_markdown()
-    assert recovered.report.to_json()["recovery"]["steps"] == 60
+    page = document(recovered.report)
+    assert "recovered in 60 steps" in to_markdown(page)
+    assert page.to_json()["recovery"]["steps"] == 60
+    assert "recovered in 60 steps" in str(recovered.report)
 
 
 def test_apply_repeats_it_bit_for_bit(recovered, tmp_path) -> None:

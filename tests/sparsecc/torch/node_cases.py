@@ -23,7 +23,7 @@ SUPPORTED_TYPES = {
     *(TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64),
     *(TensorProto.UINT8, TensorProto.BOOL),
 }
-"""Left out: text, float8 and smaller, 4-bit, and the unsigned integers that torch has no sums of."""
+"""Left out: text, float8 and smaller, 4-bit, and the unsigned integers torch has no sums of."""
 
 TRAINING = "a training step of its own: the interpreter computes what inference does"
 RANDOM = "random numbers: the expected ones are of another generator"
