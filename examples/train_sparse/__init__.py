@@ -1,0 +1,1 @@
+"""A CNN trained sparse from its first step, in three ways, and compiled."""
