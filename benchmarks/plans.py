@@ -92,6 +92,12 @@ class Bench:
 
     def row(self, budget: float | None, sparsity: str | None) -> Row:
         """Compile, judge and time one plan."""
+        return self.compiled_row(budget, sparsity)[0]
+
+    def compiled_row(
+        self, budget: float | None, sparsity: str | None
+    ) -> tuple[Row, sparsecc.Compiled]:
+        """The same, with what was compiled."""
         subject = self.subject
         settings = dict(subject.settings)
         if sparsity is not None:  # nothing is searched, so nothing is examined
@@ -106,7 +112,7 @@ class Bench:
         artifact = made.save(self.folder / "artifact")
         timed = compare(artifact, self.baseline, inputs=subject.one, seconds=self.seconds)
         kept = made.plan.budget
-        return Row(
+        row = Row(
             model=subject.title,
             measure=subject.measure,
             plan=sparsity or SEARCH,
@@ -119,6 +125,7 @@ class Bench:
             seconds=took,
             reason=made.plan.dense_because,
         )
+        return row, made
 
 
 def rows_of(bench: Bench, budgets: Sequence[float]) -> list[Row]:
@@ -141,7 +148,7 @@ def _dense_file(subject: Subject, folder: Path) -> Path:
     if isinstance(subject.model, Path):
         return subject.model
     settings = subject.settings
-    captured = capture(subject.model, settings["example_inputs"], settings["dynamic_shapes"])
+    captured = capture(subject.model, settings["example_inputs"], settings.get("dynamic_shapes"))
     save_model(captured, folder)
     return folder / MODEL_NAME
 

@@ -1,4 +1,4 @@
-"""Trained models for `benchmarks.plans`: what calibrates them, what counts as quality, fresh data.
+"""Trained models for the benchmarks of quality: calibration, what counts as quality, fresh data.
 
 Calibration and test data are disjoint: other words, other sentences, other photographs.
 """
@@ -23,6 +23,7 @@ Outputs = Mapping[str, Array]
 
 CALIBRATION_LINES, TEST_LINES = 1600, 800
 CALIBRATION_PAGES, TEST_PAGES, PAGE, LINES_PER_PAGE = 256, 128, 320, 5
+LESSON = 32
 TEXT = 0.3  # the detector's own threshold
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
@@ -133,6 +134,18 @@ def encoder() -> Subject:
     )
 
 
+def lessons() -> list[dict[str, Array]]:
+    """All of the calibration sentences, cut nowhere, in batches of about the same length."""
+    words = sorted(sentences.sentences("calibration"), key=lambda each: (len(each.split()), each))
+    batches = []
+    for start in range(0, len(words), LESSON):
+        batch = tokenize(words[start : start + LESSON], sentences.TEST_TOKENS)
+        used = int(batch["attention_mask"].sum(1).max())
+        batches.append({name: each[:, :used] for name, each in batch.items()})
+    order = np.random.default_rng(0).permutation(len(batches))
+    return [batches[number] for number in order]
+
+
 def photograph_classifier() -> Subject:
     """EfficientNet-Lite0 on crops of photographs: mean cosine of the logits."""
     import torch
@@ -163,11 +176,47 @@ def _cosine(ours: Outputs, dense: Outputs) -> float:
     return float(((a * b).sum(1) / norms).mean())
 
 
+def mnist() -> Subject:
+    """A CNN of four 3x3 layers with BatchNorm, trained here on MNIST: digits read right."""
+    from examples._mnist import mnist as pictures
+    from examples.mnist_cnn.model import train
+
+    (seen, _), (fresh, wanted) = pictures("train"), pictures("test")
+    return _classifier("CNN, MNIST", train(0), seen, fresh, wanted)
+
+
+def digits() -> Subject:
+    """A CNN of three 3x3 layers, trained here on scikit-learn's digits: digits read right."""
+    from examples.digits_cnn import compare as cnn
+
+    pictures, labels = cnn.digits()
+    model = cnn.train(pictures[: cnn.TRAIN], labels[: cnn.TRAIN], seed=0)
+    seen, fresh = pictures[: cnn.TRAIN], pictures[cnn.TRAIN :]
+    return _classifier("CNN, scikit-learn's digits", model, seen, fresh, labels[cnn.TRAIN :])
+
+
+def _classifier(title: str, model: Any, seen: Array, fresh: Array, wanted: Array) -> Subject:
+    """A torch classifier over one input, calibrated on pictures without their labels."""
+    import torch
+
+    return Subject(
+        title=title,
+        measure="pictures read right",
+        model=model,
+        settings={"calibration": {"input": seen}, "example_inputs": (torch.from_numpy(seen[:2]),)},
+        one={"input": fresh[:1]},
+        test={"input": fresh},
+        quality=lambda ours, _: float((next(iter(ours.values())).argmax(1) == wanted).mean()),
+    )
+
+
 SUBJECTS: dict[str, Callable[[], Subject]] = {
     "recogniser": recogniser,
     "detector": detector,
     "encoder": encoder,
     "photographs": photograph_classifier,
 }
+SMALL: dict[str, Callable[[], Subject]] = {"mnist": mnist, "digits": digits}
+"""Networks that are trained when they are asked for."""
 
-__all__ = ["SUBJECTS", "Subject"]
+__all__ = ["SMALL", "SUBJECTS", "Subject", "lessons"]
