@@ -87,7 +87,7 @@ class Bench:
         self.folder = folder
         self.baseline = _dense_file(subject, folder)
         session = ort.InferenceSession(self.baseline, providers=["CPUExecutionProvider"])
-        self.dense = _answers(subject.test, lambda feed: _run(session, feed))
+        self.dense = answers(subject.test, lambda feed: _run(session, feed))
         self.best = subject.quality(self.dense, self.dense)
 
     def row(self, budget: float | None, sparsity: str | None) -> Row:
@@ -108,7 +108,7 @@ class Bench:
         with bar(title) as progress:
             made = sparsecc.compile(subject.model, max_drop=budget, progress=progress, **settings)
         took = time.perf_counter() - start
-        ours = _answers(subject.test, made.run)
+        ours = answers(subject.test, made.run)
         artifact = made.save(self.folder / "artifact")
         timed = compare(artifact, self.baseline, inputs=subject.one, seconds=self.seconds)
         kept = made.plan.budget
@@ -153,7 +153,7 @@ def _dense_file(subject: Subject, folder: Path) -> Path:
     return folder / MODEL_NAME
 
 
-def _answers(test: Mapping[str, Array], run: Any) -> dict[str, Array]:
+def answers(test: Mapping[str, Array], run: Any) -> dict[str, Array]:
     """Outputs for all samples, batch by batch."""
     count = len(next(iter(test.values())))
     parts = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, cycle, groupby, zip_longest
 from operator import itemgetter
 from pathlib import Path
@@ -124,3 +125,79 @@ def roofline(
     panel.grid(which="both", linewidth=0.3)
     panel.legend(fontsize=7)
     _save(figure, path)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model with some zeros, made by some method.
+
+    Attributes:
+        model: Title of its panel.
+        method: What it is coloured by.
+        zeros: Pattern and share; the pattern is what a line joins.
+        speed: Over the dense model.
+        lost: Of quality, as a share.
+    """
+
+    model: str
+    method: str
+    zeros: str
+    speed: float
+    lost: float
+
+
+LEAST_LOST = 1e-4  # what is drawn where nothing was lost: the axis is logarithmic
+MARKERS = ("o", "s", "^", "D")
+
+
+def pareto(points: Sequence[Point], path: Path) -> None:
+    """Quality lost against speed-up: a panel per model, a color per method, a marker per pattern.
+
+    The method that comes last has the color of ours. A line joins what no other point of the
+    panel beats in both.
+    """
+    models = list(dict.fromkeys(point.model for point in points))
+    methods = list(dict.fromkeys(point.method for point in points))
+    colors = dict(zip(methods, cycle(COLORS), strict=False))
+    colors[methods[-1]] = OURS_STYLE["color"]
+    kinds = dict.fromkeys(_kind(point.zeros) for point in points)
+    markers = dict(zip(kinds, cycle(MARKERS), strict=False))
+    figure, panels = _figure(1, len(models), (3.4, 3.4))
+    for panel, model in zip(panels[0], models, strict=True):
+        here = [point for point in points if point.model == model]
+        for point in here:
+            style = {"color": colors[point.method], "marker": markers[_kind(point.zeros)]}
+            panel.plot(point.speed, _drawn(point), linestyle="none", markersize=4, **style)
+        best = frontier(here)
+        line = [(point.speed, _drawn(point)) for point in best]
+        panel.plot(*zip(*line, strict=True), color="gray", linewidth=0.8, zorder=0)
+        panel.axvline(1, color="gray", linewidth=0.8, linestyle=":")
+        panel.set(yscale="log", xlabel="speed-up over ONNX Runtime, dense", title=model)
+        panel.invert_yaxis()
+        panel.grid(linewidth=0.3)
+    panels[0][0].set_ylabel("quality lost (up is better)")
+    from matplotlib.lines import Line2D
+
+    keys = [Line2D([], [], color=color, marker="o", linestyle="none") for color in colors.values()]
+    hollow = {"color": "black", "markerfacecolor": "none", "linestyle": "none"}
+    keys += [Line2D([], [], marker=marker, **hollow) for marker in markers.values()]
+    place = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0), "fontsize": 7}
+    panels[0][-1].legend(keys, [*colors, *markers], **place)
+    _save(figure, path)
+
+
+def frontier(points: Sequence[Point]) -> list[Point]:
+    """The points that no other beats in speed and in what is lost, the slowest first."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda each: (-each.speed, each.lost)):
+        if not best or point.lost < best[-1].lost:
+            best.append(point)
+    return best[::-1]
+
+
+def _kind(zeros: str) -> str:
+    return zeros.partition(":")[0]
+
+
+def _drawn(point: Point) -> float:
+    return max(point.lost, LEAST_LOST)

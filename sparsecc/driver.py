@@ -58,8 +58,10 @@ def compile(
         sparsity: ``existing`` (the zeros already there), or a request such as ``4x1:0.8``,
             ``unstructured:0.5`` or ``2:4``.
         overrides: Layer-name pattern → request; the first that matches wins.
-        calibration: Sample inputs: an .npz path or a mapping of input name → array with the
-            samples along axis 0, or an iterable of feeds. Without them masks are by magnitude.
+        calibration: Sample inputs: a mapping of input name → array with the samples along axis 0,
+            an iterable of feeds, an .npz path, a folder of pictures, sounds or arrays, or what
+            :mod:`sparsecc.quality.samples` reads; ``generated`` makes them up. Without them masks
+            are by magnitude.
         labels: What the samples should give, one entry each; for ``quality``.
         max_drop: Quality that may be lost, as a share: .01 is one per cent.
         max_ms: Estimated time that one run may take on one thread, ms.

@@ -37,7 +37,7 @@ from sparsecc.passes.canonicalize.dead_code import DeadCode
 from sparsecc.passes.quantize.insert import InsertQuantization, quantized_values
 from sparsecc.passes.regions.form import FormRegions, Region
 from sparsecc.passes.weights.to_dense import twin_of
-from sparsecc.progress import Progress
+from sparsecc.progress import Progress, part
 from sparsecc.quality.calibration import (
     HELD_OUT_EVERY,
     SEARCH_HELD_OUT_EVERY,
@@ -46,6 +46,7 @@ from sparsecc.quality.calibration import (
 )
 from sparsecc.quality.example_inputs import example_inputs as made_up_inputs
 from sparsecc.quality.ranges import value_ranges
+from sparsecc.quality.samples import read_source
 from sparsecc.report import Report
 from sparsecc.report.nodes import nodes_of
 from sparsecc.report.rows import DENSE_KERNEL, LayerRow
@@ -76,7 +77,10 @@ def start(
     graph = capture(model, example_inputs, dynamic_shapes)
     identity, before, dense_bytes = model_hash(graph), nodes_of(graph), weight_bytes(graph)
 
-    progress("bringing it into canonical form", 0.05)
+    progress("reading the calibration data", 0.04)
+    calibration = read_source(calibration, graph, part(progress, 0.04, 0.08))
+
+    progress("bringing it into canonical form", 0.08)
     run(pipeline.EXACT_BEFORE, graph, ctx)
 
     progress("checking the calibration data", 0.1)

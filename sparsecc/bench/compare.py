@@ -23,8 +23,9 @@ from sparsecc.errors import ModelError
 from sparsecc.manifest import MODEL_NAME
 from sparsecc.measure import max_rel_error
 from sparsecc.progress import Progress, silent
-from sparsecc.quality.calibration import Feed, load_calibration, read_npz
+from sparsecc.quality.calibration import Feed, load_calibration
 from sparsecc.quality.example_inputs import InputSpec, example_inputs, input_specs
+from sparsecc.quality.samples.numpy_files import read_npz
 
 Inputs = Mapping[str, NDArray[Any]] | str | os.PathLike[str]
 """Arrays by input name, or the npz file that holds them."""

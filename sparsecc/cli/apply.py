@@ -9,7 +9,18 @@ import typer
 
 from sparsecc.cli.command import JsonOption
 from sparsecc.cli.compile import tell
-from sparsecc.cli.options import MODEL, Executor, Labels, OutFolder, Place, read_labels
+from sparsecc.cli.options import (
+    MODEL,
+    Calibration,
+    Executor,
+    Labels,
+    OutFolder,
+    Place,
+    Preprocess,
+    Tokenizer,
+    read_calibration,
+    read_labels,
+)
 
 NAME = "apply"
 EXAMPLES = """
@@ -33,14 +44,9 @@ def command(
             metavar="NAME", help="Other hardware than the plan was made for.", show_default=False
         ),
     ] = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="NPZ",
-            help="Typical inputs; without them weights go by their size alone.",
-            show_default=False,
-        ),
-    ] = None,
+    calibration: Calibration = None,
+    tokenizer: Tokenizer = None,
+    preprocess: Preprocess = None,
     labels: Labels = None,
     executor: Executor = Place.processes,
     as_json: JsonOption = False,
@@ -61,7 +67,7 @@ def command(
             model,
             read,
             target=target,
-            calibration=calibration,
+            calibration=read_calibration(calibration, tokenizer, preprocess),
             labels=read_labels(labels),
             executor=executor.value,
             progress=progress,

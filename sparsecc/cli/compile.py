@@ -12,6 +12,7 @@ from sparsecc.cli.command import JsonOption, show
 from sparsecc.cli.options import (
     MODEL,
     BestEffort,
+    Calibration,
     Executor,
     Labels,
     MaxBytes,
@@ -20,9 +21,12 @@ from sparsecc.cli.options import (
     Mode,
     OutFolder,
     Place,
+    Preprocess,
     Quality,
     SearchMode,
     Seed,
+    Tokenizer,
+    read_calibration,
     read_labels,
 )
 from sparsecc.targets import TARGETS
@@ -49,11 +53,19 @@ Search for the fastest plan that loses at most one per cent of quality:
 Prune to 80 % zeros in blocks of 4 outputs, and mend the rest on data:
   sparsecc compile model.onnx --sparsity 4x1:0.8 --calibration data.npz -o out
 \b
+<<<<<<< HEAD
 Then ten minutes in which the dense model teaches the sparse one on the same data:
   sparsecc compile model.onnx --sparsity 4x1:0.8 --calibration data.npz \\
       --recover 10min -o out
 \b
 The same, with the attention layers left dense and one layer pruned less:
+=======
+Data as they lie on the disk: a folder of photographs, and how the model wants them:
+  sparsecc compile model.onnx --sparsity 4x1:0.5 --calibration photos \\
+      --preprocess preprocessor_config.json -o out
+\b
+The first, with the attention layers left dense and one layer pruned less:
+>>>>>>> 83a7ff8 (Calibration data as they lie on the disk: pictures, text, sounds, arrays, or made up from the model)
   sparsecc compile model.onnx --sparsity 4x1:0.8 --calibration data.npz \\
       --layer '*attention*=dense' --layer '*.fc2=4x1:0.5' -o out
 """
@@ -106,14 +118,9 @@ def command(
             show_default=False,
         ),
     ] = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="NPZ",
-            help="Typical inputs: one array per input of the model, samples on the first axis.",
-            show_default=False,
-        ),
-    ] = None,
+    calibration: Calibration = None,
+    tokenizer: Tokenizer = None,
+    preprocess: Preprocess = None,
     max_drop: MaxDrop = None,
     max_ms: MaxMs = None,
     max_bytes: MaxBytes = None,
@@ -193,7 +200,7 @@ def command(
             target,
             sparsity=sparsity,
             overrides=overrides,
-            calibration=calibration,
+            calibration=read_calibration(calibration, tokenizer, preprocess),
             labels=read_labels(labels),
             max_drop=max_drop,
             max_ms=max_ms,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from sparsecc.quality.samples import Samples
 
 
 class Mode(StrEnum):
@@ -30,6 +33,32 @@ _NONE: dict[str, Any] = {"show_default": False}
 OutFolder = Annotated[
     Path,
     typer.Option("-o", "--out", metavar="DIR", help="Folder to write the artifact to.", **_NONE),
+]
+_CALIBRATION = typer.Option(
+    metavar="PATH",
+    help="Typical inputs: an .npz file with one array per input of the model, a folder of "
+    "pictures, sounds or numpy files, a .txt file with a sample a line, or generated to make "
+    "them up.",
+    **_NONE,
+)
+Calibration = Annotated[Path | None, _CALIBRATION]
+NeededCalibration = Annotated[Path, _CALIBRATION]
+Tokenizer = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="tokenizer.json for --calibration of text; by default the one beside it.",
+        **_NONE,
+    ),
+]
+Preprocess = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="JSON",
+        help="How pictures and sounds are made ready: a preprocessor_config.json; by default the "
+        "one among them.",
+        **_NONE,
+    ),
 ]
 MaxDrop = Annotated[
     float | None,
@@ -92,6 +121,28 @@ Executor = Annotated[
 ]
 
 
+def read_calibration(
+    calibration: Path | None, tokenizer: Path | None, preprocess: Path | None
+) -> Samples | None:
+    """The calibration data that were asked for, still to be read.
+
+    Raises:
+        CalibrationError: There is no such thing, or an option does not go with it.
+    """
+    if calibration is None:
+        given = next((each for each in (tokenizer, preprocess) if each is not None), None)
+        if given is None:
+            return None
+        from sparsecc.errors import CalibrationError
+
+        raise CalibrationError(
+            f"{given} is for calibration data, and there are none", fix="give --calibration"
+        )
+    from sparsecc.quality.samples import open_source
+
+    return open_source(calibration, tokenizer=tokenizer, preprocess=preprocess)
+
+
 def read_labels(path: Path | None) -> Any:
     """The labels of a file, if one was given.
 
@@ -116,16 +167,21 @@ def read_labels(path: Path | None) -> Any:
 __all__ = [
     "MODEL",
     "BestEffort",
+    "Calibration",
     "Executor",
     "Labels",
     "MaxBytes",
     "MaxDrop",
     "MaxMs",
     "Mode",
+    "NeededCalibration",
     "OutFolder",
     "Place",
+    "Preprocess",
     "Quality",
     "SearchMode",
     "Seed",
+    "Tokenizer",
+    "read_calibration",
     "read_labels",
 ]

@@ -18,10 +18,14 @@ from sparsecc.cli.options import (
     MaxDrop,
     MaxMs,
     Mode,
+    NeededCalibration,
     Place,
+    Preprocess,
     Quality,
     SearchMode,
     Seed,
+    Tokenizer,
+    read_calibration,
     read_labels,
 )
 
@@ -52,14 +56,9 @@ def command(
         Path,
         typer.Option("-o", "--out", metavar="FILE", help="Plan file to write.", show_default=False),
     ],
-    calibration: Annotated[
-        Path,
-        typer.Option(
-            metavar="NPZ",
-            help="Typical inputs: one array per input of the model, samples on the first axis.",
-            show_default=False,
-        ),
-    ],
+    calibration: NeededCalibration,
+    tokenizer: Tokenizer = None,
+    preprocess: Preprocess = None,
     target: Annotated[
         str, typer.Option(metavar="NAME", help="Hardware to plan for, as `compile` takes it.")
     ] = "native",
@@ -87,7 +86,7 @@ def command(
         plan = sparsecc.plan(
             model,
             target,
-            calibration=calibration,
+            calibration=read_calibration(calibration, tokenizer, preprocess),
             labels=read_labels(labels),
             max_drop=max_drop,
             max_ms=max_ms,

@@ -11,9 +11,7 @@ import hashlib
 import itertools
 import operator
 import os
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,14 +19,21 @@ import onnx_ir as ir
 from numpy.typing import ArrayLike, NDArray
 
 from sparsecc.errors import CalibrationError
+from sparsecc.quality.samples import read_source
+from sparsecc.quality.samples.base import BATCH, Batches, Samples
+from sparsecc.quality.samples.base import Feed as Feed
 
-Feed = dict[str, NDArray[Any]]
-"""One batch: input name → array."""
+Source = (
+    str
+    | os.PathLike[str]
+    | Samples
+    | Batches
+    | Mapping[str, ArrayLike]
+    | Iterable[Mapping[str, ArrayLike]]
+)
+"""A place on disk (:func:`sparsecc.quality.samples.open_source`), samples still to be read, a
+mapping of name → array with the samples along axis 0, or batches of feeds."""
 
-Source = str | os.PathLike[str] | Mapping[str, ArrayLike] | Iterable[Mapping[str, ArrayLike]]
-"""An .npz file, a mapping of name → array with the samples along axis 0, or batches of feeds."""
-
-BATCH = 16
 HELD_OUT_EVERY = 5
 SEARCH_HELD_OUT_EVERY = 2
 """A search judges whole models on what is held out, and needs more of it."""
@@ -119,13 +124,16 @@ def load_calibration(
             are not finite; names the input, what was expected and what came.
     """
     inputs = {value.name or "": value for value in model.graph.inputs}
-    if isinstance(source, (str, os.PathLike)):
-        source = read_npz(Path(source))
-    if isinstance(source, Mapping):
-        feeds = _cut(_checked(source, inputs, batch_axis=True), inputs)
-        truth = None if labels is None else _cut_labels(np.asarray(labels), source, feeds)
+    given: Batches | Mapping[str, ArrayLike] | Iterable[Mapping[str, ArrayLike]]
+    given = read_source(source, model)
+    if isinstance(given, Batches):
+        feeds = [_checked(feed, inputs, batch_axis=False) for feed in given.feeds]
+        truth = None if labels is None else _labels_in_order(np.asarray(labels), given)
+    elif isinstance(given, Mapping):
+        feeds = _cut(_checked(given, inputs, batch_axis=True), inputs)
+        truth = None if labels is None else _cut_labels(np.asarray(labels), given, feeds)
     else:
-        feeds = [_checked(feed, inputs, batch_axis=False) for feed in source]
+        feeds = [_checked(feed, inputs, batch_axis=False) for feed in given]
         truth = None if labels is None else _labels_of_batches(labels, feeds)
     if not feeds:
         raise CalibrationError("the calibration data is empty", fix="pass at least one sample")
@@ -139,21 +147,6 @@ def load_calibration(
         if truth is None
         else tuple(itertools.compress(truth, map(operator.not_, held))),
     )
-
-
-def read_npz(path: Path) -> Feed:
-    """Arrays of an .npz file by name (CalibrationError if it cannot be read)."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise ValueError("it holds one bare array")
-        with loaded as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise CalibrationError(
-            f"{path} is not a readable .npz file: {error}",
-            fix="write it with numpy.savez(path, input_name=array, …), samples along axis 0",
-        ) from error
 
 
 def _checked(
@@ -257,13 +250,28 @@ def _cut_labels(
 ) -> list[NDArray[Any]]:
     """Labels of the samples, cut like them."""
     samples = count_samples({name: np.asarray(array) for name, array in source.items()})
+    return _split_labels(labels, samples, feeds)
+
+
+def _labels_in_order(labels: NDArray[Any], source: Batches) -> list[NDArray[Any]]:
+    """Labels of the samples, one each in the order of their source, as the batches have them."""
+    samples = len(source.order)
+    return _split_labels(labels, samples, source.feeds, source.order)
+
+
+def _split_labels(
+    labels: NDArray[Any],
+    samples: int,
+    feeds: Sequence[Feed],
+    order: NDArray[np.intp] | slice = slice(None),
+) -> list[NDArray[Any]]:
     if labels.ndim == 0 or len(labels) != samples:
         raise CalibrationError(
             f"labels of shape {list(labels.shape)} for {samples} calibration samples",
             fix="pass one label for each sample, along axis 0",
         )
     sizes = [count_samples(feed) for feed in feeds]
-    return np.split(labels[: sum(sizes)], np.cumsum(sizes)[:-1])
+    return np.split(labels[order][: sum(sizes)], np.cumsum(sizes)[:-1])
 
 
 def _labels_of_batches(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,10 @@ def input_specs(model: ir.Model | str | os.PathLike[str]) -> list[InputSpec]:
 
 
 def example_inputs(
-    model: ir.Model | str | os.PathLike[str], seed: int = 0, batch: int = 1
+    model: ir.Model | str | os.PathLike[str],
+    seed: int = 0,
+    batch: int = 1,
+    shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Inputs that the model accepts, the same for the same seed.
 
@@ -83,6 +87,7 @@ def example_inputs(
         model: The model, or the path of its ONNX file.
         seed: Seed of the random values.
         batch: Size of an open first axis.
+        shapes: Input name → sizes of the axes after the first, where they are open.
 
     Returns:
         Input name → array.
@@ -92,7 +97,14 @@ def example_inputs(
     """
     rng = np.random.default_rng(seed)
     sizes: dict[str, int] = {}
-    return {spec.name: _fill(spec, _shape(spec, sizes, batch), rng) for spec in input_specs(model)}
+    specs = input_specs(model)
+    _check_shapes(shapes or {}, specs)
+    return {
+        spec.name: _fill(
+            spec, _shape(spec, sizes, (batch, *(shapes or {}).get(spec.name, ()))), rng
+        )
+        for spec in specs
+    }
 
 
 def _load(path: Path) -> ir.Model:
@@ -135,10 +147,24 @@ def _dim(dim: int | ir.SymbolicDim) -> int | str | None:
     return dim if dim > 0 else None  # some exporters write 0 or -1 for "any"
 
 
-def _shape(spec: InputSpec, sizes: dict[str, int], batch: int) -> tuple[int, ...]:
+def _check_shapes(shapes: Mapping[str, Sequence[int]], specs: Sequence[InputSpec]) -> None:
+    """Raises ModelError for a shape of no input, or one that an input cannot have."""
+    known = {spec.name: spec.dims[1:] for spec in specs}
+    for name, shape in shapes.items():
+        dims = known.get(name)
+        if dims is None or len(dims) != len(shape):
+            raise ModelError(
+                f"no input {name!r} has {len(shape)} axes after the first",
+                fix=f"the inputs are {', '.join(map(str, specs)) or 'none'}",
+            )
+
+
+def _shape(spec: InputSpec, sizes: dict[str, int], given: Sequence[int]) -> tuple[int, ...]:
+    """Sizes of all axes; of those that are open the first ones are given."""
     shape = []
     for axis, dim in enumerate(spec.dims):
-        size = dim if isinstance(dim, int) else _open_size(spec, axis, batch)
+        chosen = given[axis] if axis < len(given) else _open_size(spec, axis)
+        size = dim if isinstance(dim, int) else chosen
         shape.append(sizes.setdefault(dim, size) if isinstance(dim, str) else size)
     if math.prod(shape) > _MOST_ELEMENTS:
         raise ModelError(
@@ -147,9 +173,7 @@ def _shape(spec: InputSpec, sizes: dict[str, int], batch: int) -> tuple[int, ...
     return tuple(shape)
 
 
-def _open_size(spec: InputSpec, axis: int, batch: int) -> int:
-    if axis == 0:
-        return batch
+def _open_size(spec: InputSpec, axis: int) -> int:
     if len(spec.dims) < _IMAGE_RANK:
         return _LENGTH
     nothing_known = not any(isinstance(dim, int) for dim in spec.dims[1:])

@@ -251,8 +251,9 @@ class TestCalibration:
         refused(CalibrationError, small.mlp(), "none.npz", sparsity="0.5", calibration=str(path))
 
     def test_one_bare_array(self, refused: Refused, work: Path) -> None:
-        np.save(work / "data.npy", X)
-        path = work / "data.npy"
+        path = work / "data.npz"
+        with path.open("wb") as file:
+            np.save(file, X)
         refused(CalibrationError, small.mlp(), "bare array", sparsity="0.5", calibration=path)
 
     def test_pickled_objects_are_never_loaded(self, refused: Refused, work: Path) -> None:
@@ -269,7 +270,7 @@ class TestCalibration:
     @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_a_damaged_file(self, work: Path, data: st.DataObject) -> None:
         """Any change of any byte is read as it was, or is one error of ours."""
-        from sparsecc.quality.calibration import read_npz
+        from sparsecc.quality.samples.numpy_files import read_npz
 
         path = work / "data.npz"
         np.savez_compressed(path, x=X[:2])

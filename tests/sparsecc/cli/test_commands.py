@@ -176,3 +176,29 @@ def test_report_says_what_needs_bench(model, artifact, sparsecc):
     done = sparsecc("report", artifact, "--json", "--baseline", model)
     assert done.code == 2
     assert "--bench" in done.err
+
+
+def test_calibration_of_what_lies_on_the_disk_or_is_made_up(sparsecc, model, tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "data").mkdir()
+    for number in range(5):
+        array = rng.standard_normal((128, 64)).astype(np.float32)
+        np.save(tmp_path / "data" / f"{number}.npy", array)
+    asked = ("compile", model, "--sparsity", "unstructured:0.3", "-o", tmp_path / "out")
+    done = sparsecc(*asked, "--calibration", tmp_path / "data", "--json")
+    assert done.code == 0, done.err
+    with pytest.warns(UserWarning, match="generated inputs"):
+        made_up = sparsecc(*asked, "--calibration", "generated", "--json")
+    assert made_up.code == 0, made_up.err
+    assert 0.5 < made_up.json["quality"]["cosine"] <= 1
+
+
+@pytest.mark.parametrize("option", ["--tokenizer", "--preprocess"])
+def test_options_of_data_that_need_none(sparsecc, model, tmp_path, option):
+    out = ("-o", tmp_path / "out")
+    alone = sparsecc("compile", model, *out, option, "file.json")
+    assert alone.code == 4
+    assert "give --calibration" in alone.err
+    beside = sparsecc("compile", model, *out, "--calibration", "generated", option, "file.json")
+    assert beside.code == 4
+    assert "leave it out" in beside.err

@@ -81,8 +81,9 @@ def test_npz_files(tmp_path: Path) -> None:
     np.savez(path, x=np.array([{}], dtype=object))
     with pytest.raises(CalibrationError, match=r"data\.npz"):
         load_calibration(path, IMAGE)
-    bare = tmp_path / "bare.npy"
-    np.save(bare, images(2))
+    bare = tmp_path / "bare.npz"
+    with bare.open("wb") as file:
+        np.save(file, images(2))
     with pytest.raises(CalibrationError, match="bare array"):
         load_calibration(bare, IMAGE)
 

@@ -1,0 +1,253 @@
+"""Zeros × method on trained models: what is kept, and at what speed.
+
+`python -m benchmarks.quality --page docs/quality.md` measures, writes the tables and draws the
+picture. Every cell is a model compiled by one method to one share of zeros, the same in all layers,
+and judged on data that its calibration did not see. How fast such zeros run is measured once per
+model and zeros: which method chose them hardly matters for that. A run that was interrupted goes on
+where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import sparsecc
+from benchmarks import page, plots
+from benchmarks.plans import Bench, answers
+from benchmarks.trained import SUBJECTS, Subject
+from sparsecc.aside import write_aside
+from sparsecc.bench import compare
+from sparsecc.compiled import Compiled
+from sparsecc.progress import bar
+
+NAME = "quality"
+PICTURE = "quality.svg"
+MODELS = ("encoder", "recogniser", "photographs")
+PATTERNS = (
+    "4x1:0.3",
+    "4x1:0.5",
+    "4x1:0.7",
+    "unstructured:0.5",
+    "unstructured:0.7",
+    "unstructured:0.9",
+)
+SAMPLES = 384
+"""Calibration samples of each model: as many as statistics of a large layer need."""
+_BEST: dict[str, Any] = {"score": "alps", "refit": True}
+METHODS: dict[str, dict[str, Any]] = {
+    "magnitude": {"score": "magnitude", "refit": False},
+    "Wanda": {"score": "wanda", "refit": False},
+    "SparseGPT": {"score": "sparsegpt", "refit": False},
+    "ALPS": {"score": "alps", "refit": False},
+    "+ refit": _BEST,
+    "+ permutation": {**_BEST, "permute": True},
+    "+ recovery": {**_BEST, "permute": True, "recover": "1min"},
+}
+"""Method → how to compile: four that choose masks alone, then each adds to the one before."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One model, pruned by one method.
+
+    Attributes:
+        model: Title.
+        measure: What its quality is.
+        zeros: Pattern and share.
+        method: Key of METHODS.
+        quality: On fresh data.
+        dense: Quality of the dense model on them.
+        seconds: That compiling took.
+    """
+
+    model: str
+    measure: str
+    zeros: str
+    method: str
+    quality: float
+    dense: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """How fast a model with such zeros is.
+
+    Attributes:
+        model: Title.
+        zeros: Pattern and share.
+        ratio: Speed-up over ONNX Runtime on the dense model, with its quartiles.
+        ms: Time of one run.
+    """
+
+    model: str
+    zeros: str
+    ratio: tuple[float, float, float]
+    ms: float
+
+
+@dataclasses.dataclass
+class Results:
+    """What was measured so far, and the file it is in."""
+
+    path: Path
+    cells: list[Cell] = dataclasses.field(default_factory=list)
+    speeds: list[Speed] = dataclasses.field(default_factory=list)
+
+    @classmethod
+    def load(cls, path: Path) -> Results:
+        """Results of a file, or none yet."""
+        if not path.exists():
+            return cls(path)
+        data = json.loads(path.read_text())
+        speeds = [Speed(**{**each, "ratio": tuple(each["ratio"])}) for each in data["speeds"]]
+        return cls(path, [Cell(**each) for each in data["cells"]], speeds)
+
+    def save(self) -> None:
+        """Write the file."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        data = {
+            "cells": [dataclasses.asdict(each) for each in self.cells],
+            "speeds": [dataclasses.asdict(each) for each in self.speeds],
+        }
+        write_aside(self.path, json.dumps(data, indent=1))
+
+    def cell(self, model: str, zeros: str, method: str) -> Cell | None:
+        """What was measured of a model, pruned by a method."""
+        found = (c for c in self.cells if (c.model, c.zeros, c.method) == (model, zeros, method))
+        return next(found, None)
+
+    def speed(self, model: str, zeros: str) -> Speed | None:
+        """What was measured of a model with such zeros."""
+        return next((s for s in self.speeds if (s.model, s.zeros) == (model, zeros)), None)
+
+
+def shortened(subject: Subject, samples: int) -> Subject:
+    """A subject with so many calibration samples, and no search to be judged."""
+    given = subject.settings["calibration"]
+    if isinstance(given, Mapping):
+        data: Any = {name: array[:samples] for name, array in given.items()}
+    else:
+        size = len(next(iter(given[0].values())))
+        data = list(islice(given, max(2, -(-samples // size))))
+    left = {k: v for k, v in subject.settings.items() if k not in ("labels", "quality")}
+    return dataclasses.replace(subject, settings={**left, "calibration": data})
+
+
+def fill(
+    results: Results,
+    subject: Subject,
+    patterns: Sequence[str],
+    methods: Sequence[str],
+    seconds: float,
+) -> None:
+    """Measure what is missing of a subject, and write it down cell by cell."""
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Bench(subject, Path(scratch), seconds)
+        for zeros in patterns:
+            for method in methods:
+                if results.cell(subject.title, zeros, method) is None:
+                    cell, made = _measured(bench, zeros, method)
+                    results.cells.append(cell)
+                    if results.speed(subject.title, zeros) is None:
+                        results.speeds.append(_timed(bench, zeros, made))
+                    results.save()
+                    print(cell, flush=True)
+
+
+def _measured(bench: Bench, zeros: str, method: str) -> tuple[Cell, Compiled]:
+    subject = bench.subject
+    start = time.perf_counter()
+    with bar(f"{subject.title} · {zeros} · {method}") as progress:
+        made = sparsecc.compile(
+            subject.model, sparsity=zeros, progress=progress, **subject.settings, **METHODS[method]
+        )
+    took = time.perf_counter() - start
+    ours = subject.quality(answers(subject.test, made.run), bench.dense)
+    return Cell(subject.title, subject.measure, zeros, method, ours, bench.best, took), made
+
+
+def _timed(bench: Bench, zeros: str, made: Compiled) -> Speed:
+    artifact = made.save(bench.folder / "artifact")
+    timed = compare(artifact, bench.baseline, inputs=bench.subject.one, seconds=bench.seconds)
+    ratio = (timed.ratio, timed.ratio_low, timed.ratio_high)
+    return Speed(bench.subject.title, zeros, ratio, timed.ours_ms)
+
+
+def section(results: Results) -> str:
+    """Markdown: the picture, and a table for each model."""
+    parts = [f"![Quality against speed]({PICTURE})"]
+    for title in dict.fromkeys(cell.model for cell in results.cells):
+        parts += [f"**{title}**: {_said(results, title)}", "\n".join(_lines(results, title))]
+    return "\n\n".join(parts)
+
+
+def _said(results: Results, title: str) -> str:
+    cell = next(cell for cell in results.cells if cell.model == title)
+    return f"{cell.measure}; the dense model has {cell.dense:.3f}."
+
+
+def _lines(results: Results, title: str) -> Iterator[str]:
+    methods = [m for m in METHODS if any(c.method == m for c in results.cells)]
+    yield f"| zeros | speed-up | {' | '.join(methods)} |"
+    yield f"|{'---|' * (len(methods) + 2)}"
+    for zeros in dict.fromkeys(cell.zeros for cell in results.cells if cell.model == title):
+        found = [results.cell(title, zeros, method) for method in methods]
+        best = max(cell.quality for cell in found if cell)
+        shown = [_shown(cell, best) for cell in found]
+        speed = results.speed(title, zeros)
+        ratio = "–" if speed is None else f"{speed.ratio[0]:.2f}"
+        yield f"| {zeros} | {ratio} | {' | '.join(shown)} |"
+
+
+def _shown(cell: Cell | None, best: float) -> str:
+    if cell is None:
+        return "–"
+    return f"**{cell.quality:.3f}**" if cell.quality == best else f"{cell.quality:.3f}"
+
+
+def points(results: Results) -> list[plots.Point]:
+    """What the picture shows: every cell whose speed is known."""
+    return [
+        plots.Point(cell.model, cell.method, cell.zeros, speed.ratio[0], cell.dense - cell.quality)
+        for cell in results.cells
+        if (speed := results.speed(cell.model, cell.zeros)) is not None
+    ]
+
+
+def main(
+    models: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(MODELS),
+    patterns: Annotated[str, typer.Option(help="Zeros, comma-separated.")] = ",".join(PATTERNS),
+    methods: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(METHODS),
+    samples: Annotated[int, typer.Option(help="Calibration samples of each model.")] = SAMPLES,
+    seconds: Annotated[float, typer.Option(help="How long each artifact is timed.")] = 5.0,
+    out: Annotated[
+        Path, typer.Option("-o", help="JSON; what is in it is not measured again.")
+    ] = Path("out/quality.json"),
+    page_file: Annotated[
+        Path | None,
+        typer.Option("--page", help="Markdown page with the markers; the picture goes beside it."),
+    ] = None,
+) -> None:
+    """Measures what is missing; writes tables and the picture into a page."""
+    results = Results.load(out)
+    wanted, chosen = patterns.split(","), methods.split(",")
+    for name in models.split(","):
+        fill(results, shortened(SUBJECTS[name](), samples), wanted, chosen, seconds)
+    print(section(results))
+    if page_file is not None:
+        plots.pareto(points(results), page_file.with_name(PICTURE))
+        page_file.write_text(page.splice(page_file.read_text(), NAME, section(results)))
+
+
+if __name__ == "__main__":
+    typer.run(main)
