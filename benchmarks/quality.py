@@ -28,6 +28,7 @@ from sparsecc.aside import write_aside
 from sparsecc.bench import compare
 from sparsecc.compiled import Compiled
 from sparsecc.progress import bar
+from sparsecc.quality.samples.made_up import WORD, generated
 
 NAME = "quality"
 PICTURE = "quality.svg"
@@ -51,8 +52,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "+ refit": _BEST,
     "+ permutation": {**_BEST, "permute": True},
     "+ recovery": {**_BEST, "permute": True, "recover": "1min"},
+    "no data": {**_BEST, "calibration": None},
+    "generated": {**_BEST, "calibration": WORD},
 }
-"""Method → how to compile: four that choose masks alone, then each adds to the one before."""
+"""Method → how to compile: four that choose masks alone, then each adds to the one before; and what
+`+ refit` does without data."""
+USUAL = tuple(METHODS)[:7]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,11 +171,13 @@ def fill(
 
 def _measured(bench: Bench, zeros: str, method: str) -> tuple[Cell, Compiled]:
     subject = bench.subject
+    settings = {**subject.settings, **METHODS[method]}
+    if METHODS[method].get("calibration") == WORD:
+        shapes = {name: array.shape[1:] for name, array in subject.one.items()}
+        settings["calibration"] = generated(samples=SAMPLES, shapes=shapes)
     start = time.perf_counter()
     with bar(f"{subject.title} · {zeros} · {method}") as progress:
-        made = sparsecc.compile(
-            subject.model, sparsity=zeros, progress=progress, **subject.settings, **METHODS[method]
-        )
+        made = sparsecc.compile(subject.model, sparsity=zeros, progress=progress, **settings)
     took = time.perf_counter() - start
     ours = subject.quality(answers(subject.test, made.run), bench.dense)
     return Cell(subject.title, subject.measure, zeros, method, ours, bench.best, took), made
@@ -227,7 +234,7 @@ def points(results: Results) -> list[plots.Point]:
 def main(
     models: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(MODELS),
     patterns: Annotated[str, typer.Option(help="Zeros, comma-separated.")] = ",".join(PATTERNS),
-    methods: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(METHODS),
+    methods: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(USUAL),
     samples: Annotated[int, typer.Option(help="Calibration samples of each model.")] = SAMPLES,
     seconds: Annotated[float, typer.Option(help="How long each artifact is timed.")] = 5.0,
     out: Annotated[

@@ -270,3 +270,16 @@ def test_numbers_for_channels_that_are_not_there(tmp_path: Path) -> None:
     save(tmp_path, "a.png", random(8, 8))
     with pytest.raises(CalibrationError, match="2 numbers"):
         read(samples.images(tmp_path, mean=(0.5, 0.5)))
+
+
+def test_a_processor_of_transformers_does_it_all(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    save(tmp_path, "a.png", random(8, 8))
+    save(tmp_path, "b.png", random(8, 8, seed=1))
+    mean, std = [0.2, 0.3, 0.4], [0.5, 0.6, 0.7]
+    size = {"height": 8, "width": 8}
+    theirs = transformers.ViTImageProcessor(size=size, image_mean=mean, image_std=std)
+    made = read(samples.images(tmp_path, processor=theirs))
+    np.testing.assert_allclose(made, read(samples.images(tmp_path, mean=mean, std=std)), atol=1e-5)
+    theirs.save_pretrained(tmp_path)  # its own settings file, read as it is
+    np.testing.assert_allclose(made, read(samples.images(tmp_path)), atol=1e-5)

@@ -163,3 +163,11 @@ def test_a_model_that_takes_no_sounds(tmp_path: Path, model: ir.Model) -> None:
     wavfile.write(tmp_path / "a.wav", RATE, tone(100).astype(np.float32))
     with pytest.raises(CalibrationError, match="no input of the model takes sounds"):
         read(samples.waves(tmp_path), model)
+
+
+def test_a_feature_extractor_of_transformers(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    wavfile.write(tmp_path / "a.wav", RATE, (tone(160) + 0.1).astype(np.float32))
+    theirs = transformers.Wav2Vec2FeatureExtractor(sampling_rate=RATE, do_normalize=True)
+    made = read(samples.waves(tmp_path, processor=theirs))
+    np.testing.assert_allclose(made, read(samples.waves(tmp_path, normalize=True)), atol=1e-4)
