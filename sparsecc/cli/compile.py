@@ -53,19 +53,15 @@ Search for the fastest plan that loses at most one per cent of quality:
 Prune to 80 % zeros in blocks of 4 outputs, and mend the rest on data:
   sparsecc compile model.onnx --sparsity 4x1:0.8 --calibration data.npz -o out
 \b
-<<<<<<< HEAD
 Then ten minutes in which the dense model teaches the sparse one on the same data:
   sparsecc compile model.onnx --sparsity 4x1:0.8 --calibration data.npz \\
       --recover 10min -o out
 \b
-The same, with the attention layers left dense and one layer pruned less:
-=======
 Data as they lie on the disk: a folder of photographs, and how the model wants them:
   sparsecc compile model.onnx --sparsity 4x1:0.5 --calibration photos \\
       --preprocess preprocessor_config.json -o out
 \b
 The first, with the attention layers left dense and one layer pruned less:
->>>>>>> 83a7ff8 (Calibration data as they lie on the disk: pictures, text, sounds, arrays, or made up from the model)
   sparsecc compile model.onnx --sparsity 4x1:0.8 --calibration data.npz \\
       --layer '*attention*=dense' --layer '*.fc2=4x1:0.5' -o out
 """
