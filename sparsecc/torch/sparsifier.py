@@ -154,6 +154,11 @@ class Sparsifier:
         Raises:
             ModelError: It is of other layers or shapes; names the first. Then nothing is changed.
         """
+        if missing := {"steps", "masks"} - set(state):
+            raise ModelError(
+                f"the state has no {sorted(missing)[0]!r}",
+                fix="load what state_dict() of a Sparsifier gave",
+            )
         steps, masks = state["steps"], state["masks"]
         if set(masks) != set(self._sparse):
             other = sorted(set(masks) ^ set(self._sparse))[0]
@@ -188,6 +193,8 @@ class Sparsifier:
                 each.mask = from_matrix(fresh, stored)
 
     def _apply_masks(self) -> None:
+        for each in self._sparse.values():  # the module may have moved to another device
+            each.mask = each.mask.to(each.layer.stored.device)
         if self._schedule.soft:
             for each in self._sparse.values():
                 soft = each.layer.module.parametrizations[each.layer.parameter][0]

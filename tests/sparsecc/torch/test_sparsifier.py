@@ -209,4 +209,6 @@ def test_a_state_of_other_layers_is_refused_whole() -> None:
     del other["masks"]["7"]
     with pytest.raises(ModelError, match="'7'"):
         sparsifier.load_state_dict(other)
+    with pytest.raises(ModelError, match="no 'masks'"):
+        sparsifier.load_state_dict({"steps": 3})
     assert sparsifier.steps == 0
