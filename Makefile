@@ -22,8 +22,9 @@ bench: $(VENV)/.bench
 bench-kernels: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.kernels --page docs/performance.md $(BENCH)
 
-docs: $(VENV)/.demo
+docs: $(VENV)/.test
 	$(BIN)/python docs/api.py
+	$(BIN)/python docs/interpreter.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

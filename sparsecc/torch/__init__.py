@@ -10,8 +10,10 @@ except ImportError as error:
         fix="pip install 'sparsecc[torch]'",
     ) from error
 
+from sparsecc.torch.fisher import fisher
 from sparsecc.torch.interpreter import Interpreter
 from sparsecc.torch.masking import apply_masks, masks, plan_masks, remove_masks
+from sparsecc.torch.precision import fast_products
 from sparsecc.torch.schedules import Dynamic, Gradual, Progressive, SrSte
 from sparsecc.torch.soups import greedy_soup, soup
 from sparsecc.torch.sparse_ift import sparse_flops, sparse_ift
@@ -25,6 +27,8 @@ __all__ = [
     "Sparsifier",
     "SrSte",
     "apply_masks",
+    "fast_products",
+    "fisher",
     "greedy_soup",
     "masks",
     "plan_masks",

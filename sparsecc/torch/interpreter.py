@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from sparsecc import ops
 from sparsecc.errors import ModelError
 from sparsecc.ops import int8
+from sparsecc.torch.fusions import fuse
 from sparsecc.torch.graph import (
     HOST,
     ON_HOST,
@@ -45,7 +47,7 @@ class Interpreter(nn.Module):  # type: ignore[misc]
         super().__init__()
         model = _without_functions(model)
         self.device = torch.device(device)
-        with torch.autocast(self.device.type, enabled=False):
+        with _in_full_precision(self.device):
             self._network = read_graph(model.graph, model.opset_imports, self.device)
         self._trained, self._fixed = nn.Module(), nn.Module()
         for name, value in parameters_of(model.graph).items():
@@ -116,7 +118,8 @@ class Interpreter(nn.Module):  # type: ignore[misc]
         steps = needed(network.steps, fed, wanted)
         read = {*wanted, *(name for step in steps for name in step.inputs)} - set(fed)
         keys = [(name, _key(name)) for name in network.parameters if name in read]
-        with torch.autocast(self.device.type, enabled=False):
+        with _in_full_precision(self.device):
+            steps = fuse(steps, wanted, self._shapes())
             program = Program(steps, [*fed, *(name for name, _ in keys)], wanted, constants)
         places = [HOST if name in network.on_host else self.device for name in fed]
         trained = self._trained
@@ -126,6 +129,10 @@ class Interpreter(nn.Module):  # type: ignore[misc]
             return program(*given, *[getattr(trained, key) for _, key in keys])
 
         return run
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name → shape, of the parameters."""
+        return {name: tuple(each.shape) for name, each in self.weights.items()}
 
     def _check_names(self, names: Sequence[str], known: set[str], what: str) -> None:
         for name in names:
@@ -163,6 +170,13 @@ class Interpreter(nn.Module):  # type: ignore[misc]
                 fix="make one there: Interpreter(model, device=...)",
             )
         return result
+
+
+def _in_full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Without autocast: constants are computed once, for every later run."""
+    if not torch.amp.is_autocast_available(device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)  # type: ignore[no-any-return]
 
 
 def _placed(x: Any, device: torch.device) -> Any:

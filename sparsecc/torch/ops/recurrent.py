@@ -213,4 +213,4 @@ def _lstm_cell(
 
 _CELLS = {"GRU": _gru_cell, "LSTM": _lstm_cell, "RNN": _rnn_cell}
 
-OPS: dict[str, Op] = {kind: Op(_build, learned=(1, 2, 3)) for kind in _CELLS}
+OPS: dict[str, Op] = {kind: Op(_build, learned=(1, 2, 3), fixed=(5, 6)) for kind in _CELLS}
