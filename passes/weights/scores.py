@@ -24,31 +24,6 @@ def wanda(weight: NDArray[np.floating], h: Matrix) -> Matrix:
     return magnitude(weight) * np.diag(h)
 
 
-def obs(weight: NDArray[np.floating], inverse: Matrix) -> Matrix:
-    """Optimal brain surgeon's ``w² / [H⁻¹]_jj``: the loss of dropping one weight alone.
-
-    Summed over the rows of an N×1 block it is the loss of dropping the block, because rows do
-    not interact.
-    """
-    return magnitude(weight) / np.diag(inverse)
-
-
-def group_obs(weight: NDArray[np.floating], inverse: Matrix, side: int) -> Matrix:
-    """Loss ``w_gᵀ ([H⁻¹]_gg)⁻¹ w_g`` of dropping each 1×G group of ``weight[R, K]``.
-
-    Returns:
-        ``[R, ceil(K / side)]``; the last group may be narrower.
-    """
-    rows, cols = weight.shape
-    losses = np.empty((rows, -(-cols // side)))
-    for number, start in enumerate(range(0, cols, side)):
-        group = slice(start, min(start + side, cols))
-        w = np.asarray(weight[:, group], np.float64)
-        solved = scipy.linalg.solve(inverse[group, group], w.T, assume_a="pos")
-        losses[:, number] = np.einsum("rg,gr->r", w, solved)
-    return losses
-
-
 def damped(h: Matrix, damping: float = DAMPING) -> tuple[Matrix, NDArray[np.bool_]]:
     """Make ``h[K, K]`` safely positive definite.
 

@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sparsecc.formats.patterns import Pattern, block_sums, mask_from_scores
+from sparsecc.formats.patterns import (
+    Pattern,
+    block_sums,
+    expand_blocks,
+    keep_highest,
+    mask_from_scores,
+)
 from sparsecc.passes.weights.alps import alps
 from sparsecc.passes.weights.refit import refit
 from sparsecc.passes.weights.scores import damped, magnitude
@@ -51,6 +57,44 @@ def test_sparsegpt_equals_exact_obs_for_a_fixed_mask(cols: int) -> None:
     expected = obs_left_to_right(w, mask, damped(h, 0.01)[0])
     assert np.array_equal(kept, mask)
     np.testing.assert_allclose(found, expected, atol=1e-10)
+
+
+def loss_of_dropping(w: Matrix, h: Matrix, gone: range) -> float:
+    """Least loss (w − v)ᵀ H (w − v) of a row over all v that are zero at ``gone``."""
+    kept = [j for j in range(len(w)) if j not in gone]
+    v = np.zeros_like(w)
+    if kept:
+        v[kept] = np.linalg.solve(h[np.ix_(kept, kept)], h[kept] @ w)
+    return float((w - v) @ h @ (w - v))
+
+
+@examples
+@given(
+    st.integers(1, 12),
+    st.integers(2, 24),
+    st.sampled_from([(1, 1), (4, 1), (1, 2), (1, 4), (1, 8)]),
+    st.integers(0, 1000),
+)
+def test_sparsegpt_drops_the_blocks_of_the_least_exact_loss(
+    rows: int, cols: int, block: tuple[int, int], seed: int
+) -> None:
+    """A block's loss is what the columns to its right cannot make up for, tails included."""
+    w, h = problem(rows, cols, seed)
+    pattern = Pattern("unstructured" if block == (1, 1) else "block", block)
+    _, mask = sparsegpt(w, h, pattern, 0.5)
+    exact = damped(h, 0.01)[0]
+    row_losses = np.array(
+        [
+            [
+                loss_of_dropping(row[at:], exact[at:, at:], range(min(block[1], cols - at)))
+                for at in range(0, cols, block[1])
+            ]
+            for row in w
+        ]
+    )
+    losses = block_sums(row_losses, (block[0], 1))
+    kept = keep_highest(losses, round(0.5 * losses.size))
+    assert np.array_equal(mask, expand_blocks(kept, block, w.shape))
 
 
 @examples

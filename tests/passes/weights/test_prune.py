@@ -11,7 +11,7 @@ from onnx import helper
 
 from sparsecc.errors import PlanError
 from sparsecc.executor import open_executor
-from sparsecc.formats.patterns import Pattern, SparsitySpec, block_sums
+from sparsecc.formats.patterns import Pattern, SparsitySpec, block_sums, detect
 from sparsecc.passes.weights.layers import find_layers, matrix
 from sparsecc.passes.weights.prune import detect_layers, prune_model
 from sparsecc.passes.weights.prune_layer import (
@@ -255,6 +255,41 @@ def test_a_model_is_pruned_layer_by_layer(build: Any, run: Any) -> None:
     after = run(model, x=X)
     assert after.shape == before.shape
     assert 0 < np.mean((after - before) ** 2) < np.mean(before**2)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt", "alps"])
+@pytest.mark.parametrize("text", ["1x4:0.5", "1x8:0.75", "2:4", "1:4", "4:8"])
+def test_groups_of_inputs_are_made_by_every_method_and_recognised(
+    build: Any, text: str, method: Method
+) -> None:
+    """On products and on convolutions, where 16 channels hold whole groups."""
+    model = network(build)
+    before = {layer.name: matrix(layer) for layer in find_layers(model).layers}
+    data = load_calibration({"x": X}, model)
+    results = prune_model(model, choices(model, text, method=method), data)
+    pattern = SparsitySpec.parse(text).pattern
+    layers = {layer.name: layer for layer in find_layers(model).layers}
+    assert [result.name for result in results] == ["body", "query", "key"]
+    for result in results:
+        weight = matrix(layers[result.name])
+        found = detect(weight)
+        assert found.pattern == pattern
+        # 18 groups of eight in a row are few to round to, which Wanda does row by row
+        assert found.density == pytest.approx(1 - SparsitySpec.parse(text).sparsity, abs=0.03)
+        assert result.method == method
+        assert result.loss is not None
+        assert result.mask_loss is not None
+        assert result.loss <= result.mask_loss
+        assert result.accepted == (result.loss < result.mask_loss)
+        changed = not np.array_equal(weight[weight != 0], before[result.name][weight != 0])
+        assert changed == result.update.startswith("refit")
+    body = layers["body"].node.inputs[1]
+    assert body is not None
+    stored = body.const_value.numpy()  # type: ignore[union-attr]
+    in_channels = stored.transpose(0, 2, 3, 1).reshape(-1, 16) != 0
+    if pattern is not None and pattern.kind == "nm":
+        grouped = in_channels.reshape(-1, pattern.group).sum(axis=1)
+        assert set(grouped) == {pattern.keep}
 
 
 def test_pruning_twice_gives_the_same_bytes(build: Any) -> None:
