@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from sparsecc.passes.permute.couplings import Coupled, Couplings, Ids
 from sparsecc.passes.permute.labels import Tag
 
 
-def rearrange(couplings: Couplings, orders: Iterable[tuple[Coupled, Ids]]) -> list[ir.Value]:
+def rearrange(couplings: Couplings, orders: Sequence[tuple[Coupled, Ids]]) -> list[ir.Value]:
     """Permute the channels of a model; what it computes stays the same.
 
     Args:
@@ -27,6 +27,25 @@ def rearrange(couplings: Couplings, orders: Iterable[tuple[Coupled, Ids]]) -> li
     Raises:
         ValueError: An order is no permutation of its set.
     """
+    come = sources(couplings, orders)
+    changed = []
+    for value, (seen, tags) in couplings.constants.items():
+        if all(np.array_equal(come[tag], tag) for tag in tags):
+            continue
+        array = constant(value)
+        assert array is not None
+        moved = moved_array(array.reshape(seen), tags, come).reshape(array.shape)
+        value.const_value = ir.tensor(np.ascontiguousarray(moved), name=value.name)
+        changed.append(value)
+    return changed
+
+
+def sources(couplings: Couplings, orders: Sequence[tuple[Coupled, Ids]]) -> Ids:
+    """Label → the label that comes to its place: of the class that comes, the one that looks so.
+
+    Raises:
+        ValueError: An order is no permutation of its set.
+    """
     came = np.arange(int(couplings.classes.max()) + 1)
     for coupled, order in orders:
         if not np.array_equal(np.sort(order), np.arange(len(coupled.units))):
@@ -34,42 +53,27 @@ def rearrange(couplings: Couplings, orders: Iterable[tuple[Coupled, Ids]]) -> li
         step = np.arange(came.size)
         step[coupled.units] = coupled.units[order]
         came = came[step]
-    sources = _sources(couplings, came)
-    changed = []
-    for value, (seen, tags) in couplings.constants.items():
-        if all(np.array_equal(sources[tag], tag) for tag in tags):
-            continue
-        array = constant(value)
-        assert array is not None
-        moved = moved_array(array.reshape(seen), tags, sources).reshape(array.shape)
-        value.const_value = ir.tensor(np.ascontiguousarray(moved), name=value.name)
-        changed.append(value)
-    return changed
-
-
-def _sources(couplings: Couplings, came: Ids) -> Ids:
-    """Label → the label that comes to its place: of the class that comes, the one that looks so."""
     order = np.lexsort((couplings.looks, couplings.classes))
     classes = couplings.classes[order]
     starts = np.searchsorted(classes, np.arange(came.size))
-    sources = np.empty_like(order)
-    sources[order] = order[starts[came[classes]] + np.arange(order.size) - starts[classes]]
-    return sources
+    come = np.empty_like(order)
+    come[order] = order[starts[came[classes]] + np.arange(order.size) - starts[classes]]
+    return come
 
 
-def moved_array(array: NDArray[Any], tags: Sequence[Tag], sources: Ids) -> NDArray[Any]:
+def moved_array(array: NDArray[Any], tags: Sequence[Tag], come: Ids) -> NDArray[Any]:
     """An array whose channels come from elsewhere.
 
     Args:
         array: As its tags see it.
         tags: Labels along some of its axes, which no two tags disagree on.
-        sources: Label → the label that comes to its place.
+        come: Label → the label that comes to its place.
     """
     indices: dict[int, Ids] = {}
     for tag in tags:
         flat = tag.ravel()
         where = np.argsort(flat)
-        found = where[np.searchsorted(flat, sources[flat], sorter=where)].reshape(tag.shape)
+        found = where[np.searchsorted(flat, come[flat], sorter=where)].reshape(tag.shape)
         for axis, index in enumerate(np.unravel_index(found, tag.shape)):
             if tag.shape[axis] > 1:
                 indices[axis] = index
@@ -81,4 +85,4 @@ def moved_array(array: NDArray[Any], tags: Sequence[Tag], sources: Ids) -> NDArr
     return array
 
 
-__all__ = ["moved_array", "rearrange"]
+__all__ = ["moved_array", "rearrange", "sources"]

@@ -128,9 +128,22 @@ def matrix(layer: Layer) -> NDArray[np.floating]:
             node=layer.name,
             fix="export the model again from a checkpoint whose weights are finite",
         )
+    return as_matrix(layer, array)
+
+
+def as_matrix(layer: Layer, array: NDArray[Any]) -> NDArray[Any]:
+    """An array of the weight's shape as a new one ``[R, K]``."""
     if layer.op == "Conv":
         return np.ascontiguousarray(array.transpose(0, 2, 3, 1)).reshape(layer.rows, layer.cols)
-    return np.array(array if _rows_first(layer) else array.T, order="C")
+    return np.array(array if rows_first(layer) else array.T, order="C")
+
+
+def stored(layer: Layer, weight: NDArray[Any]) -> NDArray[Any]:
+    """An array ``[R, K]`` in the weight's own layout."""
+    if layer.op == "Conv":
+        square = weight.reshape(layer.rows, *layer.kernel, -1)
+        return square.transpose(0, 3, 1, 2)
+    return weight if rows_first(layer) else weight.T
 
 
 def set_matrix(layer: Layer, weight: NDArray[np.floating]) -> None:
@@ -139,12 +152,7 @@ def set_matrix(layer: Layer, weight: NDArray[np.floating]) -> None:
     old = _weight_array(layer.node)
     assert value is not None
     assert old is not None
-    if layer.op == "Conv":
-        out, channels, height, width = old.shape
-        new = weight.reshape(out, height, width, channels).transpose(0, 3, 1, 2)
-    else:
-        new = weight if _rows_first(layer) else weight.T
-    new = np.ascontiguousarray(new, old.dtype)
+    new = np.ascontiguousarray(stored(layer, weight), old.dtype)
     if value.is_initializer():
         value.const_value = ir.tensor(new, name=value.name)
     else:
@@ -158,7 +166,7 @@ def _unique(layer: Layer, taken: set[str]) -> str:
     return name if name not in taken else f"{name}:{output}"
 
 
-def _rows_first(layer: Layer) -> bool:
+def rows_first(layer: Layer) -> bool:
     """Whether the stored matrix is ``[R, K]`` (Gemm with transB) rather than ``[K, R]``."""
     return layer.op == "Gemm" and bool(layer.node.attributes.get_int("transB", 0))
 
