@@ -39,6 +39,7 @@ def compile(
     recover: str | None = None,
     recover_loss: Callable[[Any, Any], Any] | None = None,
     checkpoint: str | Path | None = None,
+    permute: bool = False,
     quantize: str | None = None,
     verify: bool = False,
     executor: str = "processes",
@@ -85,6 +86,8 @@ def compile(
         recover_loss: What is learnt instead of the dense model's outputs: (outputs as a mapping of
             name → tensor, labels of the batch or the dense model's outputs) → a scalar tensor.
         checkpoint: A .safetensors file that a recovery writes as it goes, and goes on from.
+        permute: Put coupled channels into the order under which blocks and N:M lose least, before
+            pruning; what the model computes stays the same.
         quantize: ``int8`` makes weights and activations eight-bit, after pruning (best with
             ``4x4:0.8``); it needs ``calibration``. A model in QDQ form is eight-bit already.
         verify: Check the graph after every pass.
@@ -115,6 +118,7 @@ def compile(
         recover,
         recover_loss,
         checkpoint,
+        permute,
     )
     job = start(
         model, request, calibration, labels, example_inputs, dynamic_shapes, verify, progress
@@ -140,6 +144,7 @@ def plan(
     dynamic_shapes: Any = None,
     score: str = "alps",
     refit: bool = True,
+    permute: bool = False,
     executor: str = "processes",
     progress: Progress = silent,
 ) -> Plan:
@@ -161,6 +166,7 @@ def plan(
         dynamic_shapes: For torch: which dimensions vary.
         score: How masks are found.
         refit: Whether kept weights are refitted.
+        permute: Put coupled channels into a better order for blocks first.
         executor: Where layers are worked on.
         progress: Called with what is being done and the share done, 0 to 1.
 
@@ -181,6 +187,7 @@ def plan(
         seed,
         quality,
         executor,
+        permute=permute,
     )
     job = start(
         model, request, calibration, labels, example_inputs, dynamic_shapes, False, progress

@@ -16,6 +16,7 @@ from sparsecc.errors import CalibrationError, PlanError
 from sparsecc.executor import open_executor
 from sparsecc.identity import model_hash
 from sparsecc.manifest import NodeEntry
+from sparsecc.ordering import FOR_CHOICES, FOR_SEARCH, in_order, with_notes
 from sparsecc.passes.base import Context
 from sparsecc.passes.weights.layers import Layer, find_layers
 from sparsecc.passes.weights.prune import LayerResult, detect_layers, prune_model
@@ -34,6 +35,8 @@ PRUNING = 0.3
 """Share of the progress that pruning is where a recovery follows."""
 SEARCH = "search"
 """What a plan says was asked for where it was searched."""
+PERMUTING = 0.2
+"""Share of the progress that looking for the order of channels is, where it is done."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,20 +90,26 @@ def prune_as_asked(job: Job, progress: Progress, *, best_effort: bool = False) -
     """
     if job.request.budget is not None:
         return _searched(job, progress, best_effort=best_effort)
-    graph, request = job.graph.clone(), job.request
+    request = job.request
     deciding = 0.4 if request.allocation in MEASURED else 0.0
     trained = 1.0 if request.recover is None else PRUNING + deciding
     decisions = decide(job, part(progress, 0.0, deciding * trained))
+    permuted, notes = FOR_CHOICES if request.permute else "", dict[str, str]()
+    if permuted:
+        progress, ordering = part(progress, PERMUTING, 1.0), part(progress, 0.0, PERMUTING)
+        job, notes = _in_order(job, decisions, permuted, request.seed, ordering)
+    graph = job.graph.clone()
     results = prune(graph, decisions, job, part(progress, deciding * trained, trained))
     source = {
         "spec": str(request.spec),
         "overrides": {name: str(spec) for name, spec in request.overrides.items()},
         "allocation": request.allocation,
+        "permuted": permuted,
         "costs": cost_model(request.target).name,
         "seed": request.seed,
         "recovery": _recovered(job, graph, part(progress, trained, 1.0)),
     }
-    return Outcome(graph, decisions, results, source, {})
+    return Outcome(graph, decisions, with_notes(results, notes), source, {})
 
 
 def follow(job: Job, plan: Plan, progress: Progress) -> Outcome:
@@ -109,17 +118,21 @@ def follow(job: Job, plan: Plan, progress: Progress) -> Outcome:
     Raises:
         PlanError: The plan is for another model, or a choice does not fit its layer.
     """
-    graph = job.graph.clone()
-    _check_layers(find_layers(graph).layers, plan)
+    _check_layers(find_layers(job.graph).layers, plan)
     decisions = {layer.name: Decision(layer.choice) for layer in plan.layers}
+    notes = dict[str, str]()
+    if plan.permuted:
+        progress, ordering = part(progress, PERMUTING, 1.0), part(progress, 0.0, PERMUTING)
+        job, notes = _in_order(job, decisions, plan.permuted, plan.seed, ordering)
+    graph = job.graph.clone()
     share = 1.0 if plan.recovery is None else PRUNING
     results = prune(graph, decisions, job, part(progress, 0.0, share))
     recovery = _recovered(job, graph, part(progress, share, 1.0))
-    kept = ("spec", "overrides", "allocation", "mode", "seed", "costs", "points")
+    kept = ("spec", "overrides", "allocation", "permuted", "mode", "seed", "costs", "points")
     source = {name: getattr(plan, name) for name in kept}
     source |= {"budget": _examined(job, graph, plan), "recovery": recovery}
     options = {layer.name: layer.options for layer in plan.layers}
-    return Outcome(graph, decisions, results, source, options)
+    return Outcome(graph, decisions, with_notes(results, notes), source, options)
 
 
 def decide(job: Job, progress: Progress) -> dict[str, Decision]:
@@ -173,6 +186,15 @@ def prune(
     return {result.name: result for result in results}
 
 
+def _in_order(
+    job: Job, decisions: Mapping[str, Decision], permuted: str, seed: int, progress: Progress
+) -> tuple[Job, dict[str, str]]:
+    """The job with the channels of its dense model in a better order, and what that changed."""
+    choices = {name: decision.choice for name, decision in decisions.items()}
+    graph, notes = in_order(job.graph, choices, permuted, job.data, job.ctx, seed, progress)
+    return dataclasses.replace(job, graph=graph), notes
+
+
 def plan_of(job: Job, outcome: Outcome, rows: Sequence[LayerRow]) -> Plan:
     """The plan that was carried out."""
     return Plan(
@@ -212,7 +234,8 @@ def _planned(row: LayerRow, shape: tuple[int, int], outcome: Outcome) -> PlanLay
 def _searched(job: Job, progress: Progress, *, best_effort: bool) -> Outcome:
     request = job.request
     assert request.budget is not None
-    if job.data is None:
+    data = job.data
+    if data is None:
         raise CalibrationError(
             "a budget needs calibration data to measure losses on, and there are none",
             fix="pass calibration: typical inputs, some hundred samples of each",
@@ -226,8 +249,12 @@ def _searched(job: Job, progress: Progress, *, best_effort: bool) -> Outcome:
         seed=request.seed,
         quality=request.quality,
     )
+    permuted, notes = FOR_SEARCH if request.permute else "", dict[str, str]()
+    if permuted:
+        progress, ordering = part(progress, PERMUTING, 1.0), part(progress, 0.0, PERMUTING)
+        job, notes = _in_order(job, {}, permuted, request.seed, ordering)
     with open_executor(request.executor) as executor:
-        search = functools.partial(find_plan, job.graph, job.data, request.target)
+        search = functools.partial(find_plan, job.graph, data, request.target)
         if request.recover is None:
             found, recovery = search(wish, executor, progress), None
         else:
@@ -240,13 +267,15 @@ def _searched(job: Job, progress: Progress, *, best_effort: bool) -> Outcome:
     source = {
         "spec": SEARCH,
         "costs": cost_model(request.target).name,
+        "permuted": permuted,
         "mode": request.mode,
         "seed": request.seed,
         "points": found.points,
         "budget": found.budget,
         "recovery": recovery,
     }
-    return Outcome(found.model, decisions, found.results, source, found.options)
+    results = with_notes(found.results, notes)
+    return Outcome(found.model, decisions, results, source, found.options)
 
 
 def _searched_and_recovered(

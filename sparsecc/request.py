@@ -53,6 +53,7 @@ class Request:
     recover: Effort | None = None
     recover_loss: Any = None
     checkpoint: Path | None = None
+    permute: bool = False
 
 
 def read_budget(
@@ -131,6 +132,7 @@ def read_request(
     recover: str | None = None,
     recover_loss: Any = None,
     checkpoint: str | Path | None = None,
+    permute: bool = False,
 ) -> Request:
     """Read a request from what the user wrote.
 
@@ -165,6 +167,7 @@ def read_request(
         recover=None if recover is None else Effort.parse(recover),
         recover_loss=recover_loss,
         checkpoint=None if checkpoint is None else Path(checkpoint),
+        permute=permute,
     )
 
 

@@ -22,11 +22,11 @@ from scipy.optimize import linear_sum_assignment
 Order = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
-EFFORT = 2_000_000_000
+EFFORT = 600_000_000
 """Numbers looked at for one set of channels."""
-ROUNDS = 160
+ROUNDS = 400
 """Assignments at most; later ones find little."""
-AT_ONCE = 384
+AT_ONCE = 192
 """Blocks that exchange members in one round."""
 
 

@@ -20,6 +20,7 @@ from sparsecc.cli.options import (
     MaxMs,
     Mode,
     OutFolder,
+    Permute,
     Place,
     Preprocess,
     Quality,
@@ -175,6 +176,7 @@ def command(
             "--verify", metavar="", help="Check the model after every step of the compiler."
         ),
     ] = False,
+    permute: Permute = False,
     executor: Executor = Place.processes,
     as_json: JsonOption = False,
 ) -> None:
@@ -212,6 +214,7 @@ def command(
             checkpoint=checkpoint,
             quantize=quantize,
             verify=verify,
+            permute=permute,
             executor=executor.value,
             progress=progress,
         )

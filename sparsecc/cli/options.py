@@ -111,6 +111,14 @@ BestEffort = Annotated[
         "--best-effort", metavar="", help="Go on with the best plan where none keeps to the budget."
     ),
 ]
+Permute = Annotated[
+    bool,
+    typer.Option(
+        "--permute",
+        metavar="",
+        help="First put channels into the order under which blocks of zeros lose least.",
+    ),
+]
 Executor = Annotated[
     Place,
     typer.Option(
@@ -176,6 +184,7 @@ __all__ = [
     "Mode",
     "NeededCalibration",
     "OutFolder",
+    "Permute",
     "Place",
     "Preprocess",
     "Quality",

@@ -18,7 +18,11 @@ from sparsecc.cli.options import (
     MaxDrop,
     MaxMs,
     Mode,
+<<<<<<< HEAD
     NeededCalibration,
+=======
+    Permute,
+>>>>>>> 641912f (Permute: the order of channels is searched, and used with compile(permute=True) and --permute)
     Place,
     Preprocess,
     Quality,
@@ -70,6 +74,7 @@ def command(
     mode: SearchMode = Mode.fast,
     seed: Seed = 0,
     best_effort: BestEffort = False,
+    permute: Permute = False,
     executor: Executor = Place.processes,
     as_json: JsonOption = False,
 ) -> None:
@@ -95,6 +100,7 @@ def command(
             mode=mode.value,
             seed=seed,
             best_effort=best_effort,
+            permute=permute,
             executor=executor.value,
             progress=progress,
         )

@@ -203,8 +203,11 @@ class Plan(_Strict):
         spec: The sparsity asked for, or ``search``.
         overrides: Layer name pattern → sparsity asked for instead.
         allocation: How the sparsity was spread over the layers.
+        permuted: What coupled channels were put in order for before anything was pruned:
+            ``choices``, what is done to the layers, or a sparsity such as 4x1:0.5; "" where they
+            are as they were.
         mode: How thorough a search was, ``fast`` or ``thorough``; "" without one.
-        seed: Of the search.
+        seed: Of the search, and of the order of channels.
         costs: Where predicted times come from: ``roofline``, or the hash of a calibration table.
         budget: What a search was allowed.
         points: What it weighed end to end, fastest first.
@@ -219,6 +222,7 @@ class Plan(_Strict):
     spec: Text
     overrides: dict[Text, Text] = {}
     allocation: Text = "uniform"
+    permuted: Text = ""
     mode: Text = ""
     seed: int = 0
     costs: Text = "roofline"

@@ -318,3 +318,18 @@ def test_the_packed_weights_are_those_of_the_user(saved_mlp) -> None:
         mine, theirs = unpack_blocks(ops.read_packed(node)), dense[node.name]
         kept = 1 if node.name == "head" else block_mask(theirs, "4x1", 0.8)
         np.testing.assert_array_equal(mine, theirs * kept)
+
+
+@pytest.mark.parametrize("pattern", ["4x1:0.8", "2:4"])
+def test_channels_in_a_better_order_lose_less_and_a_plan_says_so(pattern, stock, tmp_path) -> None:
+    plain = sparsecc.compile(small.mlp(), sparsity=pattern)
+    better = sparsecc.compile(small.mlp(), sparsity=pattern, permute=True)
+    assert better.quality["rel_error"] < plain.quality["rel_error"]
+    assert (plain.plan.permuted, better.plan.permuted) == ("", "choices")
+    assert any("channels in another order" in layer.reason for layer in better.plan.layers)
+    x = small.tokens(1)
+    artifact = better.save(tmp_path / "artifact")
+    assert distance(better(x), stock(artifact / "model.onnx", x=x)) < TOLERANCE
+    again = sparsecc.apply(small.mlp(), better.plan)
+    assert again.plan.permuted == "choices"
+    assert np.array_equal(again(x), better(x))

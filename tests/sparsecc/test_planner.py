@@ -217,3 +217,13 @@ def test_labels_make_accuracy_the_measure(stock) -> None:
 def test_a_bad_request_is_one_clear_error(settings, error, message) -> None:
     with pytest.raises(error, match=message):
         sparsecc.compile(small.mlp("n"), TARGET, **{"calibration": DATA, **settings})
+
+
+def test_a_search_may_put_channels_in_order_first(stock) -> None:
+    made = sparsecc.compile(small.mlp("n"), TARGET, calibration=DATA, max_drop=LIMIT, permute=True)
+    assert made.plan.permuted == "4x1:0.5"
+    assert drop(made, samples(4, 200), stock) < 2 * LIMIT
+    again = sparsecc.apply(small.mlp("n"), made.plan, calibration=DATA)
+    assert again.plan.permuted == made.plan.permuted
+    x = samples(5, 20)
+    assert np.array_equal(again(x), made(x))

@@ -1,0 +1,82 @@
+"""Putting the channels of a model in order before it is pruned."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from sparsecc.formats.patterns import SparsitySpec
+from sparsecc.passes.base import Context
+from sparsecc.passes.permute.permute import permute_model
+from sparsecc.passes.weights.layers import find_layers
+from sparsecc.passes.weights.prune import LayerResult, detect_layers
+from sparsecc.progress import Progress, counted
+from sparsecc.quality.calibration import Calibration
+from sparsecc.search.allocation import allocate
+from sparsecc.search.plan import Choice
+
+FOR_CHOICES = "choices"
+"""What a plan says channels were put in order for, where that is what its layers say."""
+FOR_SEARCH = "4x1:0.5"
+"""What channels are put in order for before a search, which does not know its choices yet."""
+
+
+def in_order(
+    graph: ir.Model,
+    choices: Mapping[str, Choice],
+    permuted: str,
+    data: Calibration | None,
+    ctx: Context,
+    seed: int,
+    progress: Progress,
+) -> tuple[ir.Model, dict[str, str]]:
+    """A dense model with its channels in a better order; it computes the same.
+
+    Args:
+        graph: In canonical form; it is not changed.
+        choices: Layer name → what will be done to it.
+        permuted: What channels are put in order for, as plans say it.
+        data: Calibration data, if there are any.
+        ctx: Told of layers that gain nothing.
+        seed: Of the search.
+        progress: Told what is being done.
+
+    Returns:
+        The new model, and layer name → what that changed, in words.
+
+    Raises:
+        PlanError: What channels are to be put in order for cannot be read.
+    """
+    ordered = graph.clone()
+    if permuted != FOR_CHOICES:
+        choices = _uniform(ordered, SparsitySpec.parse(permuted))
+    found = permute_model(ordered, choices, data, ctx, seed=seed, on_progress=counted(progress))
+    return ordered, {name: str(each) for name, each in found.items()}
+
+
+def with_notes(
+    results: Mapping[str, LayerResult], notes: Mapping[str, str]
+) -> dict[str, LayerResult]:
+    """Results that also say what the order of channels changed."""
+    return {
+        name: dataclasses.replace(
+            result, reason="; ".join(filter(None, [result.reason, notes.get(name, "")]))
+        )
+        for name, result in results.items()
+    }
+
+
+def _uniform(graph: ir.Model, spec: SparsitySpec) -> dict[str, Choice]:
+    """The same for all layers that allow it; zeros that are there already stay where they are."""
+    layers = find_layers(graph).layers
+    there = allocate(layers, SparsitySpec(None, 0.0), detected=detect_layers(layers))
+    wanted = allocate(layers, spec, method="magnitude")
+    return {
+        layer.name: (there if there[layer.name].choice.sparsity else wanted)[layer.name].choice
+        for layer in layers
+    }
+
+
+__all__ = ["FOR_CHOICES", "FOR_SEARCH", "in_order", "with_notes"]
