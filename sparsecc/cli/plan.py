@@ -18,11 +18,8 @@ from sparsecc.cli.options import (
     MaxDrop,
     MaxMs,
     Mode,
-<<<<<<< HEAD
     NeededCalibration,
-=======
     Permute,
->>>>>>> 641912f (Permute: the order of channels is searched, and used with compile(permute=True) and --permute)
     Place,
     Preprocess,
     Quality,
