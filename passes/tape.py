@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsecc import ops
-from sparsecc.passes.edit import fresh_name, owner, replace
+from sparsecc.passes.edit import fresh_name, new_initializer, owner, replace
 
 
 class Tape:
@@ -44,11 +44,16 @@ class Tape:
             self._graph.register_initializer(value)
         return value
 
+    def weight(self, name: str, array: NDArray[np.generic]) -> ir.Value:
+        """An initializer of its own, named after the node that is replaced."""
+        return new_initializer(self._node, f"{self._node.name}.{name}", array)
+
     def ints(self, *numbers: int) -> ir.Value:
         """A constant int64 vector."""
         return self.constant(np.array(numbers, np.int64))
 
-    def finish(self) -> None:
-        """Put the nodes in; the last one's output takes the place of the replaced node's."""
+    def finish(self) -> list[ir.Node]:
+        """Put the nodes in, and return them; the last one takes the place of the replaced node."""
         replace([self._node], self._nodes, at=self._node)
         self._nodes[-1].name = self._node.name
+        return self._nodes

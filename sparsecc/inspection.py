@@ -21,6 +21,10 @@ from sparsecc.passes import edit, pipeline
 from sparsecc.passes.base import Context, Refusal, run
 from sparsecc.passes.quantize.rows import int8_rows
 from sparsecc.passes.regions.predict import between, context, rest
+from sparsecc.passes.structured.carry_out import Factored, exact_factors, rewrite_layers
+from sparsecc.passes.structured.detect import exact_structures
+from sparsecc.passes.structured.rewrite import marks
+from sparsecc.passes.structured.rows import merged
 from sparsecc.passes.weights.choose import node_work, packed_estimate
 from sparsecc.passes.weights.dense_beside import DenseBeside
 from sparsecc.passes.weights.dense_products import DenseProducts
@@ -51,12 +55,22 @@ def inspect(model: Any, target: str = "native") -> list[LayerRow]:
     ctx = Context(target=hardware)
     graph = capture(model)
     run(pipeline.EXACT_BEFORE, graph, ctx)
+    _factor(graph, hardware)
     return rewrite(graph, hardware, ctx)
+
+
+def _factor(graph: ir.Model, target: Target) -> None:
+    """Put factors in the place of weights that have a structure exactly, where that is faster."""
+    layers = {layer.name: layer for layer in find_layers(graph).layers}
+    found = exact_structures(list(layers.values()), target, lambda *_: None)
+    made = [exact_factors(layers[name], str(each)) for name, each in found.items()]
+    rewrite_layers(graph, [each for each in made if isinstance(each, Factored)])
 
 
 def rewrite(graph: ir.Model, target: Target, ctx: Context) -> list[LayerRow]:
     """Put sparse ops where they pay, fuse into them, and say what was chosen for each layer."""
     order = {node.name: at for at, node in enumerate(graph.graph.all_nodes())}
+    parts = marks(graph.graph)
     refused = _refused_rows(graph, find_layers(graph).refusals, target)
     to_sparse = ToSparse(target)
     beside = (Depthwise(), DenseProducts(target), DenseBeside(target))
@@ -74,6 +88,7 @@ def rewrite(graph: ir.Model, target: Target, ctx: Context) -> list[LayerRow]:
             )
     for name, row in int8_rows(graph, target).items():
         rows[name] = dataclasses.replace(row, op=rows[name].op)
+    rows = merged(rows, parts, target)
     return sorted(rows.values(), key=lambda row: order.get(row.name, len(order)))
 
 

@@ -14,10 +14,14 @@ from sparsecc.backends.onnxruntime.run import session_of_model
 from sparsecc.cost.model import cost_model
 from sparsecc.errors import CalibrationError, PlanError
 from sparsecc.executor import open_executor
+from sparsecc.formats.patterns import DENSE
+from sparsecc.formats.structures import Structure
 from sparsecc.identity import model_hash
 from sparsecc.manifest import NodeEntry
 from sparsecc.ordering import FOR_CHOICES, FOR_SEARCH, in_order, with_notes
 from sparsecc.passes.base import Context
+from sparsecc.passes.structured import rewrite as structured
+from sparsecc.passes.structured.detect import exact_structures, exactly
 from sparsecc.passes.weights.layers import Layer, find_layers
 from sparsecc.passes.weights.prune import LayerResult, detect_layers, prune_model
 from sparsecc.passes.weights.spread import by_losses, by_outliers
@@ -29,7 +33,7 @@ from sparsecc.recovery import RELIEF, recovered
 from sparsecc.report.rows import LayerRow
 from sparsecc.request import Request
 from sparsecc.search.allocation import MEASURED, Decision, allocate, by_size, misfit, to_spread
-from sparsecc.search.plan import Plan, PlanBudget, PlanLayer, PlanRecovery, PlanRefusal
+from sparsecc.search.plan import Choice, Plan, PlanBudget, PlanLayer, PlanRecovery, PlanRefusal
 
 PRUNING = 0.3
 """Share of the progress that pruning is where a recovery follows."""
@@ -144,7 +148,7 @@ def decide(job: Job, progress: Progress) -> dict[str, Decision]:
     """
     progress("deciding what to prune", 0.0)
     request, layers = job.request, find_layers(job.graph).layers
-    return allocate(
+    decisions = allocate(
         layers,
         request.spec,
         overrides=request.overrides,
@@ -153,6 +157,16 @@ def decide(job: Job, progress: Progress) -> dict[str, Decision]:
         refit=request.refit,
         detected=detect_layers(layers),
     )
+    # eight bits are for whole weights; whoever asks for zeros gets them
+    free = [each for each in layers if _is_free(each, decisions[each.name], request)]
+    found = exact_structures(free, request.target, counted(progress))
+    return decisions | {name: Decision(exactly(each)) for name, each in found.items()}
+
+
+def _is_free(layer: Layer, decision: Decision, request: Request) -> bool:
+    """Whether nobody asked for anything else than the weight as it is."""
+    as_it_is = not decision.choice.changes or decision.reason == layer.keep_dense != ""
+    return as_it_is and not request.quantize
 
 
 def _densities(job: Job, layers: Sequence[Layer], progress: Progress) -> dict[str, float]:
@@ -348,6 +362,12 @@ def _unmet(found: Found) -> PlanError:
     )
 
 
+def _misfit(layer: Layer, choice: Choice) -> str:
+    """Why a layer cannot have the structure of a choice, or ""."""
+    beside = choice.changes and choice.pattern != DENSE
+    return structured.misfit(layer, Structure.parse(choice.structure), with_sparse=beside)
+
+
 def _check_layers(layers: Sequence[Layer], plan: Plan) -> None:
     """That a plan's layers are the model's, and its choices fit them."""
     planned = {layer.name: layer for layer in plan.layers}
@@ -363,6 +383,11 @@ def _check_layers(layers: Sequence[Layer], plan: Plan) -> None:
                 f"the plan has {layer.name!r} as {found.op} [{found.rows}, {found.cols}], the "
                 f"model as {layer.op} [{layer.rows}, {layer.cols}]",
                 fix=fix,
+            )
+        if found.choice.structure and (why := _misfit(layer, found.choice)):
+            raise PlanError(
+                f"the plan asks for {found.choice.structure} in {layer.name!r}: {why}",
+                fix="choose a structure that fits, or none",
             )
         if why := misfit(layer, found.choice.pattern):
             raise PlanError(

@@ -19,7 +19,13 @@ from sparsecc.formats.patterns import Pattern
 from sparsecc.inspection import fixed, rewrite
 from sparsecc.passes.base import Context
 from sparsecc.passes.regions.predict import predict_model
-from sparsecc.passes.weights.candidates import Candidate, Probe, measure_layers, offer
+from sparsecc.passes.weights.candidates import (
+    Candidate,
+    Probe,
+    measure_layers,
+    offer,
+    worth_keeping,
+)
 from sparsecc.passes.weights.layers import find_layers
 from sparsecc.passes.weights.prune import LayerResult, prune_model
 from sparsecc.passes.weights.sensitivity import sensitivities
@@ -166,7 +172,8 @@ def _candidates(
     losses, probes = measure_layers(graph, choices, data, executor, progress)
     for name, measured in losses.items():
         pairs = zip(table[name], measured, strict=True)
-        table[name] = [dataclasses.replace(each, loss=loss) for each, loss in pairs]
+        weighed = [dataclasses.replace(each, loss=loss) for each, loss in pairs]
+        table[name] = worth_keeping(weighed)
     return table, probes
 
 
@@ -239,7 +246,12 @@ class _Desk:
     def uniform(self) -> list[Assignment]:
         """Plans that do the same to every layer that allows it: the one nearest to the limit."""
         pattern = Pattern.parse(UNIFORM)
-        offered = [c for cs in self.table.values() for c in cs if c.choice.pattern == pattern]
+        offered = [
+            c
+            for cs in self.table.values()
+            for c in cs
+            if c.choice.pattern == pattern and not c.choice.structure
+        ]
         plans = [
             tuple(
                 next((at for at, c in enumerate(cs) if _is(c, pattern, sparsity)), 0)
@@ -279,7 +291,8 @@ class _Desk:
 
 def _is(candidate: Candidate, pattern: Pattern, sparsity: float) -> bool:
     choice = candidate.choice
-    return candidate.changes and choice.pattern == pattern and choice.sparsity == sparsity
+    same = choice.pattern == pattern and choice.sparsity == sparsity
+    return candidate.changes and same and not choice.structure
 
 
 def _found(desk: _Desk, trial: _Trial, *, met: bool, doubt: str) -> Found:

@@ -17,6 +17,7 @@ from sparsecc.cost.rates import KINDS, Kind, Sums
 from sparsecc.cost.roofline import UNKNOWN_BATCH, UNKNOWN_SIDE, UNKNOWN_TOKENS
 from sparsecc.passes.regions.chains import chained
 from sparsecc.passes.regions.units import units_of
+from sparsecc.passes.structured.rewrite import is_part
 from sparsecc.passes.weights.choose import packed_work
 from sparsecc.report.rows import LayerRow
 from sparsecc.targets import Target
@@ -87,7 +88,8 @@ def between(model: ir.Model, target: Target) -> Estimate:
         saved = costs.step("streamed", streamed([packed_work(node) for node in layers]))
         if saved is not None:
             parts.append(Estimate(-saved.ms, saved.spread))
-    parts += [_node(node) for node in outside if not _is_layer(node) and _computes(node)]
+    others = [node for node in outside if not (_is_layer(node) or is_part(node))]
+    parts += [_node(node) for node in others if _computes(node)]
     return total(parts)
 
 

@@ -11,10 +11,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsecc.cost import roofline
-from sparsecc.cost.model import cost_model
+from sparsecc.cost.model import Estimate, cost_model, total
 from sparsecc.executor import Executor
 from sparsecc.formats.blocks import Block
 from sparsecc.formats.patterns import Pattern, detect
+from sparsecc.passes.structured.carry_out import offer_of
+from sparsecc.passes.structured.cost import estimate
+from sparsecc.passes.structured.detect import exactly, structure_that_pays
+from sparsecc.passes.structured.forms import FORMS
+from sparsecc.passes.structured.offers import Offer, fit_offer, materialised, offers
 from sparsecc.passes.weights.bias_correction import can_shift
 from sparsecc.passes.weights.choose import choose, work_of
 from sparsecc.passes.weights.layers import Layer, find_layers, matrix
@@ -128,7 +133,22 @@ def offer(layer: Layer, target: Target, mode: Mode, method: Method) -> list[Cand
             made = _made(layer, target, Choice(pattern=pattern, sparsity=sparsity, method=method))
             if made.density < kept.density and made.ms <= roofline.WORTHWHILE * kept.ms:
                 found.append(made)
+    for each in offers(layer, mode):
+        factored = _factors(layer, target, each, method)
+        if factored.density < kept.density and factored.ms <= roofline.WORTHWHILE * kept.ms:
+            found.append(factored)
     return found
+
+
+def worth_keeping(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Candidates without the factors that some zeros beat in time and loss."""
+    zeros = [each for each in candidates if not each.choice.structure]
+    return [
+        each
+        for each in candidates
+        if not (each.choice.structure and each.changes)
+        or not any(other.ms <= each.ms and other.loss <= each.loss for other in zeros)
+    ]
 
 
 def measure_layers(
@@ -185,8 +205,12 @@ def measure(question: Question) -> tuple[list[float], Probe | None]:
         if not each.changes:
             losses.append(0.0)
             continue
-        swept = [sparsegpt(part, h, each.pattern, each.sparsity)[0] for part, h in parts]
-        values = np.concatenate(swept)
+        if each.structure:
+            fit, beside = fit_offer(w, offer_of(each), second[0])
+            values = materialised(fit, beside, (w.shape[0], w.shape[1]))
+        else:
+            swept = [sparsegpt(part, h, each.pattern, each.sparsity)[0] for part, h in parts]
+            values = np.concatenate(swept)
         shift = mean_shift(w, values, train) if question.may_shift else None
         losses.append(output_error(w, values, judge, shift))
         made.append(Probe(losses[-1], values.astype(np.float32), shift))
@@ -200,6 +224,12 @@ def _as_it_is(layer: Layer, target: Target) -> Candidate:
     choice = Choice(
         pattern=found.pattern, sparsity=1 - found.density, method="existing", refit=False
     )
+    exact = structure_that_pays(layer, target, row)
+    if exact is not None:
+        price = FORMS[exact.structure.form].price(exact.structure, (layer.rows, layer.cols))
+        choice = exactly(exact.structure)
+        share, size = min(1.0, price.parameters / (layer.rows * layer.cols)), price.parameters
+        return Candidate(choice, share, exact.time.ms, 4 * size, exact.time.spread)
     stored = 4 * layer.rows * layer.cols
     if row.is_sparse:
         stored = _bytes(layer, found.pattern.block, found.density)
@@ -212,6 +242,26 @@ def _made(layer: Layer, target: Target, choice: Choice) -> Candidate:
     work = work_of(layer)
     estimate = cost_model(target).sparse(work, block, blocks, beside=True)
     return Candidate(choice, density, estimate.ms, _bytes(layer, block, density), estimate.spread)
+
+
+def _factors(layer: Layer, target: Target, offer: Offer, method: Method) -> Candidate:
+    """A structure that a layer does not have, with what is sparse beside it."""
+    shape, work = (layer.rows, layer.cols), work_of(layer)
+    choice = Choice(
+        pattern=offer.pattern,
+        sparsity=offer.sparsity,
+        method=method,
+        structure=str(offer.structure),
+    )
+    parameters = FORMS[offer.structure.form].price(offer.structure, shape).parameters
+    parts, share = [estimate(offer.structure, work, target)], parameters / math.prod(shape)
+    stored = roofline.BYTES_PER_WEIGHT * parameters
+    if offer.sparsity:
+        beside = _made(layer, target, choice)
+        parts.append(Estimate(beside.ms, beside.spread))
+        share, stored = share + beside.density, stored + beside.weight_bytes
+    time = total(parts)
+    return Candidate(choice, min(1.0, share), time.ms, stored, time.spread)
 
 
 def _blocks(layer: Layer, block: Block, density: float) -> int:

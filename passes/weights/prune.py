@@ -12,6 +12,13 @@ from numpy.typing import NDArray
 from sparsecc.errors import PlanError
 from sparsecc.executor import SERIAL, Executor
 from sparsecc.formats.patterns import Detected, detect, mask_from_scores
+from sparsecc.passes.structured.carry_out import (
+    Factored,
+    approximate,
+    density,
+    exact_factors,
+    rewrite_layers,
+)
 from sparsecc.passes.weights import scores
 from sparsecc.passes.weights.bias_correction import can_shift, shift_bias
 from sparsecc.passes.weights.choose import work_of
@@ -70,7 +77,7 @@ def prune_model(
     executor: Executor = SERIAL,
     on_progress: Progress | None = None,
 ) -> list[LayerResult]:
-    """Prune the chosen layers of ``model`` in place, in the order of the graph.
+    """Prune or factor the chosen layers of ``model`` in place, in the order of the graph.
 
     Each layer sees the inputs that the already pruned layers before it produce, and is refitted to
     what it puts out in the dense model: so it makes up for what they lost, too, channel by channel
@@ -78,7 +85,8 @@ def prune_model(
 
     Args:
         model: Changed in place.
-        choices: Layer name → what to do; dense choices and unnamed layers are left alone.
+        choices: Layer name → what to do; dense choices without a structure and unnamed layers are
+            left alone.
         calibration: Sample inputs. Without them masks are by magnitude and values stay.
         executor: Where large layers are worked on.
         on_progress: Called as (what, steps done, steps in all).
@@ -99,26 +107,72 @@ def prune_model(
     chosen = [
         layer
         for layer in layers.values()
-        if layer.name in choices and choices[layer.name].pattern.kind != "dense"
+        if layer.name in choices
+        and (choices[layer.name].pattern.kind != "dense" or choices[layer.name].structure)
     ]
     results = {layer.name: _kept(layer, choices[layer.name]) for layer in chosen}
-    todo = [layer for layer in chosen if choices[layer.name].method != "existing"]
+    todo = [layer for layer in chosen if choices[layer.name].changes]
+    factored = list(_exactly(chosen, choices, results))
     if calibration is None:
         for done, layer in enumerate(todo):
             if on_progress is not None:
                 on_progress(f"pruning {layer.name}", done, len(todo))
-            results[layer.name] = _by_magnitude(layer, choices[layer.name])
-        return list(results.values())
-    dense = model.clone()
-    for together, train, held_out in with_statistics(
-        model, todo, calibration, on_progress, dense=dense
-    ):
-        jobs = [_job(layer, choices[layer.name], train, held_out) for layer in together]
-        made = prune_layers(jobs, executor)
-        for layer, job, pruned in zip(together, jobs, made, strict=True):
-            put(layer, pruned.weight, pruned.shift)
-            results[layer.name] = _result(choices[layer.name], job, pruned)
+            choice = choices[layer.name]
+            if choice.structure:
+                made, results[layer.name] = _factored(layer, choice, None, None)
+                factored.append(made)
+            else:
+                results[layer.name] = _by_magnitude(layer, choice)
+    else:
+        dense = model.clone()
+        for together, train, held_out in with_statistics(
+            model, todo, calibration, on_progress, dense=dense
+        ):
+            masked = [layer for layer in together if not choices[layer.name].structure]
+            jobs = [_job(layer, choices[layer.name], train, held_out) for layer in masked]
+            for layer, job, pruned in zip(masked, jobs, prune_layers(jobs, executor), strict=True):
+                put(layer, pruned.weight, pruned.shift)
+                results[layer.name] = _result(choices[layer.name], job, pruned)
+            for layer in together:
+                if layer not in masked:
+                    made, result = _factored(layer, choices[layer.name], train, held_out)
+                    factored.append(made)
+                    results[layer.name] = result
+    rewrite_layers(model, factored)  # last: until here each layer is one node
     return list(results.values())
+
+
+def _exactly(
+    layers: Sequence[Layer], choices: Mapping[str, Choice], results: dict[str, LayerResult]
+) -> Iterator[Factored]:
+    """Factors of the layers that have a structure already; results say where one has not."""
+    for layer in layers:
+        choice = choices[layer.name]
+        if choice.structure and not choice.changes:
+            found = exact_factors(layer, choice.structure)
+            if isinstance(found, Factored):
+                yield found
+            else:
+                results[layer.name] = dataclasses.replace(results[layer.name], reason=found)
+
+
+def _factored(
+    layer: Layer, choice: Choice, train: Moments | None, held_out: Moments | None
+) -> tuple[Factored, LayerResult]:
+    """The best factors of a layer, whose weight becomes what they stand for."""
+    weight = np.asarray(matrix(layer), np.float64)
+    shifts = can_shift(layer) and choice.refit
+    fit, sparse, pruned = approximate(weight, choice, train, held_out, shifts=shifts)
+    put(layer, pruned.weight, pruned.shift)
+    result = dataclasses.replace(
+        _kept(layer, choice),
+        density=density(fit, sparse, layer),
+        update=pruned.update,
+        bias_corrected=pruned.shift is not None,
+        loss=pruned.loss,
+        accepted=True,
+    )
+    return Factored(layer, fit, sparse), result
 
 
 def with_statistics(

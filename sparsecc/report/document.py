@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Version of the JSON form."""
 
-Kind = Literal["sparse", "library", "dense"]
-"""Skips zeros; dense, in the library; dense, left to ONNX Runtime."""
+Kind = Literal["sparse", "structured", "library", "dense"]
+"""Skips zeros; factors of its weight; dense, in the library; dense, left to ONNX Runtime."""
 
 
 @dataclass(frozen=True)
@@ -243,6 +243,8 @@ def document(report: Report, measured: Measured | None = None) -> Document:
 
 def kind_of_layer(row: LayerRow, region: str) -> Kind:
     """Who runs a layer: the library runs whatever is in a region."""
+    if row.structure:
+        return "structured"
     if row.is_sparse:
         return "sparse"
     return "dense" if row.kernel == DENSE_KERNEL and not region else "library"
@@ -282,9 +284,12 @@ def _option(option: PlanOption, chosen: Choice) -> OptionEntry:
 
 
 def choice_text(choice: Choice) -> str:
-    """A choice as a user writes it: ``4x1:0.8``, ``dense``."""
+    """A choice as a user writes it: ``4x1:0.8``, ``dense``, ``rank:64 + 4x1:0.8``."""
     pattern = str(choice.pattern)
-    return pattern if pattern == "dense" else f"{pattern}:{choice.sparsity:.3g}"
+    zeros = pattern if pattern == "dense" else f"{pattern}:{choice.sparsity:.3g}"
+    if choice.structure:
+        return choice.structure if zeros == "dense" else f"{choice.structure} + {zeros}"
+    return zeros
 
 
 def _target(report: Report) -> Target | None:

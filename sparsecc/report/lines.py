@@ -21,7 +21,8 @@ class Line:
 
     Attributes:
         rows: The layers it stands for; several are dense, of one op, for one reason.
-        note: Index of its reason among the notes; None when the layer runs sparse.
+        note: Index of its reason among the notes; None when the layer runs sparse or as
+            factors.
     """
 
     rows: tuple[LayerRow, ...]
@@ -72,14 +73,14 @@ def lay_out(rows: Sequence[LayerRow]) -> tuple[list[Line], list[Note]]:
     """
     reasons: dict[str, list[LayerRow]] = {}
     for row in rows:
-        if not row.is_sparse:
+        if row.stays_dense:
             reasons.setdefault(kind_of(row.why), []).append(row)
     index = {kind: i for i, kind in enumerate(reasons)}
     notes = [Note(alike[0].why, len(alike)) for alike in reasons.values()]
     lines: list[Line] = []
     drawn: set[tuple[str, int]] = set()
     for row in rows:
-        if row.is_sparse:
+        if not row.stays_dense:
             lines.append(Line((row,), None))
             continue
         note = index[kind_of(row.why)]

@@ -35,6 +35,7 @@ class LayerRow:
         spread: Relative error of ``est_ms``, one standard deviation.
         flops: Floating-point operations of one run as chosen, at the sizes of the estimate.
         moved_bytes: Bytes of weights and activations that one run reads and writes, likewise.
+        structure: The factors that took the weight's place, such as ``rank:64``; else "".
     """
 
     name: str
@@ -51,6 +52,7 @@ class LayerRow:
     spread: Amount = 0.0
     flops: Amount = 0.0
     moved_bytes: Count = 0
+    structure: str = ""
 
     __pydantic_config__: ClassVar[pydantic.ConfigDict] = pydantic.ConfigDict(extra="forbid")
 
@@ -78,4 +80,9 @@ class LayerRow:
     @property
     def is_sparse(self) -> bool:
         """Whether a kernel that skips zeros runs it."""
-        return self.kernel != DENSE_KERNEL and self.pattern != "dense"
+        return self.kernel != DENSE_KERNEL and self.pattern != "dense" and not self.structure
+
+    @property
+    def stays_dense(self) -> bool:
+        """Whether it multiplies by its whole weight."""
+        return not (self.is_sparse or self.structure)

@@ -121,8 +121,11 @@ def render(report: Report, width: int) -> Iterator[RenderableType]:
 
 def _headline(report: Report) -> Text:
     sparse = sum(row.is_sparse for row in report.rows)
+    factored = sum(bool(row.structure) for row in report.rows)
     layers = f"{len(report.rows)} layer{'s' if len(report.rows) != 1 else ''}, {sparse} sparse"
-    parts = [(report.title, "bold"), (report.target, ""), (layers, _SPARSE if sparse else "")]
+    layers += f", {factored} as smaller factors" if factored else ""
+    style = _SPARSE if sparse or factored else ""
+    parts = [(report.title, "bold"), (report.target, ""), (layers, style)]
     return Text(" · ").join(Text(printable(text), style) for text, style in parts if text)
 
 

@@ -10,6 +10,7 @@ import pydantic
 
 from sparsecc.errors import PlanError
 from sparsecc.formats.patterns import Pattern
+from sparsecc.formats.structures import Structure
 from sparsecc.versioned import FileKind
 
 FORMAT: Final = 3
@@ -36,6 +37,13 @@ def _pattern(value: object) -> Pattern:
         raise ValueError(str(error)) from error
 
 
+def _structure(text: str) -> str:
+    try:
+        return text and str(Structure.parse(text))
+    except PlanError as error:
+        raise ValueError(str(error)) from error
+
+
 Text = Annotated[str, pydantic.Field(max_length=4096)]
 Number = Annotated[
     float, pydantic.Field(allow_inf_nan=False), pydantic.PlainSerializer(_significant)
@@ -44,6 +52,9 @@ Count = Annotated[int, pydantic.Field(ge=1, lt=2**31)]
 PatternText = Annotated[
     Pattern, pydantic.PlainValidator(_pattern), pydantic.PlainSerializer(str, return_type=str)
 ]
+
+
+StructureText = Annotated[str, pydantic.Field(max_length=40), pydantic.AfterValidator(_structure)]
 
 
 class _Strict(pydantic.BaseModel):
@@ -58,12 +69,16 @@ class Choice(_Strict):
         sparsity: Share of the weights that becomes zero.
         method: How the mask is found.
         refit: Whether the weights that stay may change to make up for the others.
+        structure: Factors that take the weight's place (``formats/structures.py``), or "". With a
+            pattern, which goes with low rank alone, what the factors leave is kept with such zeros
+            beside them; with the method ``existing`` the weight has the structure exactly.
     """
 
     pattern: PatternText
     sparsity: Annotated[Number, pydantic.Field(ge=0, le=1)]
     method: Method = "sparsegpt"
     refit: bool = True
+    structure: StructureText = ""
 
     @property
     def changes(self) -> bool:

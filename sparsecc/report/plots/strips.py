@@ -56,6 +56,7 @@ def kinds(nodes: Iterable[NodeMark]) -> list[tuple[str, str, int]]:
 
 _WORDS = {
     "sparse": "layer that skips zeros",
+    "structured": "layer as smaller factors",
     "library": "dense layer in the library",
     "step": "other step of a region",
     "dense": "dense layer in ONNX Runtime",

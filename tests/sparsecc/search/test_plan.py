@@ -67,8 +67,12 @@ def test_floats_are_written_with_six_digits() -> None:
     assert layer["density"] == 0.2
     assert layer["loss"] == 0.00123457
     assert layer["choice"] == {
-        "pattern": "4x1", "sparsity": 0.8, "method": "sparsegpt", "refit": True
-    }  # fmt: skip
+        "pattern": "4x1",
+        "sparsity": 0.8,
+        "method": "sparsegpt",
+        "refit": True,
+        "structure": "",
+    }
 
 
 def edited(**changes: Any) -> str:
@@ -77,6 +81,9 @@ def edited(**changes: Any) -> str:
     raw["layers"][0].update(layer)
     raw.update(changes)
     return json.dumps(raw)
+
+
+FACTORS = {"pattern": "dense", "sparsity": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -98,6 +105,9 @@ def edited(**changes: Any) -> str:
         (edited(layer={"choice": {"pattern": "5x5", "sparsity": 0.5}}), "5x5"),
         (edited(layer={"choice": {"pattern": "4x1", "sparsity": 2.0}}), "sparsity"),
         (edited(layer={"choice": {"pattern": "4x1", "sparsity": 0.5, "method": "x"}}), "method"),
+        (edited(layer={"choice": {**FACTORS, "structure": "rank:0"}}), "no structure"),
+        (edited(layer={"choice": {**FACTORS, "structure": 7}}), "structure"),
+        (edited(layer={"choice": {**FACTORS, "structure": "rank:1" + 50 * " "}}), "structure"),
     ],
 )
 def test_anything_else_is_one_clear_error(text: str, message: str) -> None:

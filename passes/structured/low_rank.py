@@ -1,0 +1,119 @@
+"""Low rank: ``W ≈ U V`` with ``U[R, r]``, ``V[r, K]``.
+
+The best for inputs of second moment H is a projection of W: with P the projector on the r leading
+eigenvectors of ``W H Wᵀ``, ``P W`` minimises ``‖(W − U V) H^½‖`` (Eckart and Young on ``W H^½``),
+and no H has to be inverted for it. Only what is left of the smaller side is decomposed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import scipy.linalg
+
+from sparsecc.formats.structures import Structure
+from sparsecc.passes.structured.base import (
+    EXACT,
+    Emitter,
+    Factors,
+    Fit,
+    Form,
+    Matrix,
+    Price,
+    Product,
+    Shape,
+)
+
+MOST_SIDE = 4096
+"""Of the smaller side of a weight whose rank is looked at: beyond, it takes minutes."""
+_RIDGE = 1e-9
+"""Of H's diagonal: a moment of few samples has no Cholesky factor otherwise."""
+
+
+def misfit(structure: Structure, shape: Shape) -> str:
+    """Why a rank does not fit a weight, or ""."""
+    (rank,) = structure.sizes
+    return "" if rank <= min(shape) else f"rank {rank} of a weight of {shape[0]} x {shape[1]}"
+
+
+def fit(weight: Matrix, structure: Structure, moment: Matrix | None = None) -> Fit:
+    """The factors ``(U[R, r], V[r, K])`` with the least (weighted) residual."""
+    (rank,) = structure.sizes
+    basis, energies = _basis(weight, moment)
+    u = basis[:, :rank]
+    total = float(energies.sum())
+    dropped = float(np.clip(energies[rank:], 0, None).sum())
+    return Fit(structure, (u, u.T @ weight), dropped / total if total else 0.0)
+
+
+def dense(factors: Factors, structure: Structure, shape: Shape) -> Matrix:
+    """``U V``."""
+    return factors[0] @ factors[1]
+
+
+def price(structure: Structure, shape: Shape) -> Price:
+    """Two products."""
+    (rank,) = structure.sizes
+    return Price((Product(1, rank, shape[1]), Product(1, shape[0], rank)))
+
+
+def emit(to: Emitter, factors: Factors, structure: Structure, shape: Shape) -> ir.Value:
+    """MatMul, MatMul."""
+    inner = to.tape.op("MatMul", to.x, to.factor(factors[1].T, "v"))
+    return to.tape.op("MatMul", inner, to.factor(factors[0].T, "u"))
+
+
+def exact(weight: Matrix) -> list[Structure]:
+    """The rank of the weight, where it is low enough to save anything."""
+    rows, cols = weight.shape
+    if min(rows, cols) > MOST_SIDE or _is_full(weight):
+        return []
+    rank = rank_of(weight)
+    return [Structure("rank", (rank,))] if 0 < rank * (rows + cols) < rows * cols else []
+
+
+def _is_full(weight: Matrix) -> bool:
+    """Whether no singular value is small: quicker to tell than their number."""
+    inner = weight @ weight.T if len(weight) <= weight.shape[1] else weight.T @ weight
+    inner -= EXACT**2 * np.trace(inner) * np.eye(len(inner))
+    return bool(scipy.linalg.lapack.dpotrf(inner, lower=1, overwrite_a=1)[1] == 0)
+
+
+def rank_of(weight: Matrix) -> int:
+    """Singular values beyond which what is left is rounding."""
+    energies = np.clip(_basis(weight, None, vectors=False)[1], 0, None)
+    left = np.append(np.cumsum(energies[::-1])[::-1], 0.0)
+    return int(np.argmax(left <= EXACT**2 * left[0]))
+
+
+def _basis(weight: Matrix, moment: Matrix | None, *, vectors: bool = True) -> tuple[Matrix, Matrix]:
+    """Left singular vectors of ``W H^½``, and squared singular values, the largest first."""
+    rows, cols = weight.shape
+    if rows <= cols:
+        inner = weight @ weight.T if moment is None else weight @ moment @ weight.T
+        return _eigen(inner, vectors=vectors)
+    half = weight if moment is None else weight @ _root(moment)
+    right, energies = _eigen(half.T @ half, vectors=vectors)
+    if not vectors:
+        return right, energies
+    # orthonormal also where a singular value is zero, which a division by it would not be
+    basis, _ = np.linalg.qr(half @ right)
+    return np.asarray(basis, np.float64), energies
+
+
+def _eigen(symmetric: Matrix, *, vectors: bool) -> tuple[Matrix, Matrix]:
+    if not vectors:
+        energies = scipy.linalg.eigvalsh(symmetric)[::-1]
+        return np.zeros((0, 0)), np.asarray(energies, np.float64)
+    values, found = scipy.linalg.eigh(symmetric)
+    return np.asarray(found[:, ::-1], np.float64), np.asarray(values[::-1], np.float64)
+
+
+def _root(moment: Matrix) -> Matrix:
+    """L of ``H = L Lᵀ``."""
+    ridge = _RIDGE * float(np.mean(np.diag(moment)))
+    root = np.linalg.cholesky(moment + (ridge or _RIDGE) * np.eye(len(moment)))
+    return np.asarray(root, np.float64)
+
+
+FORM = Form("low-rank", misfit, fit, dense, price, emit, exact)
