@@ -41,22 +41,22 @@ PATTERNS = (
     "unstructured:0.7",
     "unstructured:0.9",
 )
-SAMPLES = 384
-"""Calibration samples of each model: as many as statistics of a large layer need."""
+SAMPLES = 256
+"""Calibration samples of each model: enough for statistics of a large layer."""
+MADE_UP = 384
 _BEST: dict[str, Any] = {"score": "alps", "refit": True}
 METHODS: dict[str, dict[str, Any]] = {
-    "magnitude": {"score": "magnitude", "refit": False},
+    "magnitude": {"calibration": None},
     "Wanda": {"score": "wanda", "refit": False},
     "SparseGPT": {"score": "sparsegpt", "refit": False},
     "ALPS": {"score": "alps", "refit": False},
     "+ refit": _BEST,
     "+ permutation": {**_BEST, "permute": True},
     "+ recovery": {**_BEST, "permute": True, "recover": "1min"},
-    "no data": {**_BEST, "calibration": None},
     "generated": {**_BEST, "calibration": WORD},
 }
-"""Method → how to compile: four that choose masks alone, then each adds to the one before; and what
-`+ refit` does without data."""
+"""Method → how to compile: four that choose masks alone (by magnitude without data), then each adds
+to the one before; and what `+ refit` does with made-up data."""
 USUAL = tuple(METHODS)[:7]
 
 
@@ -174,7 +174,7 @@ def _measured(bench: Bench, zeros: str, method: str) -> tuple[Cell, Compiled]:
     settings = {"calibration": subject.settings["calibration"], **METHODS[method]}
     if METHODS[method].get("calibration") == WORD:
         shapes = {name: array.shape[1:] for name, array in subject.one.items()}
-        settings["calibration"] = generated(samples=SAMPLES, shapes=shapes)
+        settings["calibration"] = generated(samples=MADE_UP, shapes=shapes)
     start = time.perf_counter()  # from the dense file: a module would be exported every time
     with bar(f"{subject.title} · {zeros} · {method}") as progress:
         made = sparsecc.compile(bench.baseline, sparsity=zeros, progress=progress, **settings)

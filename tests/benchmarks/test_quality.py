@@ -38,18 +38,18 @@ def test_methods_are_judged_and_a_run_goes_on_where_it_stopped(
 ) -> None:
     path = tmp_path / "quality.json"
     results = bench.Results.load(path)
-    bench.fill(results, subject, ["4x1:0.5"], ["magnitude", "no data", "+ refit"], 0.2)
+    bench.fill(results, subject, ["4x1:0.5"], ["magnitude", "Wanda", "+ refit"], 0.2)
     bench.fill(bench.Results.load(path), subject, ["4x1:0.7"], ["magnitude"], 0.2)
     again = bench.Results.load(path)
     assert [(c.zeros, c.method) for c in again.cells] == [
         ("4x1:0.5", "magnitude"),
-        ("4x1:0.5", "no data"),
+        ("4x1:0.5", "Wanda"),
         ("4x1:0.5", "+ refit"),
         ("4x1:0.7", "magnitude"),
     ]
     assert [speed.zeros for speed in again.speeds] == ["4x1:0.5", "4x1:0.7"]
-    first, blind, refitted, more = again.cells
-    assert blind.quality < refitted.quality
+    first, wanda, refitted, more = again.cells
+    assert wanda.quality < refitted.quality
     assert first.dense == pytest.approx(1)
     assert more.quality < first.quality < refitted.quality < 1
     bench.fill(again, subject, ["4x1:0.5"], ["magnitude"], 0.2)  # nothing left to do
