@@ -57,6 +57,18 @@ def test_methods_are_judged_and_a_run_goes_on_where_it_stopped(
     assert [point.zeros for point in bench.points(again)] == ["4x1:0.5"] * 3 + ["4x1:0.7"]
 
 
+def test_permutation_and_recovery(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = {**bench.METHODS["+ recovery"], "recover": "5 steps"}
+    monkeypatch.setitem(bench.METHODS, "+ recovery", short)
+    results = bench.Results.load(tmp_path / "quality.json")
+    bench.fill(results, subject, ["4x1:0.7"], ["+ refit", "+ permutation", "+ recovery"], 0.2)
+    refitted, permuted, recovered = results.cells
+    assert permuted.quality > refitted.quality - 0.05
+    assert recovered.quality > permuted.quality - 0.01  # the best held-out weights are kept
+
+
 def test_batches_are_shortened_whole(subject: Subject) -> None:
     batches = [{"x": samples(seed, 24)} for seed in range(5)]
     given = dataclasses.replace(subject, settings={"calibration": batches, "labels": 1})
