@@ -26,6 +26,8 @@ EFFORT = 600_000_000
 """Numbers looked at for one set of channels."""
 ROUNDS = 400
 """Assignments at most; later ones find little."""
+PATIENCE = 24
+"""Assignments in a row that gain nothing, after which the search ends."""
 AT_ONCE = 192
 """Blocks that exchange members in one round."""
 
@@ -126,18 +128,20 @@ def refined(terms: Sequence[Term], order: Order, *, seed: int, effort: int) -> O
     blocks = len(order) // side
     best, most = order, retained(terms, order)
     places = sum(term.scores.shape[1] for term in terms)
-    spent = 0
+    spent = idle = 0
     for _ in range(ROUNDS):
         chosen = rng.permutation(blocks)[:AT_ONCE]
         spent += chosen.size**2 * places
-        if spent > effort:
+        if spent > effort or idle == PATIENCE:
             break
         slots = chosen * side + rng.integers(0, side, chosen.size)
         gains = np.sum([_gains(term, best, slots) for term in terms], axis=0)
         _, taken = linear_sum_assignment(gains, maximize=True)
         tried = best.copy()
         tried[slots] = best[slots[taken]]
-        if (kept := retained(terms, tried)) > most:
+        kept = retained(terms, tried)
+        idle = 0 if kept > most else idle + 1
+        if kept > most:
             best, most = tried, kept
     return best
 
