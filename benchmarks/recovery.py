@@ -48,12 +48,12 @@ class Case:
 
 
 CASES: Mapping[str, Case] = {
-    "encoder": Case("encoder", "10min", "4x1:0.5", None, True, "cosine ≥ .95"),
-    "recogniser": Case("recogniser", "12min", "4x1:0.5", None, False, "loses ≤ 1 %"),
-    "mnist": Case("mnist", "2min", "4x1:0.8", None, False, "loses ≤ .5 %"),
-    "digits": Case("digits", "1min", "unstructured:0.9", None, False, "keeps ≥ 99 %"),
-    "encoder-plan": Case("encoder", "8min", None, 0.03, False, "≥ 1.8×, cosine ≥ .97"),
-    "recogniser-plan": Case("recogniser", "8min", None, 0.01, False, "≥ 1.5×, loses ≤ 1 %"),
+    "encoder": Case("encoder", "6min", "4x1:0.5", None, True, "cosine ≥ .95"),
+    "recogniser": Case("recogniser", "8min", "4x1:0.5", None, False, "loses ≤ 1 %"),
+    "mnist": Case("mnist", "1min", "4x1:0.8", None, False, "loses ≤ .5 %"),
+    "digits": Case("digits", "30s", "unstructured:0.9", None, False, "keeps ≥ 99 %"),
+    "encoder-plan": Case("encoder", "6min", None, 0.03, False, "≥ 1.8×, cosine ≥ .97"),
+    "recogniser-plan": Case("recogniser", "6min", None, 0.01, False, "≥ 1.5×, loses ≤ 1 %"),
 }
 
 
