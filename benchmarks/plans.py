@@ -29,8 +29,8 @@ from sparsecc.aside import write_aside
 from sparsecc.backends.onnxruntime.save import MODEL_NAME, save_model
 from sparsecc.bench import compare
 from sparsecc.capture import capture
-from sparsecc.outcome import SEARCH
 from sparsecc.progress import bar
+from sparsecc.searched import SEARCH
 
 NAME = "plans"
 BUDGETS = (0.005, 0.01, 0.02)

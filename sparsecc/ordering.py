@@ -8,12 +8,11 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from sparsecc.formats.patterns import SparsitySpec
-from sparsecc.passes.base import Context
+from sparsecc.job import Job
 from sparsecc.passes.permute.permute import permute_model
 from sparsecc.passes.weights.layers import find_layers
 from sparsecc.passes.weights.prune import LayerResult, detect_layers
-from sparsecc.progress import Progress, counted
-from sparsecc.quality.calibration import Calibration
+from sparsecc.progress import Progress, counted, part
 from sparsecc.search.allocation import allocate
 from sparsecc.search.plan import Choice
 
@@ -23,37 +22,36 @@ FOR_SEARCH = "4x1:0.5"
 """What channels are put in order for before a search, which does not know its choices yet."""
 
 
+SHARE = 0.2
+"""Share of the progress that looking for an order is."""
+
+
 def in_order(
-    graph: ir.Model,
-    choices: Mapping[str, Choice],
-    permuted: str,
-    data: Calibration | None,
-    ctx: Context,
-    seed: int,
-    progress: Progress,
-) -> tuple[ir.Model, dict[str, str]]:
-    """A dense model with its channels in a better order; it computes the same.
+    job: Job, choices: Mapping[str, Choice], permuted: str, seed: int, progress: Progress
+) -> tuple[Job, dict[str, str], Progress]:
+    """The job with the channels of its dense model in a better order; the model computes the same.
 
     Args:
-        graph: In canonical form; it is not changed.
+        job: Its context is told of layers that gain nothing.
         choices: Layer name → what will be done to it.
-        permuted: What channels are put in order for, as plans say it.
-        data: Calibration data, if there are any.
-        ctx: Told of layers that gain nothing.
+        permuted: What channels are put in order for, as plans say it; "" leaves them alone.
         seed: Of the search.
         progress: Told what is being done.
 
     Returns:
-        The new model, and layer name → what that changed, in words.
+        The job, layer name → what that changed, in words, and the progress of what follows.
 
     Raises:
         PlanError: What channels are to be put in order for cannot be read.
     """
-    ordered = graph.clone()
+    if not permuted:
+        return job, {}, progress
+    graph, told = job.graph.clone(), counted(part(progress, 0.0, SHARE))
     if permuted != FOR_CHOICES:
-        choices = _uniform(ordered, SparsitySpec.parse(permuted))
-    found = permute_model(ordered, choices, data, ctx, seed=seed, on_progress=counted(progress))
-    return ordered, {name: str(each) for name, each in found.items()}
+        choices = _uniform(graph, SparsitySpec.parse(permuted))
+    found = permute_model(graph, choices, job.data, job.ctx, seed=seed, on_progress=told)
+    notes = {name: str(each) for name, each in found.items()}
+    return dataclasses.replace(job, graph=graph), notes, part(progress, SHARE, 1.0)
 
 
 def with_notes(

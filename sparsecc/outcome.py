@@ -1,11 +1,9 @@
-"""What is done to the weights of a model: as asked, as searched, or as a plan says."""
+"""What is done to the weights of a model: as asked, or as a plan says."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -16,73 +14,24 @@ from sparsecc.errors import CalibrationError, PlanError
 from sparsecc.executor import open_executor
 from sparsecc.formats.patterns import DENSE
 from sparsecc.formats.structures import Structure
-from sparsecc.identity import model_hash
-from sparsecc.manifest import NodeEntry
-from sparsecc.ordering import FOR_CHOICES, FOR_SEARCH, in_order, with_notes
-from sparsecc.passes.base import Context
+from sparsecc.job import Job, Outcome
+from sparsecc.ordering import FOR_CHOICES, in_order, with_notes
 from sparsecc.passes.structured import rewrite as structured
 from sparsecc.passes.structured.detect import exact_structures, exactly
 from sparsecc.passes.weights.layers import Layer, find_layers
 from sparsecc.passes.weights.prune import LayerResult, detect_layers, prune_model
 from sparsecc.passes.weights.spread import by_losses, by_outliers
-from sparsecc.planner import Found, Wish, find_plan
 from sparsecc.progress import Progress, counted, part
-from sparsecc.quality.calibration import Calibration
 from sparsecc.quality.exam import LABELLED, MEASURES, Grade, set_exam
-from sparsecc.recovery import RELIEF, recovered
+from sparsecc.recovery import recovered
 from sparsecc.report.rows import LayerRow
 from sparsecc.request import Request
 from sparsecc.search.allocation import MEASURED, Decision, allocate, by_size, misfit, to_spread
-from sparsecc.search.plan import Choice, Plan, PlanBudget, PlanLayer, PlanRecovery, PlanRefusal
+from sparsecc.search.plan import Choice, Plan, PlanBudget, PlanLayer, PlanRefusal
+from sparsecc.searched import searched
 
 PRUNING = 0.3
 """Share of the progress that pruning is where a recovery follows."""
-SEARCH = "search"
-"""What a plan says was asked for where it was searched."""
-PERMUTING = 0.2
-"""Share of the progress that looking for the order of channels is, where it is done."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """A model on its way.
-
-    Attributes:
-        request: What the user asked for.
-        ctx: Shared by all passes.
-        graph: The dense model in canonical form; nothing changes it.
-        identity: Hash of the model as it was captured.
-        data: Calibration data, if there are any.
-        before: Its nodes as they were captured, as the manifest lists them.
-        dense_bytes: Bytes of its weights.
-    """
-
-    request: Request
-    ctx: Context
-    graph: ir.Model
-    identity: str
-    data: Calibration | None
-    before: list[NodeEntry]
-    dense_bytes: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """A model with its weights as they will be.
-
-    Attributes:
-        graph: The model, still in canonical form.
-        decisions: Layer name → what was decided.
-        results: Layer name → what became of it.
-        source: What a plan says besides its layers: where they come from.
-        options: Layer name → what was weighed, as the plan's layers say it.
-    """
-
-    graph: ir.Model
-    decisions: Mapping[str, Decision]
-    results: Mapping[str, LayerResult]
-    source: Mapping[str, Any]
-    options: Mapping[str, Any]
 
 
 def prune_as_asked(job: Job, progress: Progress, *, best_effort: bool = False) -> Outcome:
@@ -93,15 +42,13 @@ def prune_as_asked(job: Job, progress: Progress, *, best_effort: bool = False) -
         PlanError: No plan keeps to the budget, and ``best_effort`` is false.
     """
     if job.request.budget is not None:
-        return _searched(job, progress, best_effort=best_effort)
+        return searched(job, progress, best_effort=best_effort)
     request = job.request
     deciding = 0.4 if request.allocation in MEASURED else 0.0
     trained = 1.0 if request.recover is None else PRUNING + deciding
     decisions = decide(job, part(progress, 0.0, deciding * trained))
-    permuted, notes = FOR_CHOICES if request.permute else "", dict[str, str]()
-    if permuted:
-        progress, ordering = part(progress, PERMUTING, 1.0), part(progress, 0.0, PERMUTING)
-        job, notes = _in_order(job, decisions, permuted, request.seed, ordering)
+    permuted = FOR_CHOICES if request.permute else ""
+    job, notes, progress = in_order(job, choices_of(decisions), permuted, request.seed, progress)
     graph = job.graph.clone()
     results = prune(graph, decisions, job, part(progress, deciding * trained, trained))
     source = {
@@ -111,7 +58,7 @@ def prune_as_asked(job: Job, progress: Progress, *, best_effort: bool = False) -
         "permuted": permuted,
         "costs": cost_model(request.target).name,
         "seed": request.seed,
-        "recovery": _recovered(job, graph, part(progress, trained, 1.0)),
+        "recovery": recovered(job, graph, part(progress, trained, 1.0)),
     }
     return Outcome(graph, decisions, with_notes(results, notes), source, {})
 
@@ -124,14 +71,11 @@ def follow(job: Job, plan: Plan, progress: Progress) -> Outcome:
     """
     _check_layers(find_layers(job.graph).layers, plan)
     decisions = {layer.name: Decision(layer.choice) for layer in plan.layers}
-    notes = dict[str, str]()
-    if plan.permuted:
-        progress, ordering = part(progress, PERMUTING, 1.0), part(progress, 0.0, PERMUTING)
-        job, notes = _in_order(job, decisions, plan.permuted, plan.seed, ordering)
+    job, notes, progress = in_order(job, choices_of(decisions), plan.permuted, plan.seed, progress)
     graph = job.graph.clone()
     share = 1.0 if plan.recovery is None else PRUNING
     results = prune(graph, decisions, job, part(progress, 0.0, share))
-    recovery = _recovered(job, graph, part(progress, share, 1.0))
+    recovery = recovered(job, graph, part(progress, share, 1.0))
     kept = ("spec", "overrides", "allocation", "permuted", "mode", "seed", "costs", "points")
     source = {name: getattr(plan, name) for name in kept}
     source |= {"budget": _examined(job, graph, plan), "recovery": recovery}
@@ -192,7 +136,7 @@ def prune(
     graph: ir.Model, decisions: Mapping[str, Decision], job: Job, progress: Progress
 ) -> dict[str, LayerResult]:
     """Carry out the decisions; layer name → what became of it."""
-    choices = {name: decision.choice for name, decision in decisions.items()}
+    choices = choices_of(decisions)
     with open_executor(job.request.executor) as executor:
         results = prune_model(
             graph, choices, job.data, executor=executor, on_progress=counted(progress)
@@ -200,13 +144,9 @@ def prune(
     return {result.name: result for result in results}
 
 
-def _in_order(
-    job: Job, decisions: Mapping[str, Decision], permuted: str, seed: int, progress: Progress
-) -> tuple[Job, dict[str, str]]:
-    """The job with the channels of its dense model in a better order, and what that changed."""
-    choices = {name: decision.choice for name, decision in decisions.items()}
-    graph, notes = in_order(job.graph, choices, permuted, job.data, job.ctx, seed, progress)
-    return dataclasses.replace(job, graph=graph), notes
+def choices_of(decisions: Mapping[str, Decision]) -> dict[str, Choice]:
+    """Layer name → what is done to it."""
+    return {name: decision.choice for name, decision in decisions.items()}
 
 
 def plan_of(job: Job, outcome: Outcome, rows: Sequence[LayerRow]) -> Plan:
@@ -245,98 +185,6 @@ def _planned(row: LayerRow, shape: tuple[int, int], outcome: Outcome) -> PlanLay
     )
 
 
-def _searched(job: Job, progress: Progress, *, best_effort: bool) -> Outcome:
-    request = job.request
-    assert request.budget is not None
-    data = job.data
-    if data is None:
-        raise CalibrationError(
-            "a budget needs calibration data to measure losses on, and there are none",
-            fix="pass calibration: typical inputs, some hundred samples of each",
-        )
-    wish = Wish(
-        kind=request.budget.kind,
-        limit=request.budget.limit,
-        mode=request.mode,
-        method=request.score,
-        refit=request.refit,
-        seed=request.seed,
-        quality=request.quality,
-    )
-    permuted, notes = FOR_SEARCH if request.permute else "", dict[str, str]()
-    if permuted:
-        progress, ordering = part(progress, PERMUTING, 1.0), part(progress, 0.0, PERMUTING)
-        job, notes = _in_order(job, {}, permuted, request.seed, ordering)
-    with open_executor(request.executor) as executor:
-        search = functools.partial(find_plan, job.graph, data, request.target)
-        if request.recover is None:
-            found, recovery = search(wish, executor, progress), None
-        else:
-            found, recovery = _searched_and_recovered(
-                job, wish, lambda each, told: search(each, executor, told), progress
-            )
-    if not found.budget.met and not best_effort:
-        raise _unmet(found)
-    decisions = {name: Decision(choice, found.reason) for name, choice in found.choices.items()}
-    source = {
-        "spec": SEARCH,
-        "costs": cost_model(request.target).name,
-        "permuted": permuted,
-        "mode": request.mode,
-        "seed": request.seed,
-        "points": found.points,
-        "budget": found.budget,
-        "recovery": recovery,
-    }
-    results = with_notes(found.results, notes)
-    return Outcome(found.model, decisions, results, source, found.options)
-
-
-def _searched_and_recovered(
-    job: Job, wish: Wish, search: Callable[[Wish, Progress], Found], progress: Progress
-) -> tuple[Found, PlanRecovery | None]:
-    """The plan of a search that counts on the recovery, or of one that does not.
-
-    A plan may lose RELIEF times what the budget allows if the recovery brings it back within; if it
-    does not, a plan that keeps to the budget by itself is recovered, for what that is worth.
-    """
-    reliefs = (RELIEF, 1.0) if wish.kind == "drop" else (1.0,)
-    for number, relief in enumerate(reliefs):
-        told = part(progress, number / len(reliefs), (number + 1) / len(reliefs))
-        loose = dataclasses.replace(wish, limit=min(wish.limit * relief, 1.0))
-        found = search(loose, part(told, 0.0, 0.5))
-        recovery = _recovered(job, found.model, part(told, 0.5, 1.0))
-        if recovery is not None:
-            found = _examined_again(found, wish.limit)
-        if found.budget.met and found.budget.drop <= wish.limit:
-            break
-    return found, recovery
-
-
-def _examined_again(found: Found, limit: float) -> Found:
-    """A found plan with the drop of its recovered model, beside that of the pruned one."""
-    grade = found.exam.grade(session_of_model(found.model))
-    pruned = next(point for point in found.points if point.chosen)
-    points = [point.model_copy(update={"chosen": False}) for point in found.points]
-    points.append(pruned.model_copy(update={"name": "recovered", "drop": grade.drop}))
-    met = found.budget.met
-    if found.budget.kind == "drop":
-        met = grade.certain <= limit
-    return dataclasses.replace(
-        found,
-        points=tuple(sorted(points, key=lambda point: (point.predicted_ms, point.name))),
-        budget=found.budget.model_copy(update={"limit": limit, "drop": grade.drop, "met": met}),
-    )
-
-
-def _recovered(job: Job, graph: ir.Model, progress: Progress) -> PlanRecovery | None:
-    """Train a pruned model where that was asked for and there is something to win back."""
-    effort = job.request.recover
-    if effort is None or model_hash(graph) == model_hash(job.graph):
-        return None
-    return recovered(job.graph, graph, job.data, job.request, effort, progress)
-
-
 def _examined(job: Job, graph: ir.Model, plan: Plan) -> PlanBudget | None:
     """The plan's budget with the drop that this model shows; None where it cannot be measured."""
     budget, data = plan.budget, job.data
@@ -349,17 +197,6 @@ def _examined(job: Job, graph: ir.Model, plan: Plan) -> PlanBudget | None:
     grade = exam.grade(session_of_model(graph)) if changed else Grade(0.0)
     met = grade.certain <= budget.limit if budget.kind == "drop" else budget.met
     return budget.model_copy(update={"drop": grade.drop, "met": met})
-
-
-def _unmet(found: Found) -> PlanError:
-    unit = "ms" if found.budget.kind == "ms" else "bytes of weights"
-    best = next(point for point in found.points if point.chosen)
-    return PlanError(
-        f"no plan keeps to {found.budget.limit:g} {unit}: the nearest takes {found.reached:.4g}, "
-        f"{best.predicted_ms:.4g} ms in all, and loses {found.budget.drop:.2%} of "
-        f"{found.budget.metric}",
-        fix=f"allow {found.reached:.4g} {unit}, or ask for the best effort",
-    )
 
 
 def _misfit(layer: Layer, choice: Choice) -> str:
@@ -396,4 +233,4 @@ def _check_layers(layers: Sequence[Layer], plan: Plan) -> None:
             )
 
 
-__all__ = ["Job", "Outcome", "follow", "plan_of", "prune", "prune_as_asked"]
+__all__ = ["follow", "plan_of", "prune", "prune_as_asked"]

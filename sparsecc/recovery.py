@@ -5,10 +5,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from sparsecc.errors import BackendError, CalibrationError
+from sparsecc.identity import model_hash
+from sparsecc.job import Job
 from sparsecc.progress import Progress
-from sparsecc.quality.calibration import Calibration
-from sparsecc.quality.effort import Effort
-from sparsecc.request import Request
 from sparsecc.search.plan import PlanRecovery
 
 RELIEF = 3.0
@@ -16,29 +15,25 @@ RELIEF = 3.0
 pruning loses come back."""
 
 
-def recovered(
-    dense: ir.Model,
-    graph: ir.Model,
-    data: Calibration | None,
-    request: Request,
-    effort: Effort,
-    progress: Progress,
-) -> PlanRecovery:
-    """Train a pruned model in place, its zeros kept.
+def recovered(job: Job, graph: ir.Model, progress: Progress) -> PlanRecovery | None:
+    """Train a pruned model in place, its zeros kept, if that was asked for.
 
     Args:
-        dense: The teacher.
-        graph: A pruned copy of it.
-        data: What to learn on.
-        request: Loss, seed and checkpoint.
-        effort: How long.
+        job: Its dense model teaches.
+        graph: A changed copy of that model.
         progress: Told what is being done.
+
+    Returns:
+        How it went; None where nobody asked, or nothing was changed that could be won back.
 
     Raises:
         CalibrationError: There are no data.
         BackendError: torch is not installed.
         SparseccError: The model cannot be interpreted, or the checkpoint is of something else.
     """
+    request, data = job.request, job.data
+    if request.recover is None or model_hash(graph) == model_hash(job.graph):
+        return None
     if data is None:
         raise CalibrationError(
             "recovery learns from the dense model on typical inputs, and there are none",
@@ -51,10 +46,10 @@ def recovered(
             f"recovery needs torch and safetensors: {error}", fix="pip install 'sparsecc[torch]'"
         ) from error
     done = recover(
-        dense,
+        job.graph,
         graph,
         data,
-        effort,
+        request.recover,
         loss=request.recover_loss,
         seed=request.seed,
         checkpoint=request.checkpoint,

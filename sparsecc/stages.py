@@ -27,10 +27,11 @@ from sparsecc.compiled import Compiled
 from sparsecc.errors import CalibrationError
 from sparsecc.identity import model_hash
 from sparsecc.inspection import rewrite
+from sparsecc.job import Job, Outcome
 from sparsecc.manifest import MODEL_NAME, Manifest, RefusalEntry, RegionEntry
 from sparsecc.measure import TOLERANCE, Feed, agreement, largest_error, rounded
 from sparsecc.ops import int8
-from sparsecc.outcome import Job, Outcome, plan_of
+from sparsecc.outcome import plan_of
 from sparsecc.passes import pipeline
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.canonicalize.dead_code import DeadCode

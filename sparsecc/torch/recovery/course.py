@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from sparsecc import machine
 from sparsecc.passes.weights.layers import find_layers
 from sparsecc.quality.calibration import HELD_OUT_SAMPLES, Calibration, Feed, first
 from sparsecc.torch.interpreter import Interpreter
+from sparsecc.torch.precision import fast_products
 from sparsecc.torch.recovery.cuts import Cut, find_cuts
 from sparsecc.torch.recovery.losses import Loss, Outputs, goal_of, relative_error
 from sparsecc.torch.recovery.trained import trained_names
@@ -160,10 +162,14 @@ class Course:
     def _tensors(self, feed: Feed) -> dict[str, Tensor]:
         return {name: _tensor(each).to(self.device) for name, each in feed.items()}
 
-    def _quick(self) -> torch.autocast:
+    def _quick(self) -> contextlib.AbstractContextManager[None]:
         """Products in bfloat16 where the processor is made for them; sums stay in float32."""
-        fast = self.device.type != "cpu" or "avx512_bf16" in machine.cpu_flags()
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=fast)
+        if self.device.type == "cpu" and "avx512_bf16" not in machine.cpu_flags():
+            return fast_products()
+        half: contextlib.AbstractContextManager[None] = torch.autocast(
+            self.device.type, torch.bfloat16
+        )
+        return half
 
     def _masks(self, model: ir.Model) -> dict[str, Tensor]:
         """Weight name → where it may be other than zero, of the layers that can be pruned."""
