@@ -5,7 +5,9 @@ A mask is a tensor of bools in the layout of the weight in torch, True where a w
 
 from __future__ import annotations
 
+import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from sparsecc.passes.base import Context, run
 from sparsecc.passes.regions.inline import InlineRegions
 from sparsecc.passes.weights.layers import find_layers as find_graph_layers
 from sparsecc.passes.weights.layers import matrix
-from sparsecc.search.plan import Plan
+from sparsecc.search.plan import Plan, PlanLayer
 from sparsecc.torch.module_layers import TorchLayer, from_matrix, match_layers, to_matrix
 
 Masks = Mapping[str, Tensor]
@@ -55,8 +57,9 @@ def masks(source: Compiled | str | os.PathLike[str]) -> dict[str, Tensor]:
         source: A compiled model, or the folder of an artifact.
 
     Returns:
-        Layer name → mask, for the layers that have zeros. The names are module paths where a torch
-        module was compiled; masks have the layout ``[O, I]`` or ``[O, I / groups, kh, kw]``.
+        Layer name → mask, for the layers that have zeros and are not made of factors. The names are
+        module paths where a torch module was compiled; masks have the layout ``[O, I]`` or ``[O, I
+        / groups, kh, kw]``.
 
     Raises:
         ArtifactError: The folder is no artifact, or was altered.
@@ -64,7 +67,8 @@ def masks(source: Compiled | str | os.PathLike[str]) -> dict[str, Tensor]:
             are in another order than the module's.
     """
     path = source.path if isinstance(source, Compiled) else Path(source)
-    if open_artifact(path).plan.get("permuted"):
+    plan = Plan.from_json(json.dumps(open_artifact(path).plan), "the manifest's plan")
+    if plan.permuted:
         raise ModelError(
             "masks of a model whose channels were put into another order",
             fix="compile it without permute, or apply_masks(module, plan)",
@@ -82,6 +86,8 @@ def masks(source: Compiled | str | os.PathLike[str]) -> dict[str, Tensor]:
     for layer in find_graph_layers(model).layers:
         shape = (layer.rows, *layer.kernel, -1) if layer.op == "Conv" else (layer.rows, layer.cols)
         found[layer.name] = matrix(layer).reshape(shape)
+    whole = {layer.name for layer in plan.layers if not layer.choice.structure}
+    found = {name: weight for name, weight in found.items() if name in whole}
     nonzero = {name: _channels_second(weight) != 0 for name, weight in found.items()}
     return {name: torch.from_numpy(kept) for name, kept in nonzero.items() if not kept.all()}
 
@@ -93,12 +99,17 @@ def _channels_second(weight: NDArray[Any]) -> NDArray[Any]:
 def plan_masks(module: nn.Module, plan: Plan) -> dict[str, Tensor]:
     """Masks by magnitude, with the pattern and the share of zeros that a plan has for each layer.
 
-    A layer whose zeros the plan says were there already has those of its weight.
+    A layer whose zeros the plan says were there already has those of its weight. One that the plan
+    makes of factors has no mask, whatever is sparse beside them; a warning names it.
 
     Raises:
         ModelError: A layer of the plan is not in the module, or has another shape.
     """
-    wanted = {layer.name: layer for layer in plan.layers if layer.choice.pattern != DENSE}
+    wanted = {
+        layer.name: layer
+        for layer in plan.layers
+        if layer.choice.pattern != DENSE and not _is_factored(layer)
+    }
     layers = match_layers(module, {n: (each.rows, each.cols) for n, each in wanted.items()})
     found = {}
     for name, layer in layers.items():
@@ -110,6 +121,19 @@ def plan_masks(module: nn.Module, plan: Plan) -> dict[str, Tensor]:
         )
         found[name] = from_matrix(kept, layer.weight)
     return found
+
+
+def _is_factored(layer: PlanLayer) -> bool:
+    choice = layer.choice
+    if choice.structure and choice.pattern != DENSE:
+        warnings.warn(
+            f"no mask of {layer.name!r}: its {choice.pattern} zeros are of what {choice.structure} "
+            "leaves of the weight, not of the weight; train it dense, or the compiled model by "
+            "recovery",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return bool(choice.structure)
 
 
 def apply_masks(module: nn.Module, source: Source) -> dict[str, Tensor]:

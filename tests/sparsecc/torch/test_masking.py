@@ -108,6 +108,24 @@ def test_a_plan_of_existing_zeros_gives_those(trained: nn.Sequential) -> None:
     assert torch.equal(plan_masks(model, plan)["7"], kept)
 
 
+def test_a_layer_of_factors_has_no_mask_whatever_is_sparse_beside_them(
+    trained: nn.Sequential, pruned: sparsecc.Compiled
+) -> None:
+    raw = json.loads(pruned.plan.to_json())
+    (layer,) = [layer for layer in raw["layers"] if layer["name"] == "7"]
+    layer["choice"] |= {"structure": "rank:8", "sparsity": 0.9}
+    plan = sparsecc.Plan.from_json(json.dumps(raw))
+    with pytest.warns(RuntimeWarning, match="no mask of '7': its 4x1 zeros are of what rank:8"):
+        found = apply_masks(copy_of(trained), plan)
+    assert set(found) == {"3"}
+    x, _ = digits()
+    made = sparsecc.apply(
+        trained, plan, example_inputs=(x[:2],), calibration={"input": x[:256].numpy()}
+    )
+    assert any(row.structure == "rank:8" and row.pattern == "4x1" for row in made.report.rows)
+    assert set(apply_masks(copy_of(trained), made)) == {"3"}
+
+
 def test_two_runs_of_one_module_share_what_any_keeps() -> None:
     layer = nn.Sequential(nn.Linear(16, 16))
     one, two = (torch.rand(16, 16) < 0.5 for _ in range(2))
