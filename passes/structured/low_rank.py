@@ -26,8 +26,6 @@ from sparsecc.passes.structured.base import (
 
 MOST_SIDE = 4096
 """Of the smaller side of a weight whose rank is looked at: beyond, it takes minutes."""
-_RIDGE = 1e-9
-"""Of H's diagonal: a moment of few samples has no Cholesky factor otherwise."""
 
 
 def misfit(structure: Structure, shape: Shape) -> str:
@@ -87,18 +85,17 @@ def rank_of(weight: Matrix) -> int:
 
 
 def _basis(weight: Matrix, moment: Matrix | None, *, vectors: bool = True) -> tuple[Matrix, Matrix]:
-    """Left singular vectors of ``W H^½``, and squared singular values, the largest first."""
-    rows, cols = weight.shape
-    if rows <= cols:
-        inner = weight @ weight.T if moment is None else weight @ moment @ weight.T
-        return _eigen(inner, vectors=vectors)
-    half = weight if moment is None else weight @ _root(moment)
-    right, energies = _eigen(half.T @ half, vectors=vectors)
-    if not vectors:
-        return right, energies
-    # orthonormal also where a singular value is zero, which a division by it would not be
-    basis, _ = np.linalg.qr(half @ right)
-    return np.asarray(basis, np.float64), energies
+    """Left singular vectors of ``W H^½``, and squared singular values, the largest first.
+
+    Of a tall weight they are those of ``R H^½`` turned by Q, where ``W = Q R``: H may be singular,
+    and rounding may have left it a little less than positive.
+    """
+    turn, inner = None, weight
+    if weight.shape[0] > weight.shape[1]:
+        turn, inner = np.linalg.qr(weight)
+    square = inner @ inner.T if moment is None else inner @ moment @ inner.T
+    found, energies = _eigen(square, vectors=vectors)
+    return found if turn is None or not vectors else turn @ found, energies
 
 
 def _eigen(symmetric: Matrix, *, vectors: bool) -> tuple[Matrix, Matrix]:
@@ -107,13 +104,6 @@ def _eigen(symmetric: Matrix, *, vectors: bool) -> tuple[Matrix, Matrix]:
         return np.zeros((0, 0)), np.asarray(energies, np.float64)
     values, found = scipy.linalg.eigh(symmetric)
     return np.asarray(found[:, ::-1], np.float64), np.asarray(values[::-1], np.float64)
-
-
-def _root(moment: Matrix) -> Matrix:
-    """L of ``H = L Lᵀ``."""
-    ridge = _RIDGE * float(np.mean(np.diag(moment)))
-    root = np.linalg.cholesky(moment + (ridge or _RIDGE) * np.eye(len(moment)))
-    return np.asarray(root, np.float64)
 
 
 FORM = Form("low-rank", misfit, fit, dense, price, emit, exact)

@@ -150,15 +150,32 @@ def test_low_rank_drops_the_smallest_singular_values(
 ) -> None:
     rank = data.draw(st.integers(1, min(rows, cols)))
     rng = np.random.default_rng(data.draw(SEEDS))
-    weight, inputs = rng.normal(size=(rows, cols)), rng.normal(size=(3 * cols, cols))
+    seen = data.draw(st.integers(1, 3 * cols))  # fewer inputs than that: a singular moment
+    weight, inputs = rng.normal(size=(rows, cols)), rng.normal(size=(seen, cols))
     moment = inputs.T @ inputs / len(inputs)
     values, vectors = np.linalg.eigh(moment)
-    root = vectors * np.sqrt(values) @ vectors.T
+    root = vectors * np.sqrt(np.clip(values, 0, None)) @ vectors.T
     s = np.linalg.svd(weight @ root, compute_uv=False)
     fit = low_rank.fit(weight, Structure("rank", (rank,)), moment)
     assert fit.residual == pytest.approx(np.sum(s[rank:] ** 2) / np.sum(s**2), abs=1e-7)
     u, v = fit.factors
     assert residual(weight @ root, u @ v @ root) == pytest.approx(fit.residual, abs=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(24, 8), (8, 24)])
+def test_rounding_may_leave_a_moment_less_than_positive(shape: tuple[int, int]) -> None:
+    """As sums in float32 do, of inputs that lie on few directions."""
+    rng = np.random.default_rng(8)
+    weight, inputs = rng.normal(size=shape), rng.normal(size=(100, 3))
+    spread = rng.normal(size=(3, shape[1]))
+    exact = spread.T @ inputs.T @ inputs @ spread / len(inputs)
+    moment = exact - 1e-6 * np.trace(exact) * np.eye(shape[1])
+    assert np.linalg.eigvalsh(moment)[0] < 0
+    u, v = low_rank.fit(weight, Structure("rank", (3,)), moment).factors
+    np.testing.assert_allclose(u.T @ u, np.eye(3), atol=1e-12)
+    lost = weight - u @ v
+    energies = [np.trace(each @ exact @ each.T) for each in (lost, weight)]
+    assert energies[0] < 1e-5 * energies[1]
 
 
 def test_half_of_the_parameters_of_noise_are_not_enough() -> None:
