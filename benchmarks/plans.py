@@ -12,7 +12,7 @@ import dataclasses
 import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -185,9 +185,13 @@ def table(rows: Sequence[Row]) -> str:
             f"| {row.model} | {row.budget:.1%} | {row.drop:.2%} | {ratio} ({row.estimated:.2f}) "
             f"| {row.ms:.2f} | {rival} | {row.seconds:.0f} |"
         )
-    measures = dict.fromkeys((row.model, row.measure) for row in rows)
-    said = "; ".join(f"{model}: {measure}" for model, measure in measures)
-    return "\n".join([*lines, "", f"Quality is — {said}.", "", _uniform_table(rows)])
+    return "\n".join([*lines, "", f"Quality is — {measures(rows)}.", "", _uniform_table(rows)])
+
+
+def measures(rows: Iterable[Row]) -> str:
+    """What the quality of each model is, in words."""
+    said = dict.fromkeys(f"{row.model}: {row.measure}" for row in rows)
+    return "; ".join(said)
 
 
 def _best_uniform(rows: Sequence[Row], model: str, budget: float) -> Row | None:

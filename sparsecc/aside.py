@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+
+@contextlib.contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """A path beside ``path`` to write to, which takes its place when the block ends well.
+
+    Raises:
+        OSError: It cannot be written; nothing is left behind.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".aside-") as folder:
+        scratch = Path(folder) / path.name
+        yield scratch
+        scratch.replace(path)
 
 
 def write_aside(path: Path, text: str) -> None:
@@ -12,10 +27,8 @@ def write_aside(path: Path, text: str) -> None:
     Raises:
         OSError: It cannot be written; nothing is left behind.
     """
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".aside-") as aside:
-        scratch = Path(aside) / path.name
+    with aside(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
 
 
-__all__ = ["write_aside"]
+__all__ = ["aside", "write_aside"]

@@ -20,8 +20,6 @@ FOR_CHOICES = "choices"
 """What a plan says channels were put in order for, where that is what its layers say."""
 FOR_SEARCH = "4x1:0.5"
 """What channels are put in order for before a search, which does not know its choices yet."""
-
-
 SHARE = 0.2
 """Share of the progress that looking for an order is."""
 

@@ -193,7 +193,7 @@ def _examined(job: Job, graph: ir.Model, plan: Plan) -> PlanBudget | None:
     if budget.metric not in (*MEASURES, *([LABELLED] if data.labels is not None else [])):
         return None
     exam = set_exam(session_of_model(job.graph), data.held_out, budget.metric, data.labels)
-    changed = any(layer.choice.method != "existing" for layer in plan.layers)
+    changed = any(layer.choice.changes for layer in plan.layers)
     grade = exam.grade(session_of_model(graph)) if changed else Grade(0.0)
     met = grade.certain <= budget.limit if budget.kind == "drop" else budget.met
     return budget.model_copy(update={"drop": grade.drop, "met": met})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 from sparsecc.backends.onnxruntime.run import session_of_model
@@ -49,13 +48,14 @@ def searched(job: Job, progress: Progress, *, best_effort: bool) -> Outcome:
     permuted = FOR_SEARCH if request.permute else ""
     job, notes, progress = in_order(job, {}, permuted, request.seed, progress)
     with open_executor(request.executor) as executor:
-        search = functools.partial(find_plan, job.graph, data, request.target)
+
+        def search(wish: Wish, progress: Progress) -> Found:
+            return find_plan(job.graph, data, request.target, wish, executor, progress)
+
         if request.recover is None:
-            found, recovery = search(wish, executor, progress), None
+            found, recovery = search(wish, progress), None
         else:
-            found, recovery = _searched_and_recovered(
-                job, wish, lambda each, told: search(each, executor, told), progress
-            )
+            found, recovery = _searched_and_recovered(job, wish, search, progress)
     if not found.budget.met and not best_effort:
         raise _unmet(found)
     decisions = {name: Decision(choice, found.reason) for name, choice in found.choices.items()}

@@ -6,9 +6,6 @@ downloaded. Calibration and test crops come from different pictures.
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,6 +15,7 @@ from rich.table import Table
 from torch import nn
 
 import sparsecc
+from examples._packages import package_folder
 
 CALIBRATION = (
     "skimage/data/astronaut.png",
@@ -78,10 +76,8 @@ def crops(pictures: tuple[str, ...], count: int, seed: int) -> NDArray[np.float3
     batch = []
     for name in pictures:
         package, _, inner = name.partition("/")
-        spec = importlib.util.find_spec(package)
-        if spec is None or spec.origin is None:
-            raise RuntimeError(f"pip install {package}")
-        picture = Image.open(Path(spec.origin).parent / inner).convert("RGB")
+        path = package_folder(package, f"pip install {package}") / inner
+        picture = Image.open(path).convert("RGB")
         for _ in range(count):
             side = int(min(picture.size) * rng.uniform(0.5, 1.0))
             left, top = (int(rng.integers(0, edge - side + 1)) for edge in picture.size)

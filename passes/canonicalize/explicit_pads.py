@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from sparsecc.padding import same_padding
 from sparsecc.passes.base import Context, Pass
 from sparsecc.passes.edit import nodes_of
 
@@ -80,15 +81,10 @@ def _auto_pads(
         return [0] * 2 * len(kernel)
     x = node.inputs[0]
     sizes = [None] * len(kernel) if x is None or x.shape is None else list(x.shape)[2:]
-    totals = []
+    sides = []
     for k, stride, dilation, size in zip(kernel, strides, dilations, sizes, strict=True):
-        reach = dilation * (k - 1) + 1
-        if stride == 1:
-            totals.append(reach - 1)
-        elif isinstance(size, int):
-            totals.append(max(0, (-(-size // stride) - 1) * stride + reach - size))
-        else:
+        known = 1 if stride == 1 else size  # any will do
+        if not isinstance(known, int):
             return None
-    small = [total // 2 for total in totals]
-    large = [total - total // 2 for total in totals]
-    return [*small, *large] if auto_pad == "SAME_UPPER" else [*large, *small]
+        sides.append(same_padding(known, dilation * (k - 1) + 1, stride, auto_pad))
+    return [before for before, _ in sides] + [after for _, after in sides]

@@ -80,7 +80,7 @@ def permute_model(
         for layer in find_layers(model).layers
         if layer.name in choices
         and groups_channels(choices[layer.name])
-        and choices[layer.name].method != "existing"
+        and choices[layer.name].changes
     ]
     if not layers:
         return {}
@@ -119,7 +119,7 @@ def _in_groups(model: ir.Model, choices: Mapping[str, Choice], couplings: Coupli
     found = [np.zeros(0, np.int64)]
     for layer in find_layers(model).layers:
         choice, value = choices.get(layer.name), layer.node.inputs[1]
-        if choice is None or choice.method != "existing" or not groups_channels(choice):
+        if choice is None or choice.changes or not groups_channels(choice):
             continue
         if value is None or value not in couplings.constants:
             continue

@@ -79,12 +79,12 @@ def _is_full(weight: Matrix) -> bool:
 
 def rank_of(weight: Matrix) -> int:
     """Singular values beyond which what is left is rounding."""
-    energies = np.clip(_basis(weight, None, vectors=False)[1], 0, None)
+    energies = np.square(scipy.linalg.svdvals(weight))
     left = np.append(np.cumsum(energies[::-1])[::-1], 0.0)
     return int(np.argmax(left <= EXACT**2 * left[0]))
 
 
-def _basis(weight: Matrix, moment: Matrix | None, *, vectors: bool = True) -> tuple[Matrix, Matrix]:
+def _basis(weight: Matrix, moment: Matrix | None) -> tuple[Matrix, Matrix]:
     """Left singular vectors of ``W H^½``, and squared singular values, the largest first.
 
     Of a tall weight they are those of ``R H^½`` turned by Q, where ``W = Q R``: H may be singular,
@@ -94,16 +94,9 @@ def _basis(weight: Matrix, moment: Matrix | None, *, vectors: bool = True) -> tu
     if weight.shape[0] > weight.shape[1]:
         turn, inner = np.linalg.qr(weight)
     square = inner @ inner.T if moment is None else inner @ moment @ inner.T
-    found, energies = _eigen(square, vectors=vectors)
-    return found if turn is None or not vectors else turn @ found, energies
-
-
-def _eigen(symmetric: Matrix, *, vectors: bool) -> tuple[Matrix, Matrix]:
-    if not vectors:
-        energies = scipy.linalg.eigvalsh(symmetric)[::-1]
-        return np.zeros((0, 0)), np.asarray(energies, np.float64)
-    values, found = scipy.linalg.eigh(symmetric)
-    return np.asarray(found[:, ::-1], np.float64), np.asarray(values[::-1], np.float64)
+    values, found = scipy.linalg.eigh(square)
+    basis, energies = found[:, ::-1], values[::-1]
+    return basis if turn is None else turn @ basis, energies
 
 
 FORM = Form("low-rank", misfit, fit, dense, price, emit, exact)

@@ -257,7 +257,7 @@ def _kept(layer: Layer, choice: Choice) -> LayerResult:
         method=choice.method,
         update="mask only",
         bias_corrected=False,
-        loss=0.0 if choice.method == "existing" else None,
+        loss=None if choice.changes else 0.0,
         mask_loss=None,
         accepted=False,
         reason="",

@@ -73,9 +73,7 @@ def command(
             progress=progress,
         )
         compiled.save(out)
-    guessed = calibration is None and any(
-        layer.choice.method != "existing" for layer in read.layers
-    )
+    guessed = calibration is None and any(layer.choice.changes for layer in read.layers)
     tell(compiled, model, out, guessed=guessed, as_json=as_json)
 
 

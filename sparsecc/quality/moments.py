@@ -10,6 +10,8 @@ import onnx_ir as ir
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
+from sparsecc.padding import same_padding
+
 Matrix = NDArray[np.float64]
 
 ROWS_PER_INPUT = 4
@@ -194,13 +196,10 @@ def _padding(window: Window, height: int, width: int) -> tuple[int, int, int, in
         return window.pads
     if window.auto_pad == "VALID":
         return (0, 0, 0, 0)
-    sides = []
-    for size, kernel, stride, dilation in zip(
-        (height, width), window.kernel, window.strides, window.dilations, strict=True
-    ):
-        total = max(0, (-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size)
-        small = total // 2
-        pair = (small, total - small)
-        sides.append(pair if window.auto_pad == "SAME_UPPER" else pair[::-1])
-    (top, bottom), (left, right) = sides
+    (top, bottom), (left, right) = (
+        same_padding(size, (kernel - 1) * dilation + 1, stride, window.auto_pad)
+        for size, kernel, stride, dilation in zip(
+            (height, width), window.kernel, window.strides, window.dilations, strict=True
+        )
+    )
     return (top, left, bottom, right)

@@ -95,11 +95,10 @@ def stream(
     taps = sorted(taps, key=lambda tap: order[tap.node])
     models = [model] if dense is None else [model, dense]
     with contextlib.ExitStack() as stack:
-        room = memory_bytes // len(models)
+        room, batches = memory_bytes // len(models), calibration.batches
         runs = [
             _Run(each, _taps_of(each, model, taps), stack.enter_context(_Store(batches, room)))
             for each in models
-            for batches in [calibration.batches]
         ]
         for done, tap in enumerate(taps):
             sums = [

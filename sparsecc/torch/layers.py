@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sparsecc.passes.weights.layers import Layer, stored_weight
+from sparsecc.passes.weights.layers import Layer, rows_first, stored_weight
 
 
 def weight_name(layer: Layer) -> str:
@@ -23,7 +23,7 @@ def as_matrix(layer: Layer, stored: Tensor) -> Tensor:
         stored = stored.permute(order)
     if layer.op == "Conv":
         return stored.permute(0, 2, 3, 1).reshape(layer.rows, layer.cols)
-    return stored if _rows_first(layer) else stored.t()
+    return stored if rows_first(layer) else stored.t()
 
 
 def as_stored(layer: Layer, matrix: Tensor) -> Tensor:
@@ -33,14 +33,10 @@ def as_stored(layer: Layer, matrix: Tensor) -> Tensor:
         channels = layer.cols // (height * width)
         stored = matrix.reshape(layer.rows, height, width, channels).permute(0, 3, 1, 2)
     else:
-        stored = matrix if _rows_first(layer) else matrix.t()
+        stored = matrix if rows_first(layer) else matrix.t()
     for order in reversed(_orders(layer)):
         stored = stored.permute([order.index(axis) for axis in range(len(order))])
     return stored.contiguous()
-
-
-def _rows_first(layer: Layer) -> bool:
-    return layer.op == "Gemm" and bool(layer.node.attributes.get_int("transB", 0))
 
 
 def _orders(layer: Layer) -> list[list[int]]:

@@ -115,9 +115,9 @@ def plan_masks(module: nn.Module, plan: Plan) -> dict[str, Tensor]:
     for name, layer in layers.items():
         choice, weight = wanted[name].choice, to_matrix(layer.weight)
         kept = (
-            weight != 0
-            if choice.method == "existing"
-            else mask_from_scores(np.square(weight), choice.pattern, choice.sparsity)
+            mask_from_scores(np.square(weight), choice.pattern, choice.sparsity)
+            if choice.changes
+            else weight != 0
         )
         found[name] = from_matrix(kept, layer.weight)
     return found

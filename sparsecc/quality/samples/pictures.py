@@ -27,7 +27,13 @@ from sparsecc.quality.samples.base import (
     spread,
     unreadable,
 )
-from sparsecc.quality.samples.settings import FILE_NAME, Channels, Fit, Settings, make_settings
+from sparsecc.quality.samples.settings import (
+    Channels,
+    Fit,
+    Settings,
+    make_settings,
+    settings_for,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -96,9 +102,8 @@ def images(
     def of(model: ir.Model, progress: Progress) -> Feed:
         spec = only_input(model, _is_picture, "pictures", "float32[N, 3, height, width]")
         found = files(folder, SUFFIXES, "pictures")
-        beside = Path(folder) / FILE_NAME
         chosen = make_settings(
-            settings if settings is not None or not beside.is_file() else beside,
+            settings_for(folder, settings),
             image_mean=mean,
             image_std=std,
             rescale_factor=scale,

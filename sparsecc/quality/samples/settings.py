@@ -107,6 +107,14 @@ def _size(value: Any) -> Any:
     return {"height": value[0], "width": value[1]}
 
 
+def settings_for(
+    folder: str | os.PathLike[str], given: Settings | str | os.PathLike[str] | None
+) -> Settings | str | os.PathLike[str] | None:
+    """What was given, or else the file that lies in a folder of samples, if one does."""
+    beside = Path(folder) / FILE_NAME
+    return beside if given is None and beside.is_file() else given
+
+
 def make_settings(given: Settings | str | os.PathLike[str] | None, **changes: Any) -> Settings:
     """Settings from a file or an object, with what else was said.
 

@@ -26,7 +26,7 @@ from sparsecc.quality.samples.base import (
     spread,
     unreadable,
 )
-from sparsecc.quality.samples.settings import FILE_NAME, Settings, make_settings
+from sparsecc.quality.samples.settings import Settings, make_settings, settings_for
 
 SUFFIXES = (".wav",)
 RATE = 16_000
@@ -72,9 +72,8 @@ def waves(
         suits = _is_wave if processor is None else _is_float
         spec = only_input(model, suits, "sounds", "float32[N, samples]")
         found = files(folder, SUFFIXES, "sounds")
-        beside = Path(folder) / FILE_NAME
         chosen = make_settings(
-            settings if settings is not None or not beside.is_file() else beside,
+            settings_for(folder, settings),
             sampling_rate=rate,
             do_normalize=normalize,
         )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional
 
+from sparsecc.padding import same_padding
 from sparsecc.torch.ops.table import NodeView
 
 
@@ -42,12 +43,10 @@ class Windows:
             return [(0, 0)] * len(sizes)
         if self.auto_pad not in ("SAME_UPPER", "SAME_LOWER"):
             return list(self.pads)
-        sides = []
-        for size, stride, extent in zip(sizes, self.strides, self.extents, strict=True):
-            total = max(0, (-(-size // stride) - 1) * stride + extent - size)
-            small, large = total // 2, total - total // 2
-            sides.append((small, large) if self.auto_pad == "SAME_UPPER" else (large, small))
-        return sides
+        return [
+            same_padding(size, extent, stride, self.auto_pad)
+            for size, stride, extent in zip(sizes, self.strides, self.extents, strict=True)
+        ]
 
     def counts(self, sizes: Sequence[int], pads: Sequence[tuple[int, int]]) -> list[int]:
         """How many windows there are along every axis."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from sparsecc.aside import aside
 from sparsecc.errors import CalibrationError
 
 _FORMAT = "1"
@@ -56,13 +56,11 @@ def save(path: Path, state: State) -> None:
         if field.name != "tensors"
     }
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".aside-") as aside:
-            scratch = Path(aside) / path.name
+        with aside(path) as scratch:
             tensors = {
                 name: each.detach().cpu().contiguous() for name, each in state.tensors.items()
             }
             save_file(tensors, scratch, {_KEY: _FORMAT, "state": json.dumps(numbers)})
-            scratch.replace(path)
     except OSError as error:
         raise CalibrationError(
             f"the checkpoint {path} cannot be written: {error}",

@@ -18,6 +18,7 @@ from sparsecc import machine
 from sparsecc.passes.weights.layers import find_layers
 from sparsecc.quality.calibration import HELD_OUT_SAMPLES, Calibration, Feed, first
 from sparsecc.torch.interpreter import Interpreter
+from sparsecc.torch.layers import weight_name
 from sparsecc.torch.precision import fast_products
 from sparsecc.torch.recovery.cuts import Cut, find_cuts
 from sparsecc.torch.recovery.losses import Loss, Outputs, goal_of, relative_error
@@ -55,7 +56,9 @@ class Course:
         self._lessons = _with_labels(data.train, data.train_labels)
         examined = _with_labels(data.held_out, data.labels) or self._lessons
         count = len(first([feed for feed, _ in examined], HELD_OUT_SAMPLES))
-        self._exam = [(feed, self._taught(feed, ()), truth) for feed, truth in examined[:count]]
+        self._exam = [
+            (feed, self._taught(self._tensors(feed), ()), truth) for feed, truth in examined[:count]
+        ]
         self.forget()
 
     def learn(self, lesson: Sequence[int], factor: float, *, blockwise: bool) -> float:
@@ -69,10 +72,11 @@ class Course:
         total = 0.0
         for number in lesson:
             feed, truth = self._lessons[number]
-            wanted = self._taught(feed, self.cuts)
+            given = self._tensors(feed)
+            wanted = self._taught(given, self.cuts)
             with self._quick():
                 of = self._stretches if blockwise and self.cuts else self._whole
-                loss = of(self._tensors(feed), wanted, truth) / len(lesson)
+                loss = of(given, wanted, truth) / len(lesson)
             loss.backward()
             total += float(loss.detach())
         for name, mask in self.masks.items():
@@ -153,10 +157,10 @@ class Course:
         losses.append(self.goal(self.student(given), wanted, truth))
         return torch.stack(losses).mean()
 
-    def _taught(self, feed: Feed, cuts: Sequence[Cut]) -> Outputs:
+    def _taught(self, feed: Mapping[str, Tensor], cuts: Sequence[Cut]) -> Outputs:
         passed = dict.fromkeys(name for cut in cuts for name in cut.values)
         with torch.no_grad(), self._quick():
-            answers: Outputs = self.teacher(self._tensors(feed), [*self.teacher.outputs, *passed])
+            answers: Outputs = self.teacher(feed, [*self.teacher.outputs, *passed])
         return answers
 
     def _tensors(self, feed: Feed) -> dict[str, Tensor]:
@@ -173,8 +177,7 @@ class Course:
 
     def _masks(self, model: ir.Model) -> dict[str, Tensor]:
         """Weight name → where it may be other than zero, of the layers that can be pruned."""
-        weights = (layer.node.inputs[1] for layer in find_layers(model).layers)
-        names = [value.name or "" for value in weights if value is not None]
+        names = map(weight_name, find_layers(model).layers)
         return {name: self.trained[name].detach() != 0 for name in names if name in self.trained}
 
 

@@ -228,7 +228,7 @@ class _Run:
     def _go_on(self, state: State) -> None:
         self.step, self.steps, self.pace = state.step, state.steps, state.pace
         self.divergences, self.history = state.divergences, list(state.history)
-        self.best = {n[5:]: each for n, each in state.tensors.items() if n.startswith("best/")}
+        self.best = {name: state.tensors[f"best/{name}"] for name in self.course.trained}
         self.course.put_state(state.tensors)
         for _ in range(self.step):
             next(self.lessons)
