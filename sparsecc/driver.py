@@ -85,7 +85,8 @@ def compile(
             keep to the budget.
         recover_loss: What is learnt instead of the dense model's outputs: (outputs as a mapping of
             name → tensor, labels of the batch or the dense model's outputs) → a scalar tensor.
-        checkpoint: A .safetensors file that a recovery writes as it goes, and goes on from.
+        checkpoint: A .safetensors file that a recovery writes as it goes, and goes on from. Where a
+            search with ``max_drop`` tries a second plan, that one's is beside it, with ``-2``.
         permute: Put coupled channels into the order under which blocks and N:M lose least, before
             pruning; what the model computes stays the same.
         quantize: ``int8`` makes weights and activations eight-bit, after pruning (best with

@@ -86,15 +86,28 @@ def _searched_and_recovered(
         told = part(progress, number / len(reliefs), (number + 1) / len(reliefs))
         loose = dataclasses.replace(wish, limit=min(wish.limit * relief, 1.0))
         found = search(loose, part(told, 0.0, 0.5))
-        recovery = recovered(job, found.model, part(told, 0.5, 1.0))
+        allowed = found.budget.model_copy(update={"limit": wish.limit})
+        found = dataclasses.replace(found, budget=allowed)
+        recovery = recovered(_attempt(job, number), found.model, part(told, 0.5, 1.0))
         if recovery is not None:
-            found = _examined_again(found, wish.limit)
+            found = _examined_again(found)
         if found.budget.met and found.budget.drop <= wish.limit:
             break
     return found, recovery
 
 
-def _examined_again(found: Found, limit: float) -> Found:
+def _attempt(job: Job, number: int) -> Job:
+    """The job of a recovery; each but the first has a checkpoint of its own beside the first's."""
+    path = job.request.checkpoint
+    if path is None or number == 0:
+        return job
+    request = dataclasses.replace(
+        job.request, checkpoint=path.with_stem(f"{path.stem}-{number + 1}")
+    )
+    return dataclasses.replace(job, request=request)
+
+
+def _examined_again(found: Found) -> Found:
     """A found plan with the drop of its recovered model, beside that of the pruned one."""
     grade = found.exam.grade(session_of_model(found.model))
     pruned = next(point for point in found.points if point.chosen)
@@ -102,11 +115,11 @@ def _examined_again(found: Found, limit: float) -> Found:
     points.append(pruned.model_copy(update={"name": "recovered", "drop": grade.drop}))
     met = found.budget.met
     if found.budget.kind == "drop":
-        met = grade.certain <= limit
+        met = grade.certain <= found.budget.limit
     return dataclasses.replace(
         found,
         points=tuple(sorted(points, key=lambda point: (point.predicted_ms, point.name))),
-        budget=found.budget.model_copy(update={"limit": limit, "drop": grade.drop, "met": met}),
+        budget=found.budget.model_copy(update={"drop": grade.drop, "met": met}),
     )
 
 

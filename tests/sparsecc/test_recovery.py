@@ -73,6 +73,27 @@ def test_with_a_budget_more_goes_and_the_recovered_model_keeps_to_it(stock) -> N
     assert [point.name for point in ours.plan.points if point.chosen] == ["recovered"]
 
 
+def test_a_second_plan_is_tried_with_a_checkpoint_of_its_own(tmp_path) -> None:
+    """One step wins nothing back, so the plan that counts on a recovery breaks the budget."""
+    path = tmp_path / "state.safetensors"
+    made = sparsecc.compile(
+        small.mlp("n"), TARGET, calibration=DATA, max_drop=0.02, recover="1 step", checkpoint=path
+    )
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["state-2.safetensors", path.name]
+    assert made.plan.budget is not None
+    assert (made.plan.budget.limit, made.plan.budget.met) == (0.02, True)
+
+
+def test_a_search_that_stays_dense_says_the_budget_that_was_given() -> None:
+    made = sparsecc.compile(
+        small.mlp("n"), TARGET, calibration=DATA, max_drop=1e-6, recover="1 step"
+    )
+    assert made.plan.dense_because
+    assert made.plan.recovery is None
+    assert made.plan.budget is not None
+    assert made.plan.budget.limit == 1e-6
+
+
 def test_where_nothing_was_pruned_there_is_nothing_to_recover() -> None:
     made = sparsecc.compile(small.mlp("n"), TARGET, calibration=DATA, recover="60 steps")
     assert made.plan.recovery is None
