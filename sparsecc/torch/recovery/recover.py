@@ -166,10 +166,11 @@ class _Run:
             self._calm_down()
 
     def _turn(self) -> int:
-        """The step from which on the whole learns."""
+        """The step from which on the whole learns; not before the steps in all are known."""
         if not self.course.cuts:
             return 0
-        return round(BLOCKWISE * self.steps) if self.steps else WARM_UP + 1
+        known = 0 if self.effort.steps is not None else WARM_UP
+        return max(known, round(BLOCKWISE * self.steps))
 
     def _examine(self) -> None:
         loss = self.course.examine()

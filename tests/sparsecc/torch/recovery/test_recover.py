@@ -9,6 +9,7 @@ import torch
 from sparsecc.errors import CalibrationError
 from sparsecc.quality.effort import Effort
 from sparsecc.torch.recovery import recover as recovering
+from sparsecc.torch.recovery.course import Course
 from sparsecc.torch.recovery.recover import recover, schedule
 from tests.sparsecc.torch.recovery.cases import inputs, lesson, weights
 
@@ -135,6 +136,19 @@ def test_time_bounds_the_steps() -> None:
     done = recover(dense, pruned, data, Effort(seconds=3.0))
     assert recovering.WARM_UP < done.steps < 20_000
     assert done.after < done.before
+
+
+def test_the_whole_begins_with_a_new_optimiser_however_few_steps_there_is_time_for(
+    monkeypatch,
+) -> None:
+    begun = []
+    forget = Course.forget
+    monkeypatch.setattr(Course, "forget", lambda self: begun.append(None) or forget(self))
+    monkeypatch.setattr(recovering._Run, "_affordable", lambda self, pace: 2 * recovering.WARM_UP)
+    dense, pruned, data = lesson()
+    done = recover(dense, pruned, data, Effort(seconds=60.0))
+    assert done.steps == 2 * recovering.WARM_UP
+    assert len(begun) == 2
 
 
 def test_the_step_size_rises_at_both_starts_and_ends_near_zero() -> None:
