@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from sparsecc.backends.onnxruntime.run import session_of_model
 from sparsecc.errors import BackendError, CalibrationError
 from sparsecc.identity import model_hash
 from sparsecc.job import Job
+from sparsecc.measure import largest_error
 from sparsecc.progress import Progress
+from sparsecc.quality.calibration import first
 from sparsecc.search.plan import PlanRecovery
 
+NAME = "recovery"
+"""As a report names it."""
+JUDGED_SAMPLES = 32
+"""Held-out samples that tell whether anything was lost."""
+IN_VAIN = 1e-4
+"""Share of the outputs that a change of the weights must make for a recovery to have a sense: less
+is rounding, as exact factors leave it."""
 RELIEF = 3.0
 """A search allows this many times the budgeted drop where a recovery follows: two thirds of what
 pruning loses come back."""
@@ -24,7 +34,8 @@ def recovered(job: Job, graph: ir.Model, progress: Progress) -> PlanRecovery | N
         progress: Told what is being done.
 
     Returns:
-        How it went; None where nobody asked, or nothing was changed that could be won back.
+        How it went; None where nobody asked, or the outputs are the dense model's: then the report
+        says so.
 
     Raises:
         CalibrationError: There are no data.
@@ -32,13 +43,22 @@ def recovered(job: Job, graph: ir.Model, progress: Progress) -> PlanRecovery | N
         SparseccError: The model cannot be interpreted, or the checkpoint is of something else.
     """
     request, data = job.request, job.data
-    if request.recover is None or model_hash(graph) == model_hash(job.graph):
+    if request.recover is None:
+        return None
+    if model_hash(graph) == model_hash(job.graph):
+        job.ctx.refuse(NAME, None, "nothing to recover: no weight was changed")
         return None
     if data is None:
         raise CalibrationError(
             "recovery learns from the dense model on typical inputs, and there are none",
             fix="pass calibration (no labels are needed), or do without recovery",
         )
+    progress("recovery: what there is to win back", 0.0)
+    feeds = first(data.held_out or data.train, JUDGED_SAMPLES)
+    off = largest_error(session_of_model(graph), session_of_model(job.graph), feeds)
+    if off <= IN_VAIN:
+        job.ctx.refuse(NAME, None, "nothing to recover: the outputs are the dense model's")
+        return None
     try:
         from sparsecc.torch.recovery.recover import recover
     except ImportError as error:

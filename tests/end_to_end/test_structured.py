@@ -80,6 +80,13 @@ def test_structures_are_found_and_rewritten(compiled: sparsecc.Compiled, tmp_pat
     assert "3 as smaller factors" in page
 
 
+def test_exact_structures_alone_leave_nothing_to_recover() -> None:
+    made = sparsecc.compile(a_model(), TARGET, calibration=inputs(4), recover="1000000 steps")
+    assert {row.name: row.structure.partition(":")[0] for row in made.report.rows} == FOUND
+    assert made.plan.recovery is None
+    assert "nothing to recover: the outputs are the dense model's" in str(made.report)
+
+
 def test_inspect_shows_them() -> None:
     rows = {row.name: row for row in inspect(a_model(), TARGET)}
     assert {name: row.structure.partition(":")[0] for name, row in rows.items()} == FOUND

@@ -97,6 +97,7 @@ def test_a_search_that_stays_dense_says_the_budget_that_was_given() -> None:
 def test_where_nothing_was_pruned_there_is_nothing_to_recover() -> None:
     made = sparsecc.compile(small.mlp("n"), TARGET, calibration=DATA, recover="60 steps")
     assert made.plan.recovery is None
+    assert "nothing to recover: no weight was changed" in str(made.report)
 
 
 def test_mistakes_are_told() -> None:

@@ -15,14 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparsecc import machine
-from sparsecc.passes.weights.layers import find_layers
 from sparsecc.quality.calibration import HELD_OUT_SAMPLES, Calibration, Feed, first
 from sparsecc.torch.interpreter import Interpreter
-from sparsecc.torch.layers import weight_name
 from sparsecc.torch.precision import fast_products
 from sparsecc.torch.recovery.cuts import Cut, find_cuts
 from sparsecc.torch.recovery.losses import Loss, Outputs, goal_of, relative_error
-from sparsecc.torch.recovery.trained import trained_names
+from sparsecc.torch.recovery.trained import trained_names, weight_names
 
 PACE = 0.01
 """Step of a tensor relative to the root mean square of its values."""
@@ -46,11 +44,14 @@ class Course:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.teacher = Interpreter(dense, device=self.device).requires_grad_(False)
         self.student = Interpreter(pruned, device=self.device).requires_grad_(False)
-        weights, names = self.student.weights, trained_names(pruned)
-        self.trained = {n: each.requires_grad_() for n, each in weights.items() if n in names}
-        self.masks = {
-            name: mask for name, mask in self._masks(pruned).items() if not bool(mask.all())
+        names, weights = trained_names(pruned), weight_names(pruned)
+        self.trained = {
+            name: each.requires_grad_()
+            for name, each in self.student.weights.items()
+            if name in names
         }
+        kept = {name: each.detach() != 0 for name, each in self.trained.items() if name in weights}
+        self.masks = {name: mask for name, mask in kept.items() if not bool(mask.all())}
         self.cuts = _shared_cuts(dense, pruned)
         self.goal = goal_of(dense, loss, labelled=data.train_labels is not None)
         self._lessons = _with_labels(data.train, data.train_labels)
@@ -174,11 +175,6 @@ class Course:
             self.device.type, torch.bfloat16
         )
         return half
-
-    def _masks(self, model: ir.Model) -> dict[str, Tensor]:
-        """Weight name → where it may be other than zero, of the layers that can be pruned."""
-        names = map(weight_name, find_layers(model).layers)
-        return {name: self.trained[name].detach() != 0 for name in names if name in self.trained}
 
 
 def _with_labels(

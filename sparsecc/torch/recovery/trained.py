@@ -8,7 +8,16 @@ import onnx_ir as ir
 
 from sparsecc.passes.edit import is_op
 
-_WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "RNN", "PRelu")
+_WEIGHTS = {
+    "Conv": (1,),
+    "ConvTranspose": (1,),
+    "MatMul": (0, 1),
+    "Gemm": (0, 1),
+    "LSTM": (1, 2),
+    "GRU": (1, 2),
+    "RNN": (1, 2),
+}
+"""Op type → inputs that are weights; its other constants are biases and states."""
 _NORMS = (
     "LayerNormalization",
     "RMSNormalization",
@@ -33,8 +42,20 @@ def trained_names(model: ir.Model) -> set[str]:
     }
 
 
+def weight_names(model: ir.Model) -> set[str]:
+    """Names of the constants of the main graph that are weights, factors of weights among them.
+
+    Zeros of weights mean that nothing is multiplied; those of biases are values as others are.
+    """
+    return {
+        name
+        for name, value in model.graph.initializers.items()
+        if any(is_op(node, *_WEIGHTS) and at in _WEIGHTS[node.op_type] for node, at in value.uses())
+    }
+
+
 def _trains(node: ir.Node, position: int, value: ir.Value) -> bool:
-    if is_op(node, *_WEIGHTED, *_NORMS):
+    if is_op(node, *_WEIGHTS, *_NORMS, "PRelu"):
         return position not in _FROZEN_INPUTS.get(node.op_type, ())
     return is_op(node, *_PER_CHANNEL) and _is_per_channel(value)
 
@@ -47,4 +68,4 @@ def _is_per_channel(value: ir.Value) -> bool:
     return max(sizes, default=1) == math.prod(sizes) > 1
 
 
-__all__ = ["trained_names"]
+__all__ = ["trained_names", "weight_names"]
