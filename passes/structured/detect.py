@@ -47,8 +47,7 @@ def structure_that_pays(layer: Layer, target: Target, row: LayerRow) -> Found | 
         target: Where it runs.
         row: What would run it.
     """
-    found = find_structure(layer, target)
-    return found if found is not None and found.time.ms <= WORTHWHILE * row.est_ms else None
+    return _find(layer, target, WORTHWHILE * row.est_ms)
 
 
 def exactly(structure: Structure) -> Choice:
@@ -58,8 +57,11 @@ def exactly(structure: Structure) -> Choice:
     )
 
 
-def find_structure(layer: Layer, target: Target) -> Found | None:
-    """The quickest structure that a layer's weight has, up to the rounding of float32."""
+def _find(layer: Layer, target: Target, most_ms: float) -> Found | None:
+    """The quickest structure that a layer's weight has, up to the rounding of float32.
+
+    Only one that takes no longer than ``most_ms``: to fit a large weight takes seconds.
+    """
     if layer.groups > 1 or (layer.macs is not None and layer.macs < TINY_MACS):
         return None
     weight = np.asarray(matrix(layer), np.float64)
@@ -70,7 +72,8 @@ def find_structure(layer: Layer, target: Target) -> Found | None:
     for name in names:
         tried = [each for each in FORMS[name].exact(weight) if not misfit(layer, each)]
         timed = [Found(each, estimate(each, work_of(layer), target)) for each in tried]
-        found += sorted(timed, key=lambda each: each.time.ms)[:MOST_FITS]
+        quickest = sorted(timed, key=lambda each: each.time.ms)[:MOST_FITS]
+        found += [each for each in quickest if each.time.ms <= most_ms]
     for each in sorted(found, key=lambda each: each.time.ms):
         form = FORMS[each.structure.form]
         if form.fit(weight, each.structure, None).residual <= EXACT**2:

@@ -28,10 +28,10 @@ def exact_dft(weight: Matrix) -> list[Structure]:
     m = rows // 2
     if rows % 2 or m > n or m < 2 or not _is_small(weight[m], weight):  # sin(0) = 0
         return []
-    angle = -2 * np.pi * np.outer(np.arange(m), np.arange(n)) / n
-    complex_weight = weight[:m] + 1j * weight[m:]
     for sign in (1, -1):
-        turned = complex_weight * np.exp(-1j * sign * angle)
+        if not _is_small(_turned_back(weight, 2, sign).imag, weight):
+            continue  # most weights show it in two rows
+        turned = _turned_back(weight, m, sign)
         if _is_outer(turned.real) and _is_small(turned.imag, weight):
             shape = (rows, n)
             splits = [Structure("dft", (k, n // k)) for k in divisors(n)[1:-1]]
@@ -39,15 +39,24 @@ def exact_dft(weight: Matrix) -> list[Structure]:
     return []
 
 
+def _turned_back(weight: Matrix, rows: int, sign: int) -> NDArray[np.complex128]:
+    """The first outputs without their turning: of a transform that is its window, times scales."""
+    m, n = len(weight) // 2, weight.shape[1]
+    angle = 2 * np.pi * np.outer(np.arange(rows), np.arange(n)) / n
+    turned: NDArray[np.complex128] = weight[:rows] + 1j * weight[m : m + rows]
+    turned *= np.exp(1j * sign * angle)
+    return turned
+
+
 def exact_dct(weight: Matrix) -> list[Structure]:
     """Splits of the cosine transform, where the weight is one."""
     rows, n = weight.shape
     if rows > n or rows < 2:
         return []
-    cosines = np.cos(np.pi * np.outer(np.arange(rows), 2 * np.arange(n) + 1) / (2 * n))
     window = weight[0]  # the first row of cosines is all ones
-    if not _is_outer(np.stack([weight[1], cosines[1] * window])):
+    if not _is_outer(np.stack([weight[1], _cosines(2, n)[1] * window])):
         return []
+    cosines = _cosines(rows, n)
     norms = np.sum((cosines * window) ** 2, axis=1)
     if not norms.all():
         return []
@@ -58,6 +67,12 @@ def exact_dct(weight: Matrix) -> list[Structure]:
         Structure("dct", (k, 2 * n // k)) for k in divisors(n) if k > 1 and 2 * n // k <= rows
     ]
     return _offered(splits, (rows, n))
+
+
+def _cosines(rows: int, n: int) -> Matrix:
+    angle = np.pi * np.outer(np.arange(rows), 2 * np.arange(n) + 1) / (2 * n)
+    cosines: Matrix = np.cos(angle)
+    return cosines
 
 
 def _offered(splits: list[Structure], shape: tuple[int, int]) -> list[Structure]:

@@ -25,7 +25,8 @@ from sparsecc.passes.structured.base import (
 )
 
 MOST_SIDE = 4096
-"""Of the smaller side of a weight whose rank is looked at: beyond, it takes minutes."""
+"""Of the smaller side, without lines of zeros, of a weight whose rank is looked at: beyond, it
+takes minutes."""
 
 
 def misfit(structure: Structure, shape: Shape) -> str:
@@ -64,9 +65,10 @@ def emit(to: Emitter, factors: Factors, structure: Structure, shape: Shape) -> i
 def exact(weight: Matrix) -> list[Structure]:
     """The rank of the weight, where it is low enough to save anything."""
     rows, cols = weight.shape
-    if min(rows, cols) > MOST_SIDE or _is_full(weight):
+    some = weight[np.ix_(weight.any(axis=1), weight.any(axis=0))]  # lines of zeros have no rank
+    if min(some.shape) > MOST_SIDE:
         return []
-    rank = rank_of(weight)
+    rank = min(some.shape) if _is_full(some) else rank_of(some)
     return [Structure("rank", (rank,))] if 0 < rank * (rows + cols) < rows * cols else []
 
 

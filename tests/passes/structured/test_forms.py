@@ -80,6 +80,18 @@ def test_gaussian_weights_have_no_structure(form: str) -> None:
     assert not FORMS[form].exact(weight)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 12), st.integers(1, 12), SEEDS)
+def test_lines_of_zeros_change_no_rank(most: int, rows: int, cols: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    weight = np.zeros((60, 50))
+    lines = np.ix_(rng.permutation(60)[:rows], rng.permutation(50)[:cols])
+    weight[lines] = rng.normal(size=(rows, most)) @ rng.normal(size=(most, cols))
+    rank = int(np.linalg.matrix_rank(weight))
+    assert rank == min(most, rows, cols)
+    assert FORMS["rank"].exact(weight) == [Structure("rank", (rank,))]
+
+
 @settings(max_examples=150, deadline=None)
 @given(shaped())
 def test_the_residual_is_that_of_the_factors(case: tuple[Structure, Matrix]) -> None:
