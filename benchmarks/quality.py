@@ -26,7 +26,6 @@ from benchmarks.plans import Bench, answers
 from benchmarks.trained import SUBJECTS, Subject
 from sparsecc.aside import write_aside
 from sparsecc.bench import compare
-from sparsecc.compiled import Compiled
 from sparsecc.progress import bar
 from sparsecc.quality.samples.made_up import WORD, generated
 
@@ -155,21 +154,29 @@ def fill(
     methods: Sequence[str],
     seconds: float,
 ) -> None:
-    """Measure what is missing of a subject, and write it down cell by cell."""
+    """Measure what is missing of a subject, and write it down cell by cell.
+
+    Args:
+        results: What is known, and where it is written.
+        subject: The model.
+        patterns: Zeros.
+        methods: Keys of METHODS.
+        seconds: How long each artifact is timed; 0 leaves the times for another run.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(subject, Path(scratch), seconds)
         for zeros in patterns:
             for method in methods:
                 if results.cell(subject.title, zeros, method) is None:
-                    cell, made = _measured(bench, zeros, method)
-                    results.cells.append(cell)
-                    if results.speed(subject.title, zeros) is None:
-                        results.speeds.append(_timed(bench, zeros, made))
+                    results.cells.append(_measured(bench, zeros, method))
                     results.save()
-                    print(cell, flush=True)
+                    print(results.cells[-1], flush=True)
+            if seconds and results.speed(subject.title, zeros) is None:
+                results.speeds.append(_timed(bench, zeros))
+                results.save()
 
 
-def _measured(bench: Bench, zeros: str, method: str) -> tuple[Cell, Compiled]:
+def _measured(bench: Bench, zeros: str, method: str) -> Cell:
     subject = bench.subject
     settings = {"calibration": subject.settings["calibration"], **METHODS[method]}
     if METHODS[method].get("calibration") == WORD:
@@ -180,10 +187,11 @@ def _measured(bench: Bench, zeros: str, method: str) -> tuple[Cell, Compiled]:
         made = sparsecc.compile(bench.baseline, sparsity=zeros, progress=progress, **settings)
     took = time.perf_counter() - start
     ours = subject.quality(answers(subject.test, made.run), bench.dense)
-    return Cell(subject.title, subject.measure, zeros, method, ours, bench.best, took), made
+    return Cell(subject.title, subject.measure, zeros, method, ours, bench.best, took)
 
 
-def _timed(bench: Bench, zeros: str, made: Compiled) -> Speed:
+def _timed(bench: Bench, zeros: str) -> Speed:
+    made = sparsecc.compile(bench.baseline, sparsity=zeros)
     artifact = made.save(bench.folder / "artifact")
     timed = compare(artifact, bench.baseline, inputs=bench.subject.one, seconds=bench.seconds)
     ratio = (timed.ratio, timed.ratio_low, timed.ratio_high)
@@ -236,7 +244,7 @@ def main(
     patterns: Annotated[str, typer.Option(help="Zeros, comma-separated.")] = ",".join(PATTERNS),
     methods: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(USUAL),
     samples: Annotated[int, typer.Option(help="Calibration samples of each model.")] = SAMPLES,
-    seconds: Annotated[float, typer.Option(help="How long each artifact is timed.")] = 5.0,
+    seconds: Annotated[float, typer.Option(help="Of timing each artifact; 0: not now.")] = 5.0,
     out: Annotated[
         Path, typer.Option("-o", help="JSON; what is in it is not measured again.")
     ] = Path("out/quality.json"),

@@ -3,7 +3,9 @@
 First every stretch between two cuts learns by itself to turn the teacher's values into the
 teacher's next values; then the whole learns the teacher's outputs and the values at its cuts.
 Zeros of pruned weights stay zero. What counts in the end is held-out data: the weights that did
-best on them are kept, those of the start among them.
+best on them are kept, those of the start among them. Where an examination is worse than at the
+start, steps are too large for this model: it goes back to the best weights and on with smaller
+ones.
 
 Source: block-wise and end-to-end distillation as in Frantar and Alistarh 2022 (OBC's post
 processing), Kurtic et al. 2023 (relative hidden-state loss of SquareHead); the step of a tensor is
@@ -38,7 +40,7 @@ WARM_UP = 20
 """Steps over which the step size rises; the last of them tell how many there is time for."""
 EXAMS = 10
 CALMER = 0.3
-"""Factor on the step size after a divergence."""
+"""Factor on the step size after a divergence, or where steps turn out too large."""
 MOST_DIVERGENCES = 3
 
 
@@ -163,7 +165,7 @@ class _Run:
         self.step += 1
         self.progress(self._told(loss), self._share())
         if not math.isfinite(loss):
-            self._calm_down()
+            self._diverged()
 
     def _turn(self) -> int:
         """The step from which on the whole learns; not before the steps in all are known."""
@@ -175,15 +177,21 @@ class _Run:
     def _examine(self) -> None:
         loss = self.course.examine()
         if not math.isfinite(loss) and self.history:
-            self._calm_down()
+            self._diverged()
             return
         if not self.history or loss < min(each for _, each in self.history):
             self.best = self.course.weights_now()
+        worse_than_nothing = bool(self.history) and loss > self.history[0][1]
         self.history.append((self.step, loss))
+        if worse_than_nothing:
+            self._calm_down()
+
+    def _diverged(self) -> None:
+        self.divergences += 1
+        self._calm_down()
 
     def _calm_down(self) -> None:
         """Back to the best weights, with smaller steps from here on."""
-        self.divergences += 1
         self.pace *= CALMER
         self.course.put(self.best)
         self.course.forget()

@@ -11,6 +11,7 @@ import torch
 
 from sparsecc.errors import CalibrationError
 from sparsecc.quality.effort import Effort
+from sparsecc.torch.recovery import course
 from sparsecc.torch.recovery import recover as recovering
 from sparsecc.torch.recovery.course import Course
 from sparsecc.torch.recovery.recover import recover, schedule
@@ -132,6 +133,18 @@ def test_what_only_diverges_ends_with_the_weights_of_the_start() -> None:
     assert "whose weights stay" in done.reason
     for name, weight in weights(pruned).items():
         np.testing.assert_array_equal(weight, before[name])
+
+
+def test_steps_that_are_too_large_get_smaller(monkeypatch) -> None:
+    """It goes back to the best weights; going on with the same steps does much worse."""
+    monkeypatch.setattr(course, "PACE", 4.0)
+    with monkeypatch.context() as stubborn:
+        stubborn.setattr(recovering, "CALMER", 1.0)
+        wild = recover(*lesson(), STEPS)
+    done = recover(*lesson(), STEPS)
+    assert any(loss > done.before for _, loss in done.history)
+    assert done.after < 0.6 * min(done.before, wild.after)
+    assert done.reason == ""
 
 
 def test_time_bounds_the_steps(monkeypatch) -> None:
