@@ -191,23 +191,32 @@ def _slots(place: Ids, width: int, side: int) -> tuple[Ids, Ids]:
         place: Channel → its class's place among a set's, or -1.
         width: Classes of a unit.
         side: Channels of a block.
+
+    Returns:
+        ``[copies, n]`` channels and ``[n]`` units: queries and keys of one product, say, are two
+        copies that move together. Empty where copies are cut into blocks in different ways.
     """
     held = np.flatnonzero(place >= 0)
     columns = np.unique(place[held] % width)
     if columns.size != 1:  # none, or units that fill blocks by themselves, as heads do
-        return held[:0], held[:0]
+        return held[None, :0], held[:0]
     full = np.bincount(held // side, minlength=len(place) // side + 1) == side
     slots = held[full[held // side]]
-    return slots, place[slots] // width
+    units = place[slots] // width
+    count = np.unique(units).size
+    if not count or slots.size % count or (units.reshape(-1, count) != units[:count]).any():
+        return held[None, :0], held[:0]
+    return slots.reshape(-1, count), units[:count]
 
 
 def _term(side: _Side, slots: Ids) -> Term:
+    scores = np.concatenate(side.scores[slots], axis=1)
     if side.pattern.kind == "nm":
-        return Term(side.scores[slots], side.side, keep=side.pattern.keep)
+        return Term(scores, side.side, keep=side.pattern.keep)
     starts = np.arange(0, len(side.scores), side.side)
     others = np.setdiff1d(np.arange(starts.size), slots // side.side)
     rest = np.add.reduceat(side.scores, starts, axis=0)[others].ravel()
-    return Term(side.scores[slots], side.side, density=side.density, rest=rest)
+    return Term(scores, side.side, density=side.density, rest=rest)
 
 
 __all__ = ["Problem", "Scores", "axes_of", "groups_channels", "importance", "problems"]

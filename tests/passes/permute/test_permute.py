@@ -70,6 +70,31 @@ def test_what_it_says_is_what_the_new_weights_keep(seed: int, pattern: str) -> N
             assert found[layer.name].after == pytest.approx(kept, rel=1e-9)
 
 
+def one_head(width: int) -> onnx.ModelProto:
+    """Attention of one head whose queries, keys and values are one product."""
+    net = Net([1, 6, 24])
+    x = net.op("MatMul", "x", net.weight(24, 3 * width))
+    parts = net.ints(width, width, width)
+    q, k, v = net.op("Split", x, parts, outputs=3, axis=-1)
+    seen = net.op("Softmax", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 1])), axis=-1)
+    return net.build(net.linear(net.op("MatMul", seen, v), width, 24))
+
+
+@pytest.mark.parametrize(
+    ("width", "pattern"), [(32, "4x1"), (32, "16x1"), (15, "4x1"), (30, "4x1")]
+)
+def test_queries_and_keys_of_one_weight_move_together(width: int, pattern: str) -> None:
+    """They are two copies of the same channels, and blocks may cut them in two ways."""
+    proto, model = one_head(width), canonical(one_head(width))
+    x = np.random.default_rng(1).normal(0, 1, (1, 6, 24))
+    (wanted,) = ReferenceEvaluator(proto).run(None, {"x": x})
+    found = permute_model(model, choices(model, pattern), None, Context())
+    assert all(each.after > each.before for each in found.values())
+    assert found or width == 15
+    (got,) = ReferenceEvaluator(ir.to_proto(model)).run(None, {"x": x})
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-10 * np.abs(wanted).max())
+
+
 def test_layers_that_gain_nothing_have_a_reason() -> None:
     net = Net([2, 32])
     proto = net.build(net.linear(net.op("Relu", net.linear("x", 32, 32)), 32, 32))
