@@ -13,6 +13,9 @@ BENCH :=
 demo: $(VENV)/.demo
 	$(BIN)/python -m examples.ocr.demo
 
+# Two processes of one thread each: with two each, the four wait for each other on two cores.
+test: export OMP_NUM_THREADS := 1
+test: export OPENBLAS_NUM_THREADS := 1
 test: $(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report term:skip-covered
 
