@@ -24,6 +24,7 @@ from sparsecc.passes.weights.spread import by_losses, by_outliers
 from sparsecc.progress import Progress, counted, part
 from sparsecc.quality.exam import LABELLED, MEASURES, Grade, set_exam
 from sparsecc.recovery import recovered
+from sparsecc.removal import smaller, with_removal
 from sparsecc.report.rows import LayerRow
 from sparsecc.request import Request
 from sparsecc.search.allocation import MEASURED, Decision, allocate, by_size, misfit, to_spread
@@ -32,6 +33,8 @@ from sparsecc.searched import searched
 
 PRUNING = 0.3
 """Share of the progress that pruning is where a recovery follows."""
+KEPT = "spec overrides allocation removed permuted mode seed costs points".split()
+"""What a plan says besides its layers that carrying it out does not change."""
 
 
 def prune_as_asked(job: Job, progress: Progress, *, best_effort: bool = False) -> Outcome:
@@ -46,21 +49,25 @@ def prune_as_asked(job: Job, progress: Progress, *, best_effort: bool = False) -
     request = job.request
     deciding = 0.4 if request.allocation in MEASURED else 0.0
     trained = 1.0 if request.recover is None else PRUNING + deciding
+    whole = job
+    job, removed, progress = smaller(job, request if request.spec.removes else (), progress)
     decisions = decide(job, part(progress, 0.0, deciding * trained))
     permuted = FOR_CHOICES if request.permute else ""
     job, notes, progress = in_order(job, choices_of(decisions), permuted, request.seed, progress)
-    graph = job.graph.clone()
+    graph, teacher = job.graph.clone(), whole if removed.sets else job
     results = prune(graph, decisions, job, part(progress, deciding * trained, trained))
     source = {
         "spec": str(request.spec),
         "overrides": {name: str(spec) for name, spec in request.overrides.items()},
         "allocation": request.allocation,
+        "removed": removed.sets,
         "permuted": permuted,
         "costs": cost_model(request.target).name,
         "seed": request.seed,
-        "recovery": recovered(job, graph, part(progress, trained, 1.0)),
+        "recovery": recovered(teacher, graph, part(progress, trained, 1.0)),
     }
-    return Outcome(graph, decisions, with_notes(results, notes), source, {})
+    said = with_removal(decisions, removed.notes)
+    return Outcome(graph, said, with_notes(results, notes), source, {})
 
 
 def follow(job: Job, plan: Plan, progress: Progress) -> Outcome:
@@ -68,19 +75,22 @@ def follow(job: Job, plan: Plan, progress: Progress) -> Outcome:
 
     Raises:
         PlanError: The plan is for another model, or a choice does not fit its layer.
+        CalibrationError: The model does not run on the data.
     """
+    whole = job
+    job, removed, progress = smaller(job, plan.removed, progress)
     _check_layers(find_layers(job.graph).layers, plan)
     decisions = {layer.name: Decision(layer.choice) for layer in plan.layers}
     job, notes, progress = in_order(job, choices_of(decisions), plan.permuted, plan.seed, progress)
-    graph = job.graph.clone()
+    graph, teacher = job.graph.clone(), whole if removed.sets else job
     share = 1.0 if plan.recovery is None else PRUNING
     results = prune(graph, decisions, job, part(progress, 0.0, share))
-    recovery = recovered(job, graph, part(progress, share, 1.0))
-    kept = ("spec", "overrides", "allocation", "permuted", "mode", "seed", "costs", "points")
-    source = {name: getattr(plan, name) for name in kept}
-    source |= {"budget": _examined(job, graph, plan), "recovery": recovery}
+    recovery = recovered(teacher, graph, part(progress, share, 1.0))
+    source = {name: getattr(plan, name) for name in KEPT}
+    source |= {"budget": _examined(whole, graph, plan), "recovery": recovery}
     options = {layer.name: layer.options for layer in plan.layers}
-    return Outcome(graph, decisions, with_notes(results, notes), source, options)
+    said = with_removal(decisions, removed.notes)
+    return Outcome(graph, said, with_notes(results, notes), source, options)
 
 
 def decide(job: Job, progress: Progress) -> dict[str, Decision]:
@@ -193,7 +203,7 @@ def _examined(job: Job, graph: ir.Model, plan: Plan) -> PlanBudget | None:
     if budget.metric not in (*MEASURES, *([LABELLED] if data.labels is not None else [])):
         return None
     exam = set_exam(session_of_model(job.graph), data.held_out, budget.metric, data.labels)
-    changed = any(layer.choice.changes for layer in plan.layers)
+    changed = bool(plan.removed) or any(layer.choice.changes for layer in plan.layers)
     grade = exam.grade(session_of_model(graph)) if changed else Grade(0.0)
     met = grade.certain <= budget.limit if budget.kind == "drop" else budget.met
     return budget.model_copy(update={"drop": grade.drop, "met": met})

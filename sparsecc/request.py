@@ -97,7 +97,9 @@ def request_of(plan: Plan, target: str | None = None, executor: str = "processes
 
     Raises:
         TargetError: The target is unknown.
+        PlanError: What the plan does does not go together.
     """
+    _check_teacher(bool(plan.removed), bool(plan.permuted), plan.recovery is not None)
     asked = plan.budget
     budget = None if asked is None else Budget(asked.kind, asked.limit)
     again = None if plan.recovery is None else str(Effort(steps=plan.recovery.steps))
@@ -151,10 +153,17 @@ def read_request(
             "a budget is for a search, which decides on every layer by itself",
             fix="leave out sparsity, overrides and quantize, or the budget",
         )
+    spec, others = _spec(sparsity), {name: _spec(text) for name, text in (overrides or {}).items()}
+    if removing := next((name for name, each in others.items() if each.removes), None):
+        raise PlanError(
+            f"{others[removing]} is asked for at {removing!r} alone",
+            fix="ask for it as the sparsity of the model; layers that are dense by name stay whole",
+        )
+    _check_teacher(bool(spec.removes), permute, recover is not None)
     return Request(
         target=targets.buildable(targets.read(target)),
-        spec=_spec(sparsity),
-        overrides={name: _spec(text) for name, text in (overrides or {}).items()},
+        spec=spec,
+        overrides=others,
         score=_one_of(SCORES, score, "score"),
         refit=refit,
         allocation=_one_of(ALLOCATIONS, allocation, "allocation"),
@@ -169,6 +178,15 @@ def read_request(
         checkpoint=None if checkpoint is None else Path(checkpoint),
         permute=permute,
     )
+
+
+def _check_teacher(removes: bool, permutes: bool, recovers: bool) -> None:
+    """That the values inside of the dense model mean something to the model it is to teach."""
+    if removes and permutes and recovers:
+        raise PlanError(
+            "a smaller model with channels in another order cannot learn from the dense model",
+            fix="leave out one of three: the removal of channels or heads, permute, or recover",
+        )
 
 
 def _spec(text: object) -> SparsitySpec:

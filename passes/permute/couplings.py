@@ -57,6 +57,7 @@ class Couplings:
         looks: Label → a number that says which tags it, and those it is joined to, are in.
         sets: What may change places; each set by itself, inner ones first.
         constants: Initializer → the shape it is seen with, and its tags.
+        tags: Any other value → its tag.
         stays: Class → name of the node that keeps it in place, and why.
     """
 
@@ -64,6 +65,7 @@ class Couplings:
     looks: Keys
     sets: tuple[Coupled, ...]
     constants: dict[ir.Value, tuple[tuple[int, ...], tuple[Tag, ...]]]
+    tags: dict[ir.Value, Tag]
     stays: dict[int, tuple[str, str]]
 
 
@@ -84,7 +86,8 @@ class _Facts:
 
 def find_couplings(model: ir.Model) -> Couplings:
     """Which channels of a model in canonical form may change places, and what goes with them."""
-    labels = follow(model)
+    flow = follow(model)
+    labels = flow.labels
     classes, looks = _classes(labels), _looks(labels)
     stays = _stays(labels, classes, looks)
     facts = _facts(labels, classes, looks, stays)
@@ -94,10 +97,11 @@ def find_couplings(model: ir.Model) -> Couplings:
         for value, (seen, tags) in labels.constants.items()
         if value not in labels.sealed and tags
     }
-    return Couplings(classes, looks, sets, constants, stays)
+    tags = {value: tag for value, tag in flow.tags.items() if value not in labels.constants}
+    return Couplings(classes, looks, sets, constants, tags, stays)
 
 
-def follow(model: ir.Model) -> Labels:
+def follow(model: ir.Model) -> Flow:
     """Labels of everything in a model, and what must hold of them."""
     labels = Labels()
     flow = Flow(labels, Shapes(model))
@@ -110,7 +114,7 @@ def follow(model: ir.Model) -> Labels:
             rule(flow, node)
     for output in model.graph.outputs:
         labels.stay(flow.tag(output), "", f"the model's output {output.name!r}")
-    return labels
+    return flow
 
 
 def _classes(labels: Labels) -> Ids:

@@ -58,12 +58,15 @@ class Flow:
     Args:
         labels: What is known of labels; grows.
         shapes: Of the model.
+
+    Attributes:
+        tags: Of the values so far.
     """
 
     def __init__(self, labels: Labels, shapes: Shapes) -> None:
         self.labels = labels
         self.shapes = shapes
-        self._tags: dict[ir.Value, Tag] = {}
+        self.tags: dict[ir.Value, Tag] = {}
 
     def sizes(self, value: ir.Value) -> Terms | None:
         """The dimensions of a value; None where not even the rank is known."""
@@ -74,9 +77,9 @@ class Flow:
 
         A class token, say, is a vector that is spread before it meets others.
         """
-        if value not in self._tags:
-            self._tags[value] = self._first(value)
-        return self._tags[value]
+        if value not in self.tags:
+            self.tags[value] = self._first(value)
+        return self.tags[value]
 
     def put(self, value: ir.Value, tag: Tag) -> None:
         """Note the tag of a value; the labels stay where it does not fit its rank."""
@@ -86,7 +89,7 @@ class Flow:
         if not fits:
             self.labels.stay(tag, value.name or "", "its shape is not known")
             tag = self.nothing(value)
-        self._tags[value] = tag
+        self.tags[value] = tag
         if tag.size > 1:
             self.labels.tags.append(tag)
 
@@ -97,7 +100,7 @@ class Flow:
     def operand(self, value: ir.Value, node: ir.Node) -> Operand:
         """A value that meets others."""
         sizes = self.sizes(value) or ()
-        if value not in self._tags and is_weight(value):
+        if value not in self.tags and is_weight(value):
             seen = tuple(int(str(size)) for size in sizes)
             name = node.name or ""
             return Operand(sizes, None, lambda axes: self.labels.constant(value, seen, axes, name))

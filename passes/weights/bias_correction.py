@@ -20,6 +20,15 @@ def can_shift(layer: Layer) -> bool:
     return _bias_slot(layer) is not None
 
 
+def has_bias(layer: Layer) -> bool:
+    """Whether the layer has a constant bias of its own already."""
+    slot = _bias_slot(layer)
+    if slot is None or slot[1] >= len(slot[0].inputs):
+        return False
+    bias = slot[0].inputs[slot[1]]
+    return bias is not None and bias.is_initializer() and len(bias.uses()) == 1
+
+
 def shift_bias(layer: Layer, shift: NDArray[np.floating]) -> None:
     """Add ``shift[R]``, in units of W·x, to the layer's output through its bias.
 

@@ -125,6 +125,11 @@ def prune_layers(jobs: Sequence[LayerJob], executor: Executor = SERIAL) -> list[
     return [_best(list(itertools.islice(made, len(of_layer)))) for of_layer in attempts]
 
 
+def fit_to(job: LayerJob, mask: Mask) -> Pruned:
+    """The values of a layer on a mask that is given, chosen by their held-out error."""
+    return _best([_carried_out(_Attempt(job, mask, ridge)) for ridge in _ridges(job)])
+
+
 def output_error(
     dense: Matrix, pruned: Matrix, moments: Moments, shift: Matrix | None = None
 ) -> float:
@@ -257,6 +262,7 @@ __all__ = [
     "LayerJob",
     "Pruned",
     "find_mask",
+    "fit_to",
     "for_layers",
     "mean_shift",
     "output_error",

@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 from sparsecc.errors import PlanError
 
 Kind = Literal["dense", "unstructured", "block", "nm"]
+Removes = Literal["", "channels", "heads"]
+"""What is taken out of the model whole."""
 Mask = NDArray[np.bool_]
 """``[R, K]``, True where the weight is kept."""
 
@@ -35,9 +37,11 @@ ACCEPTED = (
     "PATTERN:SPARSITY with PATTERN one of unstructured, Nx1 or 1xG (N and G one of "
     f"{', '.join(map(str, BLOCK_SIDES))}), or 4x4, and SPARSITY a fraction such as 0.8 "
     "or a percentage such as 80%; N:M such as 2:4 (2 kept of 4); a bare fraction such as 0.8 "
-    "(unstructured); 'existing' (the zeros already in the model); 'dense'"
+    "(unstructured); 'existing' (the zeros already in the model); 'dense'; channels:0.3 or "
+    "heads:0.25 (removed from the whole model)"
 )
 
+_REMOVED: dict[str, Removes] = {"channels": "channels", "heads": "heads"}
 _DENSE_ABOVE = 0.95
 _FILL_AT_LEAST = 0.98
 _DETECTED_SIDES = (16, 8, 4, 2)
@@ -100,15 +104,18 @@ class SparsitySpec:
 
     Attributes:
         pattern: The pattern, or None to use whatever zeros the model already has.
-        sparsity: Zeros over all weights, 0 ≤ sparsity < 1 (0 when ``pattern`` is None).
+        sparsity: Zeros over all weights, 0 ≤ sparsity < 1 (0 when ``pattern`` is None), or the
+            share of channels or heads that goes.
+        removes: Whether channels or heads are removed instead; the zeros that are there stay.
     """
 
     pattern: Pattern | None
     sparsity: float
+    removes: Removes = ""
 
     @classmethod
     def parse(cls, text: str) -> SparsitySpec:
-        """Read a request such as ``4x1:0.8``, ``16x1:90%``, ``2:4``, ``0.5`` or ``existing``.
+        """Read a request such as ``4x1:0.8``, ``2:4``, ``0.5``, ``channels:0.3`` or ``existing``.
 
         Raises:
             PlanError: The text cannot be read or asks for the impossible.
@@ -125,6 +132,8 @@ class SparsitySpec:
                 return cls(DENSE, 0.0)
             name, amount = "unstructured", word
         sparsity = _fraction(amount, text)
+        if removes := _REMOVED.get(name):
+            return cls(None, sparsity, removes)
         pattern = Pattern.parse(name)
         if pattern.kind in ("dense", "nm"):
             raise PlanError(
@@ -134,6 +143,8 @@ class SparsitySpec:
         return cls(pattern, sparsity)
 
     def __str__(self) -> str:
+        if self.removes:
+            return f"{self.removes}:{self.sparsity:g}"
         if self.pattern is None:
             return "existing"
         if self.pattern.kind in ("dense", "nm"):

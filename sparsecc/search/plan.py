@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
 import pydantic
 
@@ -49,6 +50,7 @@ Number = Annotated[
     float, pydantic.Field(allow_inf_nan=False), pydantic.PlainSerializer(_significant)
 ]
 Count = Annotated[int, pydantic.Field(ge=1, lt=2**31)]
+Unit = Annotated[int, pydantic.Field(ge=0, lt=2**31)]
 PatternText = Annotated[
     Pattern, pydantic.PlainValidator(_pattern), pydantic.PlainSerializer(str, return_type=str)
 ]
@@ -200,6 +202,31 @@ class PlanRecovery(_Strict):
         return f"{said}; {self.reason}" if self.reason else said
 
 
+class PlanRemoval(_Strict):
+    """Channels, or heads, that were removed from the model before anything else was done to it.
+
+    Attributes:
+        name: The set: the first layer that makes them.
+        kind: What they are.
+        units: How many there were.
+        gone: Which of them were removed.
+        refit: Whether the layers that read the others may change to make up for them.
+    """
+
+    name: Text
+    kind: Literal["channels", "heads"]
+    units: Count
+    gone: Annotated[tuple[Unit, ...], pydantic.Field(min_length=1, max_length=1 << 20)]
+    refit: bool = True
+
+    @pydantic.model_validator(mode="after")
+    def _some_stay(self) -> Self:
+        ordered = all(one < other for one, other in itertools.pairwise(self.gone))
+        if not ordered or self.gone[-1] >= self.units or len(self.gone) >= self.units:
+            raise ValueError(f"gone lists some of {self.units} units, in ascending order")
+        return self
+
+
 class PlanRefusal(_Strict):
     """A node that was left alone, and why."""
 
@@ -218,6 +245,7 @@ class Plan(_Strict):
         spec: The sparsity asked for, or ``search``.
         overrides: Layer name pattern → sparsity asked for instead.
         allocation: How the sparsity was spread over the layers.
+        removed: Channels or heads that were removed first: its layers are those of what is left.
         permuted: What coupled channels were put in order for before anything was pruned:
             ``choices``, what is done to the layers, or a sparsity such as 4x1:0.5; "" where they
             are as they were.
@@ -237,6 +265,7 @@ class Plan(_Strict):
     spec: Text
     overrides: dict[Text, Text] = {}
     allocation: Text = "uniform"
+    removed: tuple[PlanRemoval, ...] = ()
     permuted: Text = ""
     mode: Text = ""
     seed: int = 0

@@ -225,9 +225,9 @@ def test_this_test_would_notice_a_coupling_that_is_missed(
     follow = couplings.follow
 
     def forgetful(model: ir.Model) -> object:
-        labels = follow(model)
-        getattr(labels, broken).clear()
-        return labels
+        flow = follow(model)
+        getattr(flow.labels, broken).clear()
+        return flow
 
     monkeypatch.setattr(couplings, "follow", forgetful)
     net = Net([1, 5, 6])

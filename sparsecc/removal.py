@@ -1,0 +1,83 @@
+"""Making a model smaller before it is pruned: channels or heads that it can do without go."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+
+import onnx_ir as ir
+
+from sparsecc.formats.patterns import DENSE
+from sparsecc.job import Job
+from sparsecc.passes.remove.remove import Removed, remove_planned, remove_share
+from sparsecc.progress import Progress, counted, part
+from sparsecc.quality.runner import Progress as Told
+from sparsecc.request import Request
+from sparsecc.search.allocation import Decision
+from sparsecc.search.plan import PlanRemoval
+
+SHARE = 0.3
+"""Share of the progress that it is."""
+
+
+def smaller(
+    job: Job, asked: Request | Sequence[PlanRemoval], progress: Progress
+) -> tuple[Job, Removed, Progress]:
+    """The job with a dense model that has lost some of its channels or heads.
+
+    Args:
+        job: Its context is told of what cannot be made smaller.
+        asked: A request that removes some, or what a plan says.
+        progress: Told what is being done.
+
+    Returns:
+        The job, what was removed, and the progress of what follows; the job as it is where nothing
+        is asked for.
+
+    Raises:
+        PlanError: Nothing can be removed, or the model has not what a plan removes.
+        CalibrationError: The model does not run on the data.
+    """
+    if not asked:
+        return job, Removed((), {}), progress
+    graph, told = job.graph.clone(), counted(part(progress, 0.0, SHARE))
+    if isinstance(asked, Request):
+        removed = _as_asked(graph, asked, job, told)
+    else:
+        removed = remove_planned(graph, asked, job.data, job.ctx, on_progress=told)
+    return dataclasses.replace(job, graph=graph), removed, part(progress, SHARE, 1.0)
+
+
+def _as_asked(model: ir.Model, request: Request, job: Job, told: Told) -> Removed:
+    def stays(name: str) -> bool:
+        match = next((p for p in request.overrides if fnmatchcase(name, p)), None)
+        return match is not None and request.overrides[match].pattern == DENSE
+
+    spec = request.spec
+    assert spec.removes
+    return remove_share(
+        model,
+        spec.removes,
+        spec.sparsity,
+        job.data,
+        job.ctx,
+        stays=stays,
+        refit=request.refit,
+        on_progress=told,
+    )
+
+
+def with_removal(
+    decisions: Mapping[str, Decision], notes: Mapping[str, str]
+) -> dict[str, Decision]:
+    """Decisions that also say what was removed of a layer."""
+    return {
+        name: dataclasses.replace(
+            decision, reason="; ".join(filter(None, [notes.get(name, ""), decision.reason]))
+        )
+        for name, decision in decisions.items()
+    }
+
+
+__all__ = ["smaller", "with_removal"]
