@@ -33,7 +33,7 @@ from sparsecc.searched import searched
 
 PRUNING = 0.3
 """Share of the progress that pruning is where a recovery follows."""
-KEPT = "spec overrides allocation removed permuted mode seed costs points".split()
+KEPT = ("spec", "overrides", "allocation", "removed", "permuted", "mode", "seed", "costs", "points")
 """What a plan says besides its layers that carrying it out does not change."""
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
 from sparsecc.formats.patterns import DENSE
 from sparsecc.job import Job
 from sparsecc.passes.remove.remove import Removed, remove_planned, remove_share
+from sparsecc.passes.weights.layers import find_layers
 from sparsecc.progress import Progress, counted, part
 from sparsecc.quality.runner import Progress as Told
 from sparsecc.request import Request
-from sparsecc.search.allocation import Decision
+from sparsecc.search.allocation import Decision, by_override
 from sparsecc.search.plan import PlanRemoval
 
 SHARE = 0.3
@@ -50,10 +50,8 @@ def smaller(
 
 
 def _as_asked(model: ir.Model, request: Request, job: Job, told: Told) -> Removed:
-    def stays(name: str) -> bool:
-        match = next((p for p in request.overrides if fnmatchcase(name, p)), None)
-        return match is not None and request.overrides[match].pattern == DENSE
-
+    named = by_override(find_layers(model).layers, request.overrides)
+    stay = {name for name, spec in named.items() if spec.pattern == DENSE}
     spec = request.spec
     assert spec.removes
     return remove_share(
@@ -62,7 +60,7 @@ def _as_asked(model: ir.Model, request: Request, job: Job, told: Told) -> Remove
         spec.sparsity,
         job.data,
         job.ctx,
-        stays=stays,
+        stays=stay.__contains__,
         refit=request.refit,
         on_progress=told,
     )

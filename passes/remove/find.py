@@ -42,7 +42,8 @@ class Removable:
         kind: Channels, hidden units of an MLP among them, or heads of attention.
         units: ``[n, k]`` classes: n things, each of k classes.
         writers: Where they are rows.
-        readers: Where they are inputs; layers of one group only.
+        readers: Where they are inputs; layers of one group only, since others lose whole groups,
+            whose outputs go too.
     """
 
     name: str
@@ -71,20 +72,24 @@ def find_removable(
     """
     layers, heads = find_layers(model).layers, _heads(model, couplings)
     taken, found, names = np.zeros(0, np.int64), list[Removable](), set[str]()
+    stay = list[tuple[Ids, Obstacle]]()
     for coupled in couplings.sets:
         units = coupled.units
         if (kind == "heads") != np.isin(units, heads).any() or np.isin(units, taken).any():
             continue
         obstacle = reach.cut(units[-1])
         if isinstance(obstacle, Obstacle):
-            node = next((node for node in model.graph if node.name == obstacle.node), None)
-            ctx.refuse(PASS_NAME, node, f"{kind} stay: {obstacle.reason}")
+            stay.append((units, obstacle))
             continue
         made = _placed(coupled, kind, layers, couplings, names)
         if made is not None:
             names.add(made.name)
             found.append(made)
             taken = np.union1d(taken, units)
+    nodes = {node.name: node for node in model.graph}
+    for units, obstacle in stay:
+        if not np.isin(units, taken).any():  # else they are parts of what may go whole
+            ctx.refuse(PASS_NAME, nodes.get(obstacle.node), f"{kind} stay: {obstacle.reason}")
     return found
 
 

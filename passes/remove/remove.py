@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sparsecc.errors import PlanError
-from sparsecc.formats.patterns import DENSE
+from sparsecc.formats.patterns import DENSE, detect
 from sparsecc.passes.base import Context
 from sparsecc.passes.permute.couplings import Ids, find_couplings
 from sparsecc.passes.remove.cut import Cut, Obstacle, Reach, carry_out
@@ -24,7 +24,8 @@ from sparsecc.quality.runner import Progress
 from sparsecc.search.plan import Choice, PlanRemoval
 
 LANES = 8
-"""Channels that stay are a multiple of this where there are at least four times as many."""
+"""Channels that stay are a multiple of this where there are LEAST or more."""
+LEAST = 32
 
 Picks = Callable[[Sequence[Removable]], list[Ids]]
 """Sets → the units of each that go."""
@@ -86,13 +87,17 @@ def remove_share(
     if removed.sets:
         return removed
     why = "; ".join(dict.fromkeys(r.reason for r in ctx.refusals if r.pass_name == PASS_NAME))
+    fix = "prune weights instead, such as 4x1:0.5"
     if found:
-        why = f"{share:g} of none of {len(found)} sets that are free is a whole one"
-        if any(map(stays, (name for each in found for name in each.layers))):
-            why = "layers that stay dense keep them, or the share is too small"
+        free = [each for each in found if not any(map(stays, each.layers))]
+        largest = max((len(each.units) for each in free), default=0)
+        why = f"all {len(found)} sets are of layers that are to stay dense"
+        if free:
+            why = f"{share:g} is too small a share: the largest of {len(free)} sets has {largest}"
+            why += f", and multiples of {LANES} stay" if largest >= LEAST else ""
+        fix = "ask for a larger share, or leave fewer layers dense"
     raise PlanError(
-        f"no {kind} can be removed: {why or 'the model has no set of them that is free'}",
-        fix="ask for a larger share, leave fewer layers out, or prune weights, such as 4x1:0.5",
+        f"no {kind} can be removed: {why or 'the model has no set of them that may go'}", fix=fix
     )
 
 
@@ -107,9 +112,10 @@ def remove_planned(
     """Remove what a plan says; ``model`` is changed in place.
 
     Raises:
-        PlanError: The model has no such sets.
+        PlanError: The model has no such sets, or they cannot go all at once.
     """
     asked = {each.name: each for each in planned}
+    fix = "apply the plan to the model it was made for, or another checkpoint of it"
 
     def pick(sets: Sequence[Removable]) -> list[Ids]:
         there = {each.name: each for each in sets}
@@ -118,7 +124,7 @@ def remove_planned(
                 raise PlanError(
                     f"the plan removes {len(each.gone)} of {each.units} {each.kind} at {name!r}, "
                     "and the model has none such that may go",
-                    fix="apply the plan to the model it was made for, or another checkpoint of it",
+                    fix=fix,
                 )
         none: tuple[int, ...] = ()
         return [
@@ -127,13 +133,18 @@ def remove_planned(
         ]
 
     kind, refit = planned[0].kind, planned[0].refit
-    return _remove(model, kind, pick, calibration, ctx, refit, on_progress)
+    removed = _remove(model, kind, pick, calibration, ctx, refit, on_progress)
+    if missed := set(asked) - {each.name for each in removed.sets}:
+        name = min(missed)
+        why = next((r.reason for r in ctx.refusals if repr(name) in r.reason), "")
+        raise PlanError(f"the plan removes what has to stay: {why or name}", fix=fix)
+    return removed
 
 
 def to_go(count: int, share: float, kind: Kind) -> int:
     """How many of a set go for a share: what stays fills whole vectors where there are several."""
     kept = max(1, count - int(share * count + 1e-9))
-    if kind == "channels" and count >= 4 * LANES:
+    if kind == "channels" and count >= LEAST:
         kept = min(count, -(-kept // LANES) * LANES)
     return count - kept
 
@@ -218,7 +229,8 @@ def _make_up(
         ):
             for layer in together:
                 job = LayerJob(layer.name, matrix(layer), choice, train, held_out, has_bias(layer))
-                kept = np.broadcast_to(~lost[layer.name][1], job.weight.shape)
+                zeros = detect(job.weight).pattern != DENSE  # which stay as they are
+                kept = ~lost[layer.name][1] & ((job.weight != 0) | (not zeros))
                 fitted = fit_to(job, kept)
                 put(layer, fitted.weight, fitted.shift)
                 if fitted.loss is not None:

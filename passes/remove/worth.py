@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sparsecc.passes.permute.couplings import Ids
 from sparsecc.passes.remove.find import Removable, Side
-from sparsecc.passes.weights.bias_correction import can_shift
+from sparsecc.passes.weights.bias_correction import has_bias
 from sparsecc.passes.weights.layers import Layer, matrix
 from sparsecc.passes.weights.prune import with_statistics
 from sparsecc.passes.weights.scores import damped, inverse_cholesky
@@ -42,7 +42,7 @@ def worth(
             model, list(readers.values()), calibration, on_progress
         ):
             for layer in together:
-                h = (train.centred if can_shift(layer) else train.h)[0]
+                h = (train.centred if has_bias(layer) else train.h)[0]
                 _add(totals, sets, layer, h)
     for total, each in zip(totals, sets, strict=True):
         if calibration is None or not each.readers:

@@ -58,6 +58,10 @@ Then ten minutes in which the dense model teaches the sparse one on the same dat
   sparsecc compile model.onnx --sparsity 4x1:0.8 --calibration data.npz \\
       --recover 10min -o out
 \b
+Remove three tenths of the channels (or heads:0.25), and learn back what that lost:
+  sparsecc compile model.onnx --sparsity channels:0.3 --calibration data.npz \\
+      --recover 10min -o out
+\b
 Data as they lie on the disk: a folder of photographs, and how the model wants them:
   sparsecc compile model.onnx --sparsity 4x1:0.5 --calibration photos \\
       --preprocess preprocessor_config.json -o out
@@ -103,7 +107,8 @@ def command(
         typer.Option(
             metavar="SPEC",
             help="Zeros to make, as a pattern and a share: 4x1:0.8 (blocks of 4 outputs), 1x4:0.8 "
-            "(of 4 inputs), unstructured:0.8, or 2:4; existing uses the zeros that are there.",
+            "(of 4 inputs), unstructured:0.8, or 2:4; existing uses the zeros that are there. Or "
+            "channels:0.3, heads:0.25: removed, so that layers become smaller.",
         ),
     ] = "existing",
     layer: Annotated[

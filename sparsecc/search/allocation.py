@@ -79,7 +79,7 @@ def allocate(
     Raises:
         PlanError: An override matches no layer.
     """
-    named = _by_override(layers, overrides or {})
+    named = by_override(layers, overrides or {})
     decisions: dict[str, Decision] = {}
     for layer in layers:
         request = named.get(layer.name, spec)
@@ -110,7 +110,7 @@ def to_spread(
     Raises:
         PlanError: An override matches no layer.
     """
-    named = _by_override(layers, overrides or {})
+    named = by_override(layers, overrides or {})
     if spec.pattern is None or spec.pattern.kind in ("nm", "dense"):
         return []
     return [layer for layer in layers if layer.name not in named and _why_dense(layer, spec) == ""]
@@ -174,9 +174,14 @@ def _erk_weight(layer: LayerShape) -> float:
     return (inputs + layer.rows + sum(layer.kernel)) / (inputs * layer.rows * area)
 
 
-def _by_override(
+def by_override(
     layers: Sequence[LayerShape], overrides: Mapping[str, SparsitySpec]
 ) -> dict[str, SparsitySpec]:
+    """Layer name → what is asked of it by name; the first pattern that matches counts.
+
+    Raises:
+        PlanError: A pattern matches no layer.
+    """
     names = [layer.name for layer in layers]
     for pattern in overrides:
         if not any(fnmatchcase(name, pattern) for name in names):

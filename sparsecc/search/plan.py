@@ -223,7 +223,9 @@ class PlanRemoval(_Strict):
     def _some_stay(self) -> Self:
         ordered = all(one < other for one, other in itertools.pairwise(self.gone))
         if not ordered or self.gone[-1] >= self.units or len(self.gone) >= self.units:
-            raise ValueError(f"gone lists some of {self.units} units, in ascending order")
+            raise ValueError(
+                f"gone must list fewer than all {self.units} units, each once, in ascending order"
+            )
         return self
 
 
@@ -245,7 +247,8 @@ class Plan(_Strict):
         spec: The sparsity asked for, or ``search``.
         overrides: Layer name pattern → sparsity asked for instead.
         allocation: How the sparsity was spread over the layers.
-        removed: Channels or heads that were removed first: its layers are those of what is left.
+        removed: Channels or heads, not both, that were removed first: its layers are those of what
+            is left.
         permuted: What coupled channels were put in order for before anything was pruned:
             ``choices``, what is done to the layers, or a sparsity such as 4x1:0.5; "" where they
             are as they were.
@@ -275,6 +278,15 @@ class Plan(_Strict):
     recovery: PlanRecovery | None = None
     layers: tuple[PlanLayer, ...] = ()
     refusals: tuple[PlanRefusal, ...] = ()
+
+    @pydantic.model_validator(mode="after")
+    def _removed_at_once(self) -> Self:
+        names = [each.name for each in self.removed]
+        if len({*names}) < len(names):
+            raise ValueError("removed names a set twice")
+        if len({(each.kind, each.refit) for each in self.removed}) > 1:
+            raise ValueError("removed must be of one kind, with one refit for all")
+        return self
 
     @property
     def dense_because(self) -> str:

@@ -64,10 +64,11 @@ def masks(source: Compiled | str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises:
         ArtifactError: The folder is no artifact, or was altered.
         ModelError: The model is eight-bit, where rounding makes zeros of its own, or its channels
-            are in another order than the module's.
+            are in another order than the module's, or fewer.
     """
     path = source.path if isinstance(source, Compiled) else Path(source)
     plan = Plan.from_json(json.dumps(open_artifact(path).plan), "the manifest's plan")
+    _check_whole(plan)
     if plan.permuted:
         raise ModelError(
             "masks of a model whose channels were put into another order",
@@ -92,6 +93,16 @@ def masks(source: Compiled | str | os.PathLike[str]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(kept) for name, kept in nonzero.items() if not kept.all()}
 
 
+def _check_whole(plan: Plan) -> None:
+    """That the layers of a plan have the shapes of the module's."""
+    if plan.removed:
+        raise ModelError(
+            f"masks of a model that has lost some of its {plan.removed[0].kind}",
+            fix="its layers are smaller than the module's: train it with compile(recover=...), or "
+            "take masks from a plan that removes nothing",
+        )
+
+
 def _channels_second(weight: NDArray[Any]) -> NDArray[Any]:
     return weight.transpose(0, 3, 1, 2) if weight.ndim == 4 else weight
 
@@ -105,6 +116,7 @@ def plan_masks(module: nn.Module, plan: Plan) -> dict[str, Tensor]:
     Raises:
         ModelError: A layer of the plan is not in the module, or has another shape.
     """
+    _check_whole(plan)
     wanted = {
         layer.name: layer
         for layer in plan.layers

@@ -97,6 +97,13 @@ def squeeze_excite(net: Net, gate: Gate) -> str:
     return net.conv(gate(net.op("Mul", x, factor), 0, 2), 32, 4)
 
 
+def grouped(net: Net, gate: Gate) -> str:
+    """A ResNeXt's block: of a grouped convolution whole groups go."""
+    x = net.op("Relu", net.conv(net.conv("x", 3, 24), 24, 24, 3, group=6))
+    parts = gate(net.op("Reshape", x, net.ints(1, 6, 4, 4, 4)), 0, 3)
+    return net.conv(net.op("Reshape", parts, net.ints(1, 24, 4, 4)), 24, 4)
+
+
 def beside(net: Net, gate: Gate) -> str:
     """Two branches side by side, a split and a slice of channels, and a resize by sizes."""
     one, two = gate(net.conv("x", 3, 16), 0, 2), gate(net.conv("x", 3, 16), 1, 2)
@@ -111,6 +118,7 @@ NETS: dict[str, tuple[Maker, tuple[int, ...], int]] = {
     "depthwise": (depthwise, (1, 3, 4, 4), 2),
     "residual": (residual, (1, 3, 4, 4), 3),
     "squeeze and excite": (squeeze_excite, (1, 3, 4, 4), 2),
+    "grouped": (grouped, (1, 3, 4, 4), 1),
     "beside": (beside, (1, 3, 4, 4), 2),
 }
 """Network → how it is built, its input's shape, how many sets of channels it has."""
@@ -225,8 +233,21 @@ def test_layers_that_are_to_stay_keep_their_channels() -> None:
     first = find_layers(model).layers[0].name
     found = removed(model, "channels", 0.5, stays=lambda name: name == first)
     assert [each.units for each in found.sets] == [32]
-    with pytest.raises(PlanError, match="no channels can be removed"):
+    with pytest.raises(PlanError, match="all 2 sets are of layers that are to stay dense"):
         removed(canonical(build(mlp, (3, 12))), "channels", 0.5, stays=lambda _: True)
+
+
+def test_a_share_of_which_nothing_goes() -> None:
+    with pytest.raises(PlanError, match=r"0.02 is too small .* 2 sets has 32, and multiples of 8"):
+        removed(canonical(build(mlp, (3, 12))), "channels", 0.02)
+
+
+def test_parts_of_what_goes_whole_are_not_told_to_stay() -> None:
+    ctx = Context()
+    remove_share(canonical(build(attention(4, 4), (1, 5, 12))), "heads", 0.5, None, ctx)
+    assert not ctx.refusals
+    remove_share(canonical(build(NETS["grouped"][0], (1, 3, 4, 4))), "channels", 0.5, None, ctx)
+    assert not ctx.refusals
 
 
 def test_channels_that_a_norm_compares_stay() -> None:
