@@ -108,7 +108,7 @@ def _layers(made: sparsecc.Compiled) -> dict[str, Any]:
 
 def test_the_report_and_the_plan_say_what_was_removed(halved) -> None:
     layers = _layers(halved)
-    assert "128 outputs removed, 128 inputs removed" in layers["fc2"].reason
+    assert "128 inputs removed, 128 outputs removed" in layers["fc2"].reason
     assert halved.plan.spec == "channels:0.5"
     assert "128 inputs removed" in str(halved.report.to_json())
     assert 0 < halved.quality["rel_error"] < 1

@@ -35,13 +35,25 @@ MAKERS = {"heads": (attention(4, 4), (1, 5, 12)), **{n: NETS[n][:2] for n in ("m
 def data_of(model: ir.Model, shape: tuple[int, ...], batches: int) -> Calibration:
     """Samples that lie near a few directions, so that inputs tell about each other."""
     rng = np.random.default_rng(3)
-    size = int(np.prod(shape[1:]))
+    size, dtype = int(np.prod(shape[1:])), model.graph.inputs[0].dtype.numpy()
     mixing = rng.normal(0, 1, (4, size))
     made = [rng.normal(0, 1, (shape[0], 4)) @ mixing for _ in range(batches)]
     noise = [0.1 * rng.normal(0, 1, each.shape) for each in made]
     return load_calibration(
-        [{"x": (a + b).reshape(shape)} for a, b in zip(made, noise, strict=True)], model
+        [{"x": (a + b).reshape(shape).astype(dtype)} for a, b in zip(made, noise, strict=True)],
+        model,
     )
+
+
+def single(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A model in float32: ONNX Runtime has no other convolutions."""
+    for tensor in proto.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.dtype == np.float64:
+            tensor.CopyFrom(numpy_helper.from_array(array.astype(np.float32), tensor.name))
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    return proto
 
 
 def rows_read(proto: onnx.ModelProto, layer: Layer, data: Calibration) -> Array:
@@ -53,11 +65,11 @@ def rows_read(proto: onnx.ModelProto, layer: Layer, data: Calibration) -> Array:
     session = ReferenceEvaluator(shown)
     seen = np.concatenate([session.run([name], dict(feed))[0] for feed in data.train])
     if layer.op != "Conv":
-        return seen.reshape(-1, layer.cols)
+        return seen.reshape(-1, layer.cols).astype(np.float64)
     high, wide = layer.kernel
     around = [(0, 0), (0, 0), (high // 2,) * 2, (wide // 2,) * 2]
     windows = sliding_window_view(np.pad(seen, around), (high, wide), (2, 3))
-    return windows.transpose(0, 2, 3, 4, 5, 1).reshape(-1, layer.cols)
+    return windows.transpose(0, 2, 3, 4, 5, 1).reshape(-1, layer.cols).astype(np.float64)
 
 
 def sets_of(model: ir.Model, kind: Kind) -> list[Removable]:
@@ -66,18 +78,21 @@ def sets_of(model: ir.Model, kind: Kind) -> list[Removable]:
 
 
 def ridged(rows: Array, ridge: float) -> Array:
-    """``D[n + K, K]`` with DᵀD = the centred second moment and the ridge on its diagonal."""
+    """``D[n + K, K]`` with DᵀD = the centred second moment and the ridge on its diagonal.
+
+    The ridge is relative to the mean of the diagonal over the inputs that are ever active.
+    """
     centred = (rows - rows.mean(0)) / len(rows) ** 0.5
-    return np.concatenate(
-        [centred, np.eye(rows.shape[1]) * (ridge * (centred**2).sum(0).mean()) ** 0.5]
-    )
+    squares = (centred**2).sum(0)
+    level = ridge * squares[squares > 0].mean()
+    return np.concatenate([centred, np.eye(rows.shape[1]) * level**0.5])
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_unit_is_worth_what_is_lost_without_it(name: str) -> None:
     """Every unit is taken out by itself, and the layers that read it are fitted anew."""
     maker, shape = MAKERS[name]
-    model = canonical(build(maker, shape))
+    model = canonical(single(build(maker, shape)))
     proto, data = ir.to_proto(model), data_of(model, shape, 60)
     sets = sets_of(model, "heads" if name == "heads" else "channels")
     found = worth(model, sets, data)
@@ -85,13 +100,14 @@ def test_a_unit_is_worth_what_is_lost_without_it(name: str) -> None:
     for each, values in zip(sets, found, strict=True):
         wanted = np.zeros(len(each.units))
         for side in each.readers:
-            design = ridged(rows_read(proto, side.layer, data), DAMPING)
-            outputs = design @ matrix(side.layer).T
+            read = rows_read(proto, side.layer, data)
+            design = ridged(read, DAMPING)
+            outputs = design @ (matrix(side.layer) * read.any(0)).T  # what is never, is free
             for unit in range(len(wanted)):
                 others = design[:, side.units != unit]
                 fit = np.linalg.lstsq(others, outputs, rcond=None)[0]
                 wanted[unit] += ((others @ fit - outputs) ** 2).sum() / (outputs**2).sum()
-        np.testing.assert_allclose(values, wanted, rtol=1e-6)
+        np.testing.assert_allclose(values, wanted, rtol=1e-3)
 
 
 def test_ties_fall_to_the_left() -> None:
