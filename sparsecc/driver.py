@@ -57,8 +57,8 @@ def compile(
         target: ``native``, a name such as ``x86-64`` (see ``sparsecc.targets``), or the path of a
             target's JSON file.
         sparsity: ``existing`` (the zeros already there), or a request such as ``4x1:0.8``,
-            ``unstructured:0.5`` or ``2:4``. ``channels:0.3`` and ``heads:0.25`` are removed from the
-            whole model, so that its layers become smaller.
+            ``unstructured:0.5`` or ``2:4``. ``channels:0.3`` and ``heads:0.25`` are removed from
+            the whole model, so that its layers become smaller.
         overrides: Layer-name pattern → request; the first that matches wins. Layers that are
             ``dense`` by name lose no channels.
         calibration: Sample inputs: a mapping of input name → array with the samples along axis 0,
