@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +110,8 @@ def build_sanitized(isa: str, compiler: str, folder: Path) -> Path:
     Args:
         isa: Instruction set; it must be one of the compiler's own machine.
         compiler: gcc or clang.
-        folder: Folder to build in.
+        folder: Folder to build in; what another executable of the same sources left there is not
+            compiled again.
 
     Raises:
         subprocess.CalledProcessError: The compiler cannot do it.
@@ -117,21 +121,28 @@ def build_sanitized(isa: str, compiler: str, folder: Path) -> Path:
 
 def sanitized(parts: Sequence[Unit], isa: str, compiler: str, folder: Path) -> Path:
     """Units of one instruction set as an executable under sanitizers; see `build_sanitized`."""
-    for name, text in read_sources(HERE / "driver").items():
-        (folder / name).write_text(text)
     march = [f"-march={isa}"] if isa in ISAS and isa.startswith("x86") else []
     checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O0", "-g"]
-    objects = []
-    for unit in parts:
-        output = folder / f"{Path(unit.source).stem}.o"
-        machine = march if unit.cpu else []
-        defines = [f"-D{define}" for define in unit.defines]
-        command = [compiler, "-std=gnu11", *checks, *machine, *defines, "-c", unit.source]
-        _call([*command, "-o", str(output)], folder)
-        objects.append(str(output))
-    built = folder / f"sanitized-{isa}"
-    _call([compiler, *checks, *objects, "-o", str(built)], folder)
-    return built
+    with tempfile.TemporaryDirectory(dir=folder) as aside:
+        for name, text in read_sources(HERE / "driver").items():
+            (Path(aside) / name).write_text(text)
+        objects = []
+        for unit in parts:
+            machine = march if unit.cpu else []
+            defines = [f"-D{define}" for define in unit.defines]
+            command = [compiler, "-std=gnu11", *checks, *machine, *defines, "-c", unit.source]
+            objects.append(_made(command, ".o", folder, Path(aside)))
+        return _made([compiler, *checks, *map(str, objects)], "", folder, Path(aside))
+
+
+def _made(command: Sequence[str], suffix: str, folder: Path, aside: Path) -> Path:
+    """What a command makes, in a folder of such; run in the folder ``aside`` if it is not there."""
+    name = hashlib.sha256(repr(command).encode()).hexdigest()[:32]
+    made = folder / f"{name}{suffix}"
+    if not made.exists():
+        _call([*command, "-o", name], aside)
+        os.replace(aside / name, made)
+    return made
 
 
 def _call(command: Sequence[str], folder: Path) -> None:

@@ -38,6 +38,4 @@ def int8_machine(request: pytest.FixtureRequest) -> int8_cases.Machine:
 @pytest.fixture(scope="module")
 def int8_sanitized(tmp_path_factory: pytest.TempPathFactory) -> int8_cases.Machine:
     """The same under address and undefined-behaviour sanitizers, on the best variant here."""
-    return int8_cases.Machine(
-        sanitized_command(build_steps_sanitized, tmp_path_factory.mktemp("steps")), 0
-    )
+    return int8_cases.Machine(sanitized_command(build_steps_sanitized, tmp_path_factory), 0)

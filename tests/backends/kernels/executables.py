@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -10,8 +12,23 @@ from typing import Any
 
 import pytest
 
+from sparsecc import targets
 from sparsecc.backends.kernels.table import ISAS
-from tests.backends.kernels.test_kernels import can_run, emulator
+
+BuildSanitized = Callable[[str, str, Path], Path]
+
+
+def can_run(isa: str) -> str | None:
+    """Why an instruction set cannot run here, or nothing."""
+    if isa.startswith("arm64") and not targets.runs_here(targets.TARGETS["arm64-linux"]):
+        return None if emulator() else "qemu-aarch64 is not installed"
+    names = {target.isas[0]: target for target in targets.TARGETS.values() if len(target.isas) == 1}
+    return None if targets.runs_here(names[isa]) else f"this CPU does not run {isa}"
+
+
+def emulator() -> str | None:
+    names = ("qemu-aarch64-static", "qemu-aarch64")
+    return next((path for path in map(shutil.which, names) if path), None)
 
 
 def command_of(isa: str, build: Callable[[str], Path]) -> list[str]:
@@ -22,22 +39,29 @@ def command_of(isa: str, build: Callable[[str], Path]) -> list[str]:
     return [*([str(emulator())] if isa.startswith("arm64") else []), str(build(isa))]
 
 
-def sanitized_command(build: Callable[[str, str, Path], Path], folder: Path) -> list[str]:
-    """The executable of the best variant here under address and undefined-behaviour sanitizers."""
+def sanitized_command(build: BuildSanitized, factory: pytest.TempPathFactory) -> list[str]:
+    """The executable of the best variant here under address and undefined-behaviour sanitizers.
+
+    Built once for all modules and processes of a test run: it takes half a minute.
+    """
     isa = sanitized_isa()
-    if isa is None or not shutil.which("gcc"):
-        pytest.skip("no x86-64 variant runs here, or gcc is not installed")
-    try:
-        return [str(build(isa, "gcc", folder))]
-    except subprocess.CalledProcessError as error:
-        if "sanitize" not in error.stderr and "asan" not in error.stderr:
-            raise
-        pytest.skip("gcc has no address sanitizer here")
+    if isa is None:
+        pytest.skip("no x86-64 variant runs here")
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "sanitized"
+    folder.mkdir(exist_ok=True)
+    for compiler in filter(shutil.which, ("gcc", "clang")):
+        try:
+            with (folder / f"{build.__name__}.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                return [str(build(isa, compiler, folder))]
+        except subprocess.CalledProcessError as error:
+            if "sanitize" not in error.stderr and "asan" not in error.stderr:
+                raise
+    pytest.skip("no gcc or clang with an address sanitizer is installed")
 
 
-def fixtures(
-    build: Callable[[str], Path], build_sanitized: Callable[[str, str, Path], Path]
-) -> tuple[Any, Any]:
+def fixtures(build: Callable[[str], Path], build_sanitized: BuildSanitized) -> tuple[Any, Any]:
     """The fixtures of a module: the command of every instruction set, and the sanitized one."""
 
     @pytest.fixture(scope="module", params=list(ISAS))
@@ -46,7 +70,7 @@ def fixtures(
 
     @pytest.fixture(scope="module")
     def sanitized(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-        return sanitized_command(build_sanitized, tmp_path_factory.mktemp("steps"))
+        return sanitized_command(build_sanitized, tmp_path_factory)
 
     return command, sanitized
 

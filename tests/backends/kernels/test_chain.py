@@ -42,8 +42,7 @@ DEPTHWISE = [
 @pytest.fixture(scope="module")
 def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     """The executable under address and undefined-behaviour sanitizers."""
-    folder = tmp_path_factory.mktemp("image-steps")
-    command = sanitized_command(build_image_steps_sanitized, folder)
+    command = sanitized_command(build_image_steps_sanitized, tmp_path_factory)
     return Machine(command, ISAS[str(sanitized_isa())].lanes)
 
 

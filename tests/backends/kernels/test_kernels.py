@@ -7,9 +7,7 @@ write beyond its end.
 from __future__ import annotations
 
 import shutil
-import subprocess
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,23 +19,11 @@ from sparsecc import ops, targets
 from sparsecc.backends.kernels.harness import Case, build_harness, build_sanitized, run_case
 from sparsecc.backends.kernels.table import ANY, ISAS, KERNELS, MATVEC_TOKENS, KernelRow
 from sparsecc.formats.blocks import Block, BlockWeight, pack_blocks
+from tests.backends.kernels.executables import can_run, emulator, sanitized_command
 
 EXAMPLES = 12
 TOLERANCE = 2e-5
 """Of the largest sum of magnitudes: float32 over up to a few hundred products, and erf, exp."""
-
-
-def can_run(isa: str) -> str | None:
-    """Why an instruction set cannot run here, or nothing."""
-    if isa.startswith("arm64") and not targets.runs_here(targets.TARGETS["arm64-linux"]):
-        return None if emulator() else "qemu-aarch64 is not installed"
-    names = {target.isas[0]: target for target in targets.TARGETS.values() if len(target.isas) == 1}
-    return None if targets.runs_here(names[isa]) else f"this CPU does not run {isa}"
-
-
-def emulator() -> str | None:
-    names = ("qemu-aarch64-static", "qemu-aarch64")
-    return next((path for path in map(shutil.which, names) if path), None)
 
 
 @pytest.fixture(scope="module")
@@ -367,18 +353,7 @@ def test_an_older_cpu_is_told_what_it_lacks(isa: str, needs: str) -> None:
 @pytest.fixture(scope="module")
 def sanitized(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The harness under address and undefined-behaviour sanitizers, on the best variant here."""
-    isa = next((name for name in reversed(ISAS) if "x86" in name and not can_run(name)), None)
-    if isa is None:
-        pytest.skip("no x86-64 variant runs here")
-    for compiler in ("gcc", "clang"):
-        if shutil.which(compiler):
-            folder: Path = tmp_path_factory.mktemp("sanitized")
-            try:
-                return [str(build_sanitized(isa, compiler, folder))]
-            except subprocess.CalledProcessError as error:
-                if "sanitize" not in error.stderr and "asan" not in error.stderr:
-                    raise
-    pytest.skip("no gcc or clang with an address sanitizer is installed")
+    return sanitized_command(build_sanitized, tmp_path_factory)
 
 
 def test_nothing_is_undefined(sanitized: list[str]) -> None:
