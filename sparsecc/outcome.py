@@ -48,14 +48,15 @@ def prune_as_asked(job: Job, progress: Progress, *, best_effort: bool = False) -
         return searched(job, progress, best_effort=best_effort)
     request = job.request
     deciding = 0.4 if request.allocation in MEASURED else 0.0
-    trained = 1.0 if request.recover is None else PRUNING + deciding
+    share = 1.0 if request.recover is None else PRUNING
     whole = job
     job, removed, progress = smaller(job, request if request.spec.removes else (), progress)
-    decisions = decide(job, part(progress, 0.0, deciding * trained))
+    decisions = decide(job, part(progress, 0.0, deciding))
+    progress = part(progress, deciding, 1.0)
     permuted = FOR_CHOICES if request.permute else ""
     job, notes, progress = in_order(job, choices_of(decisions), permuted, request.seed, progress)
     graph, teacher = job.graph.clone(), whole if removed.sets else job
-    results = prune(graph, decisions, job, part(progress, deciding * trained, trained))
+    results = prune(graph, decisions, job, part(progress, 0.0, share))
     source = {
         "spec": str(request.spec),
         "overrides": {name: str(spec) for name, spec in request.overrides.items()},
@@ -64,7 +65,7 @@ def prune_as_asked(job: Job, progress: Progress, *, best_effort: bool = False) -
         "permuted": permuted,
         "costs": cost_model(request.target).name,
         "seed": request.seed,
-        "recovery": recovered(teacher, graph, part(progress, trained, 1.0)),
+        "recovery": recovered(teacher, graph, part(progress, share, 1.0)),
     }
     said = with_removal(decisions, removed.notes)
     return Outcome(graph, said, with_notes(results, notes), source, {})

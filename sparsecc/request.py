@@ -105,26 +105,18 @@ def request_of(plan: Plan, target: str | None = None, executor: str = "processes
     again = None if plan.recovery is None else str(Effort(steps=plan.recovery.steps))
     name = target or plan.target
     return read_request(
-        name,
-        "existing",
-        None,
-        SCORES[-1],
-        True,
-        ALLOCATIONS[0],
-        budget=budget,
-        seed=plan.seed,
-        executor=executor,
-        recover=again,
+        name, score=SCORES[-1], budget=budget, seed=plan.seed, executor=executor, recover=again
     )
 
 
 def read_request(
     target: str,
-    sparsity: str,
-    overrides: Mapping[str, str] | None,
+    sparsity: str = "existing",
+    overrides: Mapping[str, str] | None = None,
+    *,
     score: str,
-    refit: bool,
-    allocation: str,
+    refit: bool = True,
+    allocation: str = ALLOCATIONS[0],
     quantize: str | None = None,
     budget: Budget | None = None,
     mode: str = MODES[0],

@@ -14,7 +14,7 @@ from sparsecc.passes.canonicalize.dead_code import DeadCode
 from sparsecc.passes.canonicalize.shape_inference import ShapeInference
 from sparsecc.passes.structured.base import EXACT, Fit, Matrix
 from sparsecc.passes.structured.forms import FORMS
-from sparsecc.passes.structured.offers import Offer, fit_offer, materialised
+from sparsecc.passes.structured.offers import Fitter, Offer, materialised
 from sparsecc.passes.structured.rewrite import misfit, replace_layer
 from sparsecc.passes.weights.layers import Layer, matrix
 from sparsecc.passes.weights.prune_layer import Pruned, mean_shift, output_error
@@ -69,7 +69,7 @@ def approximate(
     moment = None
     if train is not None:
         moment = (train.centred if shifts else train.h)[0]
-    fit, sparse = fit_offer(weight, offer_of(choice), moment)
+    fit, sparse = Fitter(weight, moment).factors(offer_of(choice))
     made = materialised(fit, sparse, (weight.shape[0], weight.shape[1]))
     shift = mean_shift(weight, made, train) if shifts and train is not None else None
     loss = None if held_out is None else output_error(weight, made, held_out, shift)

@@ -37,8 +37,13 @@ def misfit(structure: Structure, shape: Shape) -> str:
 
 def fit(weight: Matrix, structure: Structure, moment: Matrix | None = None) -> Fit:
     """The factors ``(U[R, r], V[r, K])`` with the least (weighted) residual."""
+    return fit_in(basis_of(weight, moment), weight, structure)
+
+
+def fit_in(basis_and_energies: tuple[Matrix, Matrix], weight: Matrix, structure: Structure) -> Fit:
+    """The same where :func:`basis_of` the weight is known, which serves every rank."""
     (rank,) = structure.sizes
-    basis, energies = _basis(weight, moment)
+    basis, energies = basis_and_energies
     u = basis[:, :rank]
     total = float(energies.sum())
     dropped = float(np.clip(energies[rank:], 0, None).sum())
@@ -86,7 +91,7 @@ def rank_of(weight: Matrix) -> int:
     return int(np.argmax(left <= EXACT**2 * left[0]))
 
 
-def _basis(weight: Matrix, moment: Matrix | None) -> tuple[Matrix, Matrix]:
+def basis_of(weight: Matrix, moment: Matrix | None) -> tuple[Matrix, Matrix]:
     """Left singular vectors of ``W H^½``, and squared singular values, the largest first.
 
     Of a tall weight they are those of ``R H^½`` turned by Q, where ``W = Q R``: H may be singular,

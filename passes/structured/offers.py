@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -10,11 +11,12 @@ from numpy.typing import NDArray
 
 from sparsecc.formats.patterns import DENSE, Pattern
 from sparsecc.formats.structures import Structure
+from sparsecc.passes.structured import low_rank
 from sparsecc.passes.structured.base import Fit, Matrix, Shape
 from sparsecc.passes.structured.forms import FORMS
 from sparsecc.passes.structured.rewrite import misfit
 from sparsecc.passes.weights.layers import Layer
-from sparsecc.passes.weights.sparsegpt import sparsegpt
+from sparsecc.passes.weights.sparsegpt import Elimination, sparsegpt
 from sparsecc.search.search import Mode
 
 LEAST_SIDE = 128
@@ -85,29 +87,58 @@ def _rank(shape: Shape, share: float) -> Structure:
     return Structure("rank", (max(8, round(rank / 8) * 8),))
 
 
-def fit_offer(weight: Matrix, offer: Offer, moment: Matrix | None) -> tuple[Fit, Matrix | None]:
-    """The factors of a weight, and what is sparse beside them.
-
-    Low rank and sparse parts are fitted in turn, each to what the other leaves.
+class Fitter:
+    """Fits one weight to what is offered, and computes once what the offers share.
 
     Args:
-        weight: ``[R, K]``.
-        offer: What to make of it.
+        weight: ``[R, K]`` float64.
         moment: ``[K, K]`` of its inputs, or None: then all inputs count the same.
     """
-    form = FORMS[offer.structure.form]
-    fit = form.fit(weight, offer.structure, moment)
-    if offer.pattern == DENSE:
-        return fit, None
-    shape = (weight.shape[0], weight.shape[1])
-    h = np.eye(shape[1]) if moment is None else moment
-    sparse = np.zeros_like(weight)
-    for number in range(_ROUNDS):
-        if number:
-            fit = form.fit(weight - sparse, offer.structure, moment)
-        left = weight - form.dense(fit.factors, offer.structure, shape)
-        sparse = sparsegpt(left, h, offer.pattern, offer.sparsity)[0]
-    return fit, sparse
+
+    def __init__(self, weight: Matrix, moment: Matrix | None) -> None:
+        self.weight = weight
+        self.moment = moment
+
+    def zeros(self, pattern: Pattern, sparsity: float) -> Matrix:
+        """The weight with so many zeros, as SparseGPT makes them."""
+        return self._sparse(self.weight, pattern, sparsity)
+
+    def factors(self, offer: Offer) -> tuple[Fit, Matrix | None]:
+        """The factors of the weight, and what is sparse beside them.
+
+        Low rank and sparse parts are fitted in turn, each to what the other leaves.
+        """
+        fit, form = self._fit(offer.structure), FORMS[offer.structure.form]
+        if offer.pattern == DENSE:
+            return fit, None
+        shape = (self.weight.shape[0], self.weight.shape[1])
+        sparse = np.zeros_like(self.weight)
+        for number in range(_ROUNDS):
+            if number:
+                fit = form.fit(self.weight - sparse, offer.structure, self.moment)
+            left = self.weight - form.dense(fit.factors, offer.structure, shape)
+            sparse = self._sparse(left, offer.pattern, offer.sparsity)
+        return fit, sparse
+
+    def _fit(self, structure: Structure) -> Fit:
+        if structure.form == "rank":
+            return low_rank.fit_in(self._basis, self.weight, structure)
+        return FORMS[structure.form].fit(self.weight, structure, self.moment)
+
+    @functools.cached_property
+    def _moment(self) -> Matrix:
+        return np.eye(self.weight.shape[1]) if self.moment is None else self.moment
+
+    @functools.cached_property
+    def _elimination(self) -> Elimination:
+        return Elimination.of(self._moment)
+
+    @functools.cached_property
+    def _basis(self) -> tuple[Matrix, Matrix]:
+        return low_rank.basis_of(self.weight, self.moment)
+
+    def _sparse(self, weight: Matrix, pattern: Pattern, sparsity: float) -> Matrix:
+        return sparsegpt(weight, self._moment, pattern, sparsity, known=self._elimination)[0]
 
 
 def materialised(fit: Fit, sparse: Matrix | None, shape: Shape) -> NDArray[np.float64]:

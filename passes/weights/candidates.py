@@ -19,13 +19,12 @@ from sparsecc.passes.structured.carry_out import offer_of
 from sparsecc.passes.structured.cost import estimate
 from sparsecc.passes.structured.detect import exactly, structure_that_pays
 from sparsecc.passes.structured.forms import FORMS
-from sparsecc.passes.structured.offers import Offer, fit_offer, materialised, offers
+from sparsecc.passes.structured.offers import Fitter, Offer, materialised, offers
 from sparsecc.passes.weights.bias_correction import can_shift
 from sparsecc.passes.weights.choose import choose, work_of
 from sparsecc.passes.weights.layers import Layer, find_layers, matrix
 from sparsecc.passes.weights.prune import with_statistics
 from sparsecc.passes.weights.prune_layer import for_layers, mean_shift, output_error
-from sparsecc.passes.weights.sparsegpt import sparsegpt
 from sparsecc.progress import Progress, counted
 from sparsecc.quality.calibration import Calibration
 from sparsecc.quality.moments import Moments
@@ -199,18 +198,18 @@ def measure(question: Question) -> tuple[list[float], Probe | None]:
     w = np.asarray(question.weight, np.float64)
     train, judge = question.train, question.held_out or question.train
     second = train.centred if question.may_shift else train.h
-    parts = list(zip(np.split(w, len(train.h)), second, strict=True))
+    fitters = [Fitter(part, h) for part, h in zip(np.split(w, len(train.h)), second, strict=True)]
     losses, made = [], []
     for each in question.choices:
         if not each.changes:
             losses.append(0.0)
             continue
         if each.structure:
-            fit, beside = fit_offer(w, offer_of(each), second[0])
+            fit, beside = fitters[0].factors(offer_of(each))
             values = materialised(fit, beside, (w.shape[0], w.shape[1]))
         else:
-            swept = [sparsegpt(part, h, each.pattern, each.sparsity)[0] for part, h in parts]
-            values = np.concatenate(swept)
+            zeros = [fitter.zeros(each.pattern, each.sparsity) for fitter in fitters]
+            values = np.concatenate(zeros)
         shift = mean_shift(w, values, train) if question.may_shift else None
         losses.append(output_error(w, values, judge, shift))
         made.append(Probe(losses[-1], values.astype(np.float32), shift))

@@ -94,12 +94,25 @@ class Pruned:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Masked:
+    """A mask, the weights that it was found for, and the ridge that they were found with."""
+
+    mask: Mask
+    wanted: Matrix
+    ridge: float | None
+
+
+@dataclasses.dataclass(frozen=True)
 class _Attempt:
-    """Values to try on a mask: refitted with a ridge, or as they are (None)."""
+    """Values to try on a mask: refitted with a ridge, or as they are (None).
+
+    The weights to imitate are given where the mask was found for the same ones.
+    """
 
     job: LayerJob
     mask: Mask
     ridge: float | None
+    wanted: Matrix | None = None
 
 
 def prune_layers(jobs: Sequence[LayerJob], executor: Executor = SERIAL) -> list[Pruned]:
@@ -113,11 +126,8 @@ def prune_layers(jobs: Sequence[LayerJob], executor: Executor = SERIAL) -> list[
         What becomes of each, in order.
     """
     shapes = [job.weight.shape for job in jobs]
-    masks = list(for_layers(executor, shapes).map(_masked, jobs, lambda job: job.name))
-    attempts = [
-        [_Attempt(job, mask, ridge) for ridge in _ridges(job)]
-        for job, mask in zip(jobs, masks, strict=True)
-    ]
+    masked = list(for_layers(executor, shapes).map(_masked, jobs, lambda job: job.name))
+    attempts = [_attempts(job, found) for job, found in zip(jobs, masked, strict=True)]
     flat = list(itertools.chain.from_iterable(attempts))
     made = for_layers(executor, [each.job.weight.shape for each in flat]).map(
         _carried_out, flat, lambda attempt: attempt.job.name
@@ -148,9 +158,12 @@ def output_errors(
     parts = zip(*(np.split(each, len(moments.h)) for each in (dense, pruned)), strict=True)
     for group, (w, v) in enumerate(parts):
         h, cross, second = moments.h[group], wanted.cross[group], wanted.second[group]
-        delta, drift = w - v, second - cross - cross.T + h  # Wz − Vx = (W − V)x + W(z − x)
-        error += float(np.vdot(delta @ h + 2 * (w @ (cross - h)), delta) + np.vdot(w @ drift, w))
+        delta = w - v  # Wz − Vx = (W − V)x + W(z − x)
+        error += float(np.vdot(delta @ h, delta))
         energy += float(np.vdot(w @ second, w))
+        if moments.goal is not None:
+            drift = second - cross - cross.T + h
+            error += float(2 * np.vdot(w @ (cross - h), delta) + np.vdot(w @ drift, w))
     moved = mean_shift(dense, pruned, moments)
     shifted = [
         error if shift is None else error - 2 * float(shift @ moved) + float(shift @ shift)
@@ -202,11 +215,20 @@ def for_layers(executor: Executor, shapes: Sequence[tuple[int, ...]]) -> Executo
     return executor if len(large) > 1 else SERIAL
 
 
-def _masked(job: LayerJob) -> Mask:
-    ridge = _ridges(job)[-1] if job.choice.method in REBUILDING else None
-    parts = np.split(_wanted(job, ridge), len(job.train.h))
-    masks = [find_mask(part, h, job.choice) for part, h in zip(parts, job.second, strict=True)]
-    return np.concatenate(masks)
+def _masked(job: LayerJob) -> _Masked:
+    aims = job.choice.method in REBUILDING and job.cross is not None
+    ridge = _ridges(job)[-1] if aims else None
+    wanted = _wanted(job, ridge)
+    parts = zip(np.split(wanted, len(job.train.h)), job.second, strict=True)
+    masks = [find_mask(part, h, job.choice) for part, h in parts]
+    return _Masked(np.concatenate(masks), wanted, ridge)
+
+
+def _attempts(job: LayerJob, found: _Masked) -> list[_Attempt]:
+    return [
+        _Attempt(job, found.mask, ridge, found.wanted if ridge and ridge == found.ridge else None)
+        for ridge in _ridges(job)
+    ]
 
 
 def _wanted(job: LayerJob, ridge: float | None) -> Matrix:
@@ -233,7 +255,8 @@ def _carried_out(attempt: _Attempt) -> Pruned:
     if job.held_out is None:
         return Pruned(values, None, None, None, "mask only", "one batch: nothing held out to judge")
     if ridge is not None:
-        wanted, groups = _wanted(job, ridge), len(job.train.h)
+        wanted = _wanted(job, ridge) if attempt.wanted is None else attempt.wanted
+        groups = len(job.train.h)
         parts = zip(np.split(wanted, groups), np.split(mask, groups), job.second, strict=True)
         values = np.concatenate([refit(part, kept, h, ridge) for part, kept, h in parts])
     shifts: list[Matrix | None] = [None]

@@ -7,6 +7,8 @@ elimination order).
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
@@ -26,6 +28,25 @@ Matrix = NDArray[np.float64]
 PANEL = 128
 
 
+@dataclasses.dataclass(frozen=True)
+class Elimination:
+    """What one second moment of inputs means for every pruning.
+
+    Attributes:
+        upper: U with ``UᵀU = H⁻¹`` of the damped moment, ``[K, K]``.
+        dead: Inputs that are never active, ``[K]``.
+    """
+
+    upper: Matrix
+    dead: Mask
+
+    @classmethod
+    def of(cls, h: Matrix, damping: float = DAMPING) -> Elimination:
+        """Of ``h[K, K]``, the mean of x xᵀ; ``damping`` as :func:`sparsegpt` takes it."""
+        safe, dead = damped(h, damping)
+        return cls(inverse_cholesky(safe), dead)
+
+
 def sparsegpt(
     weight: NDArray[np.floating],
     h: Matrix,
@@ -34,6 +55,7 @@ def sparsegpt(
     *,
     damping: float = DAMPING,
     mask: Mask | None = None,
+    known: Elimination | None = None,
 ) -> tuple[Matrix, Mask]:
     """Prune ``weight[R, K]`` for inputs with second moment ``h[K, K]``.
 
@@ -44,6 +66,7 @@ def sparsegpt(
         sparsity: Share of blocks to drop; met exactly, panel by panel (ignored by N:M).
         damping: Added to H's diagonal, relative to its mean.
         mask: Use this mask ``[R, K]`` and only update the values that stay.
+        known: What H means, where it was computed before; damping is in it.
 
     Returns:
         The updated weight (zeros exact) and its mask. Weights of dead inputs are zero.
@@ -51,9 +74,9 @@ def sparsegpt(
     w = np.array(weight, np.float64)
     if mask is None and pattern.kind == "dense":
         return w, np.ones(w.shape, bool)
-    h, dead = damped(h, damping)
-    w[:, dead] = 0
-    u = inverse_cholesky(h)
+    known = known or Elimination.of(h, damping)
+    u = known.upper
+    w[:, known.dead] = 0
     kept = np.ones(w.shape, bool) if mask is None else mask.copy()
     dropped = 0
     for start, stop in _panels(w.shape[1], pattern):

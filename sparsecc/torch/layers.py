@@ -26,19 +26,6 @@ def as_matrix(layer: Layer, stored: Tensor) -> Tensor:
     return stored if rows_first(layer) else stored.t()
 
 
-def as_stored(layer: Layer, matrix: Tensor) -> Tensor:
-    """A matrix ``[R, K]`` (weights, a mask) in the layout in which the weight is stored."""
-    if layer.op == "Conv":
-        height, width = layer.kernel
-        channels = layer.cols // (height * width)
-        stored = matrix.reshape(layer.rows, height, width, channels).permute(0, 3, 1, 2)
-    else:
-        stored = matrix if rows_first(layer) else matrix.t()
-    for order in reversed(_orders(layer)):
-        stored = stored.permute([order.index(axis) for axis in range(len(order))])
-    return stored.contiguous()
-
-
 def _orders(layer: Layer) -> list[list[int]]:
     """Permutations from the stored weight to what the layer's node reads, in order."""
     orders: list[list[int]] = []

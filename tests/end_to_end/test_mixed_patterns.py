@@ -65,3 +65,29 @@ def test_the_plan_of_it_makes_the_same_again(mixed: sparsecc.Compiled) -> None:
     assert [each.choice for each in again.plan.layers] == [e.choice for e in mixed.plan.layers]
     x = small.image(9)
     assert (again(x) == mixed(x)).all()
+
+
+def test_patterns_of_groups_in_a_better_order_of_channels() -> None:
+    """2:4 and 1x4 look at inputs side by side; both gain where the order of channels is free."""
+    settings = {
+        "sparsity": "2:4",
+        "overrides": {"fc2": "1x4:0.5", "head": "dense"},
+        "score": "magnitude",
+        "refit": False,
+    }
+    made = {
+        permute: sparsecc.compile(
+            small.mlp("n"), calibration={"x": small.tokens(0, 96)}, permute=permute, **settings
+        )
+        for permute in (False, True)
+    }
+    for each in made.values():
+        assert each.manifest.numerics["max_rel_error"] < TOLERANCE
+        patterns = [str(row.pattern) for row in each.report.rows]
+        assert patterns[:2] == ["2:4", "1x4"]
+        assert [row.density for row in each.report.rows] == [0.5, 0.5, 1.0]
+    losses = {permute: [layer.loss for layer in each.plan.layers] for permute, each in made.items()}
+    assert losses[True][1] < losses[False][1]
+    again = sparsecc.apply(small.mlp("n"), made[True].plan, calibration={"x": small.tokens(0, 96)})
+    files = [each.manifest.files["model.onnx"].sha256 for each in (made[True], again)]
+    assert files[0] == files[1]

@@ -333,3 +333,16 @@ def test_channels_in_a_better_order_lose_less_and_a_plan_says_so(pattern, stock,
     again = sparsecc.apply(small.mlp(), better.plan)
     assert again.plan.permuted == "choices"
     assert np.array_equal(again(x), better(x))
+
+
+def test_progress_goes_on_where_an_allocation_that_measures_meets_an_order() -> None:
+    shares: list[float] = []
+    sparsecc.compile(
+        small.mlp("n"),
+        sparsity="4x1:0.5",
+        allocation="spdy",
+        permute=True,
+        calibration={"x": small.tokens(0, 96)},
+        progress=lambda what, share: shares.append(share),
+    )
+    assert shares == sorted(shares)

@@ -12,9 +12,11 @@ from onnx import helper
 from sparsecc.errors import PlanError
 from sparsecc.executor import open_executor
 from sparsecc.formats.patterns import Pattern, SparsitySpec, block_sums, detect
+from sparsecc.passes.weights import prune_layer as module
 from sparsecc.passes.weights.layers import find_layers, matrix
 from sparsecc.passes.weights.prune import detect_layers, prune_model
 from sparsecc.passes.weights.prune_layer import (
+    RIDGES,
     LayerJob,
     Pruned,
     aim,
@@ -334,3 +336,11 @@ def test_existing_zeros_are_found_and_kept_as_they_are(build: Any) -> None:
 def test_unknown_layers_are_refused(build: Any) -> None:
     with pytest.raises(PlanError, match="nowhere"):
         prune_model(network(build), {"nowhere": CHOICE})
+
+
+def test_what_is_imitated_is_solved_once_for_each_ridge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mask's own ridge serves its refit too."""
+    solved = []
+    monkeypatch.setattr(module, "aim", lambda *of: solved.append(of[-1]) or aim(*of))
+    prune_layer(W, CHOICE, paired(*pairs(2000, 48, 1)), paired(*pairs(500, 48, 2)))
+    assert sorted(solved) == sorted(RIDGES)
