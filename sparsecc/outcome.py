@@ -107,14 +107,14 @@ def decide(job: Job, progress: Progress) -> dict[str, Decision]:
         layers,
         request.spec,
         overrides=request.overrides,
-        densities=_densities(job, layers, progress),
+        densities=_densities(job, layers, part(progress, 0.0, 0.9)),
         method=request.score,
         refit=request.refit,
         detected=detect_layers(layers),
     )
     # eight bits are for whole weights; whoever asks for zeros gets them
     free = [each for each in layers if _is_free(each, decisions[each.name], request)]
-    found = exact_structures(free, request.target, counted(progress))
+    found = exact_structures(free, request.target, counted(part(progress, 0.9, 1.0)))
     return decisions | {name: Decision(exactly(each)) for name, each in found.items()}
 
 

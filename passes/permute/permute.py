@@ -85,7 +85,8 @@ def permute_model(
     if not layers:
         return {}
     couplings = find_couplings(model)
-    weighed = importance(model, layers, calibration, on_progress)
+    told = on_progress or (lambda what, done, steps: None)
+    weighed = importance(model, layers, calibration, lambda what, done, n: told(what, done, 2 * n))
     there = _in_groups(model, choices, couplings)
     todo = [
         problem
@@ -94,8 +95,7 @@ def permute_model(
     ]
     orders, gained = list[tuple[Coupled, Order]](), set[str]()
     for done, problem in enumerate(todo):
-        if on_progress is not None:
-            on_progress("looking for the order of channels", done, len(todo))
+        told("looking for the order of channels", len(todo) + done, 2 * len(todo))
         found = search(problem.terms, seed=seed, effort=effort)
         if found.after > found.before:
             orders.append((problem.coupled, problem.order(found.order)))
