@@ -216,6 +216,7 @@ def main(
         rows[side, tokens] = measure(side, tokens, seconds)
         print(rows[side, tokens], flush=True)
     ordered = sorted(rows.values(), key=lambda row: (row.tokens, row.side))
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_aside(out, json.dumps([dataclasses.asdict(row) for row in ordered], indent=1))
     section = table(ordered)
     print(section)
