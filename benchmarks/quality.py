@@ -32,14 +32,7 @@ from sparsecc.quality.samples.made_up import WORD, generated
 NAME = "quality"
 PICTURE = "quality.svg"
 MODELS = ("encoder", "recogniser", "photographs")
-PATTERNS = (
-    "4x1:0.3",
-    "4x1:0.5",
-    "4x1:0.7",
-    "unstructured:0.5",
-    "unstructured:0.7",
-    "unstructured:0.9",
-)
+PATTERNS = ("4x1:0.5", "4x1:0.7", "unstructured:0.7", "unstructured:0.9")
 SAMPLES = 256
 """Calibration samples of each model: enough for statistics of a large layer."""
 MADE_UP = 384

@@ -49,13 +49,13 @@ class Case:
 
 CASES: Mapping[str, Case] = {
     "encoder": Case("encoder", "6min", "4x1:0.5", None, True, "cosine ≥ .95"),
-    "recogniser": Case("recogniser", "8min", "4x1:0.5", None, False, "loses ≤ 1 %"),
+    "recogniser": Case("recogniser", "4min", "4x1:0.5", None, False, "loses ≤ 1 %"),
     "mnist": Case("mnist", "1min", "4x1:0.8", None, False, "loses ≤ .5 %"),
     "digits": Case("digits", "30s", "unstructured:0.9", None, False, "keeps ≥ 99 %"),
     "encoder-plan": Case("encoder", "6min", None, 0.03, False, "≥ 1.8×, cosine ≥ .97"),
     "encoder-heads": Case("encoder", "1min", "heads:0.25", None, False, "–"),
     "encoder-channels": Case("encoder", "1min", "channels:0.3", None, False, "–"),
-    "recogniser-plan": Case("recogniser", "6min", None, 0.01, False, "≥ 1.5×, loses ≤ 1 %"),
+    "recogniser-plan": Case("recogniser", "4min", None, 0.01, False, "≥ 1.5×, loses ≤ 1 %"),
 }
 
 
