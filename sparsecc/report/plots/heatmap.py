@@ -93,14 +93,17 @@ def heatmap(document: Document) -> Heatmap | None:
 
 
 def _labels(options: list[OptionEntry]) -> list[str]:
-    """Choices of all layers: dense first, then by pattern and share of zeros."""
+    """Choices of all layers: dense first, then by pattern or structure, sizes and zeros."""
     return sorted({option.choice for option in options}, key=_order)
 
 
-def _order(choice: str) -> tuple[bool, list[int], str, float]:
-    pattern, _, share = choice.partition(":")
-    sizes = [int(digits) for digits in re.findall(r"\d+", pattern)]  # 4x1 before 16x1
-    return choice != "dense", sizes, pattern, float(share or 0)
+def _order(choice: str) -> tuple[bool, list[float], str, list[float]]:
+    kind, _, rest = choice.partition(":")
+    return choice != "dense", _numbers(kind), kind, _numbers(rest)  # 4x1 before 16x1
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(digits) for digits in re.findall(r"\d+(?:\.\d+)?", text)]
 
 
 def shade(loss: float, least: float, most: float) -> int:

@@ -115,6 +115,22 @@ def test_darker_is_worse_and_options_are_in_order(made):
         assert sum(row.cells[column].chosen for row in plot.rows) == 1
 
 
+def test_structures_have_rows_of_their_own_by_their_sizes(made):
+    layer = made.layers[0]
+    texts = ["rank:128", "rank:24 + 4x1:0.8", "rank:24", "monarch:8x8:2", "4x1:0.8", "dense"]
+    options = tuple(dataclasses.replace(layer.options[0], choice=text) for text in texts)
+    changed = (dataclasses.replace(layer, options=options),)
+    plot = heatmap.heatmap(dataclasses.replace(made, layers=changed))
+    labels = [row.label for row in plot.rows]
+    assert labels[0] == "dense"
+    assert [label for label in labels if label.startswith("rank")] == [
+        "rank:24",
+        "rank:24 + 4x1:0.8",
+        "rank:128",
+    ]
+    assert sorted(labels) == sorted(texts)
+
+
 @given(st.floats(1e-6, 1), st.floats(1e-6, 1), st.floats(1e-6, 1))
 def test_shades_grow_with_losses(a, b, c):
     least, middle, most = sorted((a, b, c))
