@@ -21,8 +21,8 @@ IN_VAIN = 1e-4
 """Share of the outputs that a change of the weights must make for a recovery to have a sense: less
 is rounding, as exact factors leave it."""
 RELIEF = 2.0
-"""A search allows this many times the budgeted drop where a recovery follows: more than half of what
-pruning loses come back."""
+"""A search allows this many times the budgeted drop where a recovery follows: more than half of
+what pruning loses comes back."""
 
 
 def recovered(job: Job, graph: ir.Model, progress: Progress) -> PlanRecovery | None:
