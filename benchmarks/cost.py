@@ -196,7 +196,7 @@ def main(
     text = section(found, whole, costs)
     print(text)
     if page_file is not None:
-        page_file.write_text(page.splice(page_file.read_text(), NAME, text))
+        page.put(page_file, NAME, text)
 
 
 if __name__ == "__main__":

@@ -205,7 +205,7 @@ def main(
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     if page_file is not None:
-        page_file.write_text(page.splice(page_file.read_text(), NAME, text))
+        page.put(page_file, NAME, text)
         plots.roofline(points(found), peak_gflops, bandwidths, page_file.with_name(PICTURE))
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from benchmarks import quantize
 from benchmarks.measure import BASELINE, OURS
 from benchmarks.rows import Row
+from sparsecc.aside import write_aside
 
 NAME = "benchmarks"
 PICTURE = "benchmarks.svg"
@@ -29,6 +31,11 @@ def splice(page: str, name: str, content: str) -> str:
     if not (found and also):
         raise ValueError(f"the page needs the markers {begin} and {end}")
     return f"{before}{begin}\n{content}\n{end}{after}"
+
+
+def put(file: Path, name: str, content: str) -> None:
+    """Splice content into a page that is a file."""
+    write_aside(file, splice(file.read_text(encoding="utf-8"), name, content))
 
 
 def section(rows: Sequence[Row], titles: Mapping[str, str], machine: Mapping[str, object]) -> str:

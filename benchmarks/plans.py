@@ -24,8 +24,8 @@ from rich.console import Console
 
 import sparsecc
 from benchmarks import page
+from benchmarks.rows import keep
 from benchmarks.trained import SUBJECTS, Subject
-from sparsecc.aside import write_aside
 from sparsecc.backends.onnxruntime.save import MODEL_NAME, save_model
 from sparsecc.bench import compare
 from sparsecc.capture import capture
@@ -233,12 +233,11 @@ def main(
         with tempfile.TemporaryDirectory() as scratch:
             bench = Bench(SUBJECTS[name](), Path(scratch), seconds)
             rows = merged(out, rows_of(bench, [float(each) for each in budgets.split(",")]))
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_aside(out, json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
+        keep(out, [dataclasses.asdict(row) for row in rows])
     section = table(rows)
     Console().print(section, markup=False)
     if page_file is not None:
-        page_file.write_text(page.splice(page_file.read_text(), NAME, section))
+        page.put(page_file, NAME, section)
 
 
 if __name__ == "__main__":

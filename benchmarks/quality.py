@@ -23,8 +23,8 @@ import typer
 import sparsecc
 from benchmarks import page, plots
 from benchmarks.plans import Bench, answers
+from benchmarks.rows import keep
 from benchmarks.trained import SUBJECTS, Subject
-from sparsecc.aside import write_aside
 from sparsecc.bench import compare
 from sparsecc.progress import bar
 from sparsecc.quality.samples.made_up import WORD, generated
@@ -111,12 +111,11 @@ class Results:
 
     def save(self) -> None:
         """Write the file."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         data = {
             "cells": [dataclasses.asdict(each) for each in self.cells],
             "speeds": [dataclasses.asdict(each) for each in self.speeds],
         }
-        write_aside(self.path, json.dumps(data, indent=1))
+        keep(self.path, data)
 
     def cell(self, model: str, zeros: str, method: str) -> Cell | None:
         """What was measured of a model, pruned by a method."""
@@ -254,7 +253,7 @@ def main(
     print(section(results))
     if page_file is not None:
         plots.pareto(points(results), page_file.with_name(PICTURE))
-        page_file.write_text(page.splice(page_file.read_text(), NAME, section(results)))
+        page.put(page_file, NAME, section(results))
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from rich.console import Console
 
 from benchmarks import page
 from benchmarks.plans import Bench, Row, measures
+from benchmarks.rows import keep
 from benchmarks.trained import SMALL, SUBJECTS, Subject, lessons
-from sparsecc.aside import write_aside
 
 NAME = "recovery"
 ROWS = ("without", "recovered")
@@ -154,13 +154,12 @@ def main(
     """Prunes, recovers, judges and times; prints a table and writes it into a page."""
     for name in cases.split(","):
         results = _read(out) | {name: measure(name, seconds)}
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_aside(out, json.dumps([dataclasses.asdict(r) for r in results.values()], indent=1))
+        keep(out, [dataclasses.asdict(each) for each in results.values()])
     found = _read(out)
     section = table([found[name] for name in CASES if name in found])
     Console().print(section, markup=False)
     if page_file is not None:
-        page_file.write_text(page.splice(page_file.read_text(), NAME, section))
+        page.put(page_file, NAME, section)
 
 
 if __name__ == "__main__":

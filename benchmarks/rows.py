@@ -89,13 +89,18 @@ class Report:
 
     def save(self, path: Path) -> None:
         """Writes the file, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "format": FORMAT,
             "machine": self.machine,
             "rows": [asdict(row) for row in self.rows.values()],
         }
-        write_aside(path, json.dumps(content, indent=2) + "\n")
+        keep(path, content)
+
+
+def keep(path: Path, content: Any) -> None:
+    """Write what was measured as JSON, whole or not at all, into a folder that may not be there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_aside(path, json.dumps(content, indent=2) + "\n")
 
 
 def resume(path: Path, machine: dict[str, Any]) -> Report:

@@ -165,7 +165,7 @@ def main(
     section = page.section(found, titles, machine)
     print(section)
     if page_file is not None:
-        page_file.write_text(page.splice(page_file.read_text(), page.NAME, section))
+        page.put(page_file, page.NAME, section)
         plots.models(found, titles, page_file.with_name(page.PICTURE))
     if any(row.unavailable for row in found if row.engine in measure.TITLES):
         raise typer.Exit(1)

@@ -213,7 +213,7 @@ def main(
     section = table(regrets(make_case(seed) for seed in seeds))
     print(section)
     if page_file is not None:
-        page_file.write_text(page.splice(page_file.read_text(), NAME, section))
+        page.put(page_file, NAME, section)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks import page
-from sparsecc.aside import write_aside
+from benchmarks.rows import keep
 from sparsecc.backends.onnxruntime.run import open_session
 from sparsecc.formats.structures import Structure
 from sparsecc.machine import processor
@@ -216,12 +216,11 @@ def main(
         rows[side, tokens] = measure(side, tokens, seconds)
         print(rows[side, tokens], flush=True)
     ordered = sorted(rows.values(), key=lambda row: (row.tokens, row.side))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_aside(out, json.dumps([dataclasses.asdict(row) for row in ordered], indent=1))
+    keep(out, [dataclasses.asdict(row) for row in ordered])
     section = table(ordered)
     print(section)
     if page_file is not None:
-        page_file.write_text(page.splice(page_file.read_text(), NAME, section))
+        page.put(page_file, NAME, section)
 
 
 if __name__ == "__main__":
