@@ -23,10 +23,7 @@ def can_shift(layer: Layer) -> bool:
 def has_bias(layer: Layer) -> bool:
     """Whether the layer has a constant bias of its own already."""
     slot = _bias_slot(layer)
-    if slot is None or slot[1] >= len(slot[0].inputs):
-        return False
-    bias = slot[0].inputs[slot[1]]
-    return bias is not None and bias.is_initializer() and len(bias.uses()) == 1
+    return slot is not None and _own(*slot) is not None
 
 
 def shift_bias(layer: Layer, shift: NDArray[np.floating]) -> None:
@@ -49,13 +46,20 @@ def shift_bias(layer: Layer, shift: NDArray[np.floating]) -> None:
 
 def _put(node: ir.Node, position: int, name: str, array: NDArray[np.floating]) -> None:
     """Make ``array`` the input: in the initializer that is there if nobody else reads it."""
-    old = node.inputs[position] if position < len(node.inputs) else None
-    if old is not None and old.is_initializer() and len(old.uses()) == 1:
+    old = _own(node, position)
+    if old is not None:
         old.const_value = ir.tensor(array, name=old.name)
         return
     if position >= len(node.inputs):
         node.resize_inputs(position + 1)
     node.replace_input_with(position, edit.new_initializer(node, name, array))
+
+
+def _own(node: ir.Node, position: int) -> ir.Value | None:
+    """The initializer that is an input of this node alone, if there is one."""
+    value = node.inputs[position] if position < len(node.inputs) else None
+    own = value is not None and value.is_initializer() and len(value.uses()) == 1
+    return value if own else None
 
 
 def _bias_slot(layer: Layer) -> tuple[ir.Node, int] | None:
