@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import TypeVar
 
 import onnx_ir as ir
 
@@ -13,8 +14,10 @@ from sparsecc.passes.permute.permute import permute_model
 from sparsecc.passes.weights.layers import find_layers
 from sparsecc.passes.weights.prune import LayerResult, detect_layers
 from sparsecc.progress import Progress, counted, part
-from sparsecc.search.allocation import allocate
+from sparsecc.search.allocation import Decision, allocate
 from sparsecc.search.plan import Choice
+
+Said = TypeVar("Said", LayerResult, Decision)
 
 FOR_CHOICES = "choices"
 """What a plan says channels were put in order for, where that is what its layers say."""
@@ -53,14 +56,17 @@ def in_order(
 
 
 def with_notes(
-    results: Mapping[str, LayerResult], notes: Mapping[str, str]
-) -> dict[str, LayerResult]:
-    """Results that also say what the order of channels changed."""
+    results: Mapping[str, Said], notes: Mapping[str, str], *, first: bool = False
+) -> dict[str, Said]:
+    """Results, or decisions, whose reasons also say what is noted, last or first."""
+
+    def said(name: str, reason: str) -> str:
+        parts = (notes.get(name, ""), reason) if first else (reason, notes.get(name, ""))
+        return "; ".join(filter(None, parts))
+
     return {
-        name: dataclasses.replace(
-            result, reason="; ".join(filter(None, [result.reason, notes.get(name, "")]))
-        )
-        for name, result in results.items()
+        name: dataclasses.replace(each, reason=said(name, each.reason))
+        for name, each in results.items()
     }
 
 

@@ -16,6 +16,7 @@ from sparsecc.formats.patterns import DENSE
 from sparsecc.formats.structures import Structure
 from sparsecc.job import Job, Outcome
 from sparsecc.ordering import FOR_CHOICES, in_order, with_notes
+from sparsecc.passes.remove.remove import Removed
 from sparsecc.passes.structured import rewrite as structured
 from sparsecc.passes.structured.detect import exact_structures, exactly
 from sparsecc.passes.weights.layers import Layer, find_layers
@@ -24,7 +25,7 @@ from sparsecc.passes.weights.spread import by_losses, by_outliers
 from sparsecc.progress import Progress, counted, part
 from sparsecc.quality.exam import LABELLED, MEASURES, Grade, set_exam
 from sparsecc.recovery import recovered
-from sparsecc.removal import smaller, with_removal
+from sparsecc.removal import smaller
 from sparsecc.report.rows import LayerRow
 from sparsecc.request import Request
 from sparsecc.search.allocation import MEASURED, Decision, allocate, by_size, misfit, to_spread
@@ -46,17 +47,13 @@ def prune_as_asked(job: Job, progress: Progress, *, best_effort: bool = False) -
     """
     if job.request.budget is not None:
         return searched(job, progress, best_effort=best_effort)
-    request = job.request
+    request, whole = job.request, job
     deciding = 0.4 if request.allocation in MEASURED else 0.0
-    share = 1.0 if request.recover is None else PRUNING
-    whole = job
     job, removed, progress = smaller(job, request if request.spec.removes else (), progress)
     decisions = decide(job, part(progress, 0.0, deciding))
-    progress = part(progress, deciding, 1.0)
     permuted = FOR_CHOICES if request.permute else ""
-    job, notes, progress = in_order(job, choices_of(decisions), permuted, request.seed, progress)
-    graph, teacher = job.graph.clone(), whole if removed.sets else job
-    results = prune(graph, decisions, job, part(progress, 0.0, share))
+    told = part(progress, deciding, 1.0)
+    done = _carried_out(whole, job, removed, decisions, permuted, request.seed, told)
     source = {
         "spec": str(request.spec),
         "overrides": {name: str(spec) for name, spec in request.overrides.items()},
@@ -65,10 +62,8 @@ def prune_as_asked(job: Job, progress: Progress, *, best_effort: bool = False) -
         "permuted": permuted,
         "costs": cost_model(request.target).name,
         "seed": request.seed,
-        "recovery": recovered(teacher, graph, part(progress, share, 1.0)),
     }
-    said = with_removal(decisions, removed.notes)
-    return Outcome(graph, said, with_notes(results, notes), source, {})
+    return dataclasses.replace(done, source=source | dict(done.source))
 
 
 def follow(job: Job, plan: Plan, progress: Progress) -> Outcome:
@@ -82,16 +77,40 @@ def follow(job: Job, plan: Plan, progress: Progress) -> Outcome:
     job, removed, progress = smaller(job, plan.removed, progress)
     _check_layers(find_layers(job.graph).layers, plan)
     decisions = {layer.name: Decision(layer.choice) for layer in plan.layers}
-    job, notes, progress = in_order(job, choices_of(decisions), plan.permuted, plan.seed, progress)
+    done = _carried_out(whole, job, removed, decisions, plan.permuted, plan.seed, progress)
+    source = {name: getattr(plan, name) for name in KEPT}
+    source |= {"budget": _examined(whole, done.graph, plan)}
+    options = {layer.name: layer.options for layer in plan.layers}
+    return dataclasses.replace(done, source=source | dict(done.source), options=options)
+
+
+def _carried_out(
+    whole: Job,
+    job: Job,
+    removed: Removed,
+    decisions: Mapping[str, Decision],
+    permuted: str,
+    seed: int,
+    progress: Progress,
+) -> Outcome:
+    """The decisions carried out, and recovered where that was asked for, as the source says.
+
+    Args:
+        whole: With the model that came in, which teaches where some of it was removed.
+        job: With what is left of it.
+        removed: What was removed.
+        decisions: Layer name → what to do.
+        permuted: What channels are put in order for, as plans say it.
+        seed: Of that order.
+        progress: Told what is being done.
+    """
+    share = 1.0 if job.request.recover is None else PRUNING
+    job, notes, progress = in_order(job, choices_of(decisions), permuted, seed, progress)
     graph, teacher = job.graph.clone(), whole if removed.sets else job
-    share = 1.0 if plan.recovery is None else PRUNING
     results = prune(graph, decisions, job, part(progress, 0.0, share))
     recovery = recovered(teacher, graph, part(progress, share, 1.0))
-    source = {name: getattr(plan, name) for name in KEPT}
-    source |= {"budget": _examined(whole, graph, plan), "recovery": recovery}
-    options = {layer.name: layer.options for layer in plan.layers}
-    said = with_removal(decisions, removed.notes)
-    return Outcome(graph, said, with_notes(results, notes), source, options)
+    said = with_notes(decisions, removed.notes, first=True)
+    return Outcome(graph, said, with_notes(results, notes), {"recovery": recovery}, {})
 
 
 def decide(job: Job, progress: Progress) -> dict[str, Decision]:

@@ -10,6 +10,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 Progress = Callable[[str, float], None]
+Counted = Callable[[str, int, int], None]
+"""Of work that counts its steps: what is being done, steps done, steps in all."""
 
 
 def silent(step: str, fraction: float) -> None:
@@ -32,9 +34,18 @@ def part(progress: Progress, start: float, end: float, prefix: str = "") -> Prog
     return report
 
 
-def counted(progress: Progress) -> Callable[[str, int, int], None]:
+def counted(progress: Progress) -> Counted:
     """The callback of work that counts its steps: (what, steps done, steps in all)."""
     return lambda step, done, steps: progress(step, done / max(1, steps))
+
+
+def halves(told: Counted | None) -> tuple[Counted, Counted]:
+    """The callbacks of two works that count their steps and are half of the whole each."""
+    tell = told or (lambda step, done, steps: None)
+    return (
+        lambda step, done, steps: tell(step, done, 2 * max(1, steps)),
+        lambda step, done, steps: tell(step, max(1, steps) + done, 2 * max(1, steps)),
+    )
 
 
 @contextlib.contextmanager
@@ -84,4 +95,4 @@ def bar(title: str) -> Iterator[Progress]:
         yield report
 
 
-__all__ = ["Progress", "bar", "counted", "part", "silent"]
+__all__ = ["Counted", "Progress", "bar", "counted", "halves", "part", "silent"]

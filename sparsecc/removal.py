@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import onnx_ir as ir
 
@@ -11,10 +11,9 @@ from sparsecc.formats.patterns import DENSE
 from sparsecc.job import Job
 from sparsecc.passes.remove.remove import Removed, remove_planned, remove_share
 from sparsecc.passes.weights.layers import find_layers
-from sparsecc.progress import Progress, counted, part
-from sparsecc.quality.runner import Progress as Told
+from sparsecc.progress import Counted, Progress, counted, part
 from sparsecc.request import Request
-from sparsecc.search.allocation import Decision, by_override
+from sparsecc.search.allocation import by_override
 from sparsecc.search.plan import PlanRemoval
 
 SHARE = 0.3
@@ -49,7 +48,7 @@ def smaller(
     return dataclasses.replace(job, graph=graph), removed, part(progress, SHARE, 1.0)
 
 
-def _as_asked(model: ir.Model, request: Request, job: Job, told: Told) -> Removed:
+def _as_asked(model: ir.Model, request: Request, job: Job, told: Counted) -> Removed:
     named = by_override(find_layers(model).layers, request.overrides)
     stay = {name for name, spec in named.items() if spec.pattern == DENSE}
     spec = request.spec
@@ -66,16 +65,4 @@ def _as_asked(model: ir.Model, request: Request, job: Job, told: Told) -> Remove
     )
 
 
-def with_removal(
-    decisions: Mapping[str, Decision], notes: Mapping[str, str]
-) -> dict[str, Decision]:
-    """Decisions that also say what was removed of a layer."""
-    return {
-        name: dataclasses.replace(
-            decision, reason="; ".join(filter(None, [notes.get(name, ""), decision.reason]))
-        )
-        for name, decision in decisions.items()
-    }
-
-
-__all__ = ["smaller", "with_removal"]
+__all__ = ["smaller"]

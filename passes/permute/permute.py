@@ -21,8 +21,8 @@ from sparsecc.passes.permute.problems import (
 from sparsecc.passes.permute.rearrange import moved_array, rearrange, sources
 from sparsecc.passes.permute.search import EFFORT, Order, search
 from sparsecc.passes.weights.layers import Layer, as_matrix, find_layers, stored
+from sparsecc.progress import Counted, halves
 from sparsecc.quality.calibration import Calibration
-from sparsecc.quality.runner import Progress
 from sparsecc.search.plan import Choice
 
 PASS_NAME = "permute"
@@ -58,7 +58,7 @@ def permute_model(
     *,
     seed: int = 0,
     effort: int = EFFORT,
-    on_progress: Progress | None = None,
+    on_progress: Counted | None = None,
 ) -> dict[str, Rearranged]:
     """Permute coupled channels for what is to be pruned; what the model computes stays the same.
 
@@ -85,8 +85,8 @@ def permute_model(
     if not layers:
         return {}
     couplings = find_couplings(model)
-    told = on_progress or (lambda what, done, steps: None)
-    weighed = importance(model, layers, calibration, lambda what, done, n: told(what, done, 2 * n))
+    weighing, looking = halves(on_progress)
+    weighed = importance(model, layers, calibration, weighing)
     there = _in_groups(model, choices, couplings)
     todo = [
         problem
@@ -95,7 +95,7 @@ def permute_model(
     ]
     orders, gained = list[tuple[Coupled, Order]](), set[str]()
     for done, problem in enumerate(todo):
-        told("looking for the order of channels", len(todo) + done, 2 * len(todo))
+        looking("looking for the order of channels", done, len(todo))
         found = search(problem.terms, seed=seed, effort=effort)
         if found.after > found.before:
             orders.append((problem.coupled, problem.order(found.order)))

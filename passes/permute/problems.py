@@ -16,8 +16,8 @@ from sparsecc.passes.weights import scores
 from sparsecc.passes.weights.bias_correction import can_shift
 from sparsecc.passes.weights.layers import Layer, matrix, rows_first
 from sparsecc.passes.weights.prune import with_statistics
+from sparsecc.progress import Counted
 from sparsecc.quality.calibration import Calibration
-from sparsecc.quality.runner import Progress
 from sparsecc.search.plan import Choice
 
 Scores = NDArray[np.float64]
@@ -115,7 +115,7 @@ def importance(
     model: ir.Model,
     layers: Sequence[Layer],
     calibration: Calibration | None,
-    on_progress: Progress | None = None,
+    on_progress: Counted | None = None,
 ) -> dict[str, Scores]:
     """Layer name → how much each weight ``[R, K]`` matters.
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 
+from sparsecc.formats.patterns import Whole
 from sparsecc.passes.base import Context
 from sparsecc.passes.edit import constant, is_op
 from sparsecc.passes.permute.couplings import Coupled, Couplings, Ids
@@ -16,7 +16,6 @@ from sparsecc.passes.permute.problems import axes_of
 from sparsecc.passes.remove.cut import Obstacle, Reach
 from sparsecc.passes.weights.layers import Layer, find_layers
 
-Kind = Literal["channels", "heads"]
 PASS_NAME = "remove"
 
 
@@ -47,7 +46,7 @@ class Removable:
     """
 
     name: str
-    kind: Kind
+    kind: Whole
     units: Ids
     writers: tuple[Side, ...]
     readers: tuple[Side, ...]
@@ -59,7 +58,7 @@ class Removable:
 
 
 def find_removable(
-    model: ir.Model, couplings: Couplings, reach: Reach, kind: Kind, ctx: Context
+    model: ir.Model, couplings: Couplings, reach: Reach, kind: Whole, ctx: Context
 ) -> list[Removable]:
     """The sets of one kind, none of which shares a channel with another.
 
@@ -94,7 +93,7 @@ def find_removable(
 
 
 def _placed(
-    coupled: Coupled, kind: Kind, layers: Sequence[Layer], couplings: Couplings, names: set[str]
+    coupled: Coupled, kind: Whole, layers: Sequence[Layer], couplings: Couplings, names: set[str]
 ) -> Removable | None:
     """A set with the layers it is in; None where it is in none."""
     place = np.full(int(couplings.classes.max()) + 1, -1)
@@ -137,4 +136,4 @@ def _batches(model: ir.Model, couplings: Couplings) -> Iterator[Ids]:
                 yield tag
 
 
-__all__ = ["PASS_NAME", "Kind", "Removable", "Side", "find_removable"]
+__all__ = ["PASS_NAME", "Removable", "Side", "find_removable"]

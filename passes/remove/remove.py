@@ -9,18 +9,18 @@ import numpy as np
 import onnx_ir as ir
 
 from sparsecc.errors import PlanError
-from sparsecc.formats.patterns import DENSE, detect
+from sparsecc.formats.patterns import DENSE, Whole, detect
 from sparsecc.passes.base import Context
 from sparsecc.passes.permute.couplings import Ids, find_couplings
 from sparsecc.passes.remove.cut import Cut, Obstacle, Reach, carry_out
-from sparsecc.passes.remove.find import PASS_NAME, Kind, Removable, find_removable
+from sparsecc.passes.remove.find import PASS_NAME, Removable, find_removable
 from sparsecc.passes.remove.worth import Worth, worth
 from sparsecc.passes.weights.bias_correction import has_bias
 from sparsecc.passes.weights.layers import Layer, matrix
 from sparsecc.passes.weights.prune import put, with_statistics
 from sparsecc.passes.weights.prune_layer import LayerJob, fit_to
+from sparsecc.progress import Counted, halves
 from sparsecc.quality.calibration import Calibration
-from sparsecc.quality.runner import Progress
 from sparsecc.search.plan import Choice, PlanRemoval
 
 LANES = 8
@@ -46,14 +46,14 @@ class Removed:
 
 def remove_share(
     model: ir.Model,
-    kind: Kind,
+    kind: Whole,
     share: float,
     calibration: Calibration | None,
     ctx: Context,
     *,
     stays: Callable[[str], bool] = lambda _: False,
     refit: bool = True,
-    on_progress: Progress | None = None,
+    on_progress: Counted | None = None,
 ) -> Removed:
     """Remove a share of every set of channels or heads that can be made smaller.
 
@@ -71,25 +71,25 @@ def remove_share(
         PlanError: Nothing can be removed; says why.
         CalibrationError: The model does not run on the data.
     """
-    found = list[Removable]()
+    found, free = list[Removable](), list[Removable]()
+    weighing, fitting = halves(on_progress)
 
     def pick(sets: Sequence[Removable]) -> list[Ids]:
         found.extend(sets)
-        free = [each for each in sets if not any(map(stays, each.layers))]
-        worths = worth(model, free, calibration, on_progress) if free else []
+        free.extend(each for each in sets if not any(map(stays, each.layers)))
+        worths = worth(model, free, calibration, weighing) if free else []
         chosen = {
             each.name: least(value, to_go(len(value), share, kind))
             for each, value in zip(free, worths, strict=True)
         }
         return [chosen.get(each.name, np.zeros(0, np.int64)) for each in sets]
 
-    removed = _remove(model, kind, pick, calibration, ctx, refit, on_progress)
+    removed = _remove(model, kind, pick, calibration, ctx, refit, fitting)
     if removed.sets:
         return removed
     why = "; ".join(dict.fromkeys(r.reason for r in ctx.refusals if r.pass_name == PASS_NAME))
     fix = "prune weights instead, such as 4x1:0.5"
     if found:
-        free = [each for each in found if not any(map(stays, each.layers))]
         largest = max((len(each.units) for each in free), default=0)
         why = f"all {len(found)} sets are of layers that are to stay dense"
         if free:
@@ -107,7 +107,7 @@ def remove_planned(
     calibration: Calibration | None,
     ctx: Context,
     *,
-    on_progress: Progress | None = None,
+    on_progress: Counted | None = None,
 ) -> Removed:
     """Remove what a plan says; ``model`` is changed in place.
 
@@ -141,7 +141,7 @@ def remove_planned(
     return removed
 
 
-def to_go(count: int, share: float, kind: Kind) -> int:
+def to_go(count: int, share: float, kind: Whole) -> int:
     """How many of a set go for a share: what stays fills whole vectors where there are several."""
     kept = max(1, count - int(share * count + 1e-9))
     if kind == "channels" and count >= LEAST:
@@ -156,12 +156,12 @@ def least(worths: Worth, count: int) -> Ids:
 
 def _remove(
     model: ir.Model,
-    kind: Kind,
+    kind: Whole,
     pick: Picks,
     calibration: Calibration | None,
     ctx: Context,
     refit: bool,
-    on_progress: Progress | None,
+    on_progress: Counted | None,
 ) -> Removed:
     couplings = find_couplings(model)
     reach = Reach(couplings)
@@ -206,7 +206,7 @@ def _make_up(
     taken: Sequence[tuple[Removable, Ids]],
     calibration: Calibration | None,
     refit: bool,
-    on_progress: Progress | None,
+    on_progress: Counted | None,
 ) -> dict[str, str]:
     """Refit the layers that read what goes, on the inputs that stay; what became of all layers."""
     notes = dict[str, list[str]]()

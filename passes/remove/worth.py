@@ -14,8 +14,8 @@ from sparsecc.passes.weights.bias_correction import has_bias
 from sparsecc.passes.weights.layers import Layer, matrix
 from sparsecc.passes.weights.prune import with_statistics
 from sparsecc.passes.weights.scores import damped, inverse_cholesky
+from sparsecc.progress import Counted
 from sparsecc.quality.calibration import Calibration
-from sparsecc.quality.runner import Progress
 
 Worth = NDArray[np.float64]
 
@@ -26,7 +26,7 @@ def worth(
     model: ir.Model,
     sets: Sequence[Removable],
     calibration: Calibration | None,
-    on_progress: Progress | None = None,
+    on_progress: Counted | None = None,
 ) -> list[Worth]:
     """For each set, ``[n]``: what its units are worth.
 

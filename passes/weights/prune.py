@@ -24,9 +24,10 @@ from sparsecc.passes.weights.bias_correction import can_shift, shift_bias
 from sparsecc.passes.weights.choose import work_of
 from sparsecc.passes.weights.layers import Layer, find_layers, matrix, set_matrix
 from sparsecc.passes.weights.prune_layer import LayerJob, Pruned, prune_layers
+from sparsecc.progress import Counted
 from sparsecc.quality.calibration import Calibration
 from sparsecc.quality.moments import Moments, Window
-from sparsecc.quality.runner import Progress, Tap, stream
+from sparsecc.quality.runner import Tap, stream
 from sparsecc.search.plan import Choice
 
 ALPS_MOST_INPUTS = 2400
@@ -75,7 +76,7 @@ def prune_model(
     calibration: Calibration | None = None,
     *,
     executor: Executor = SERIAL,
-    on_progress: Progress | None = None,
+    on_progress: Counted | None = None,
 ) -> list[LayerResult]:
     """Prune or factor the chosen layers of ``model`` in place, in the order of the graph.
 
@@ -179,7 +180,7 @@ def with_statistics(
     model: ir.Model,
     layers: Sequence[Layer],
     calibration: Calibration,
-    on_progress: Progress | None,
+    on_progress: Counted | None,
     *,
     dense: ir.Model | None = None,
 ) -> Iterator[tuple[list[Layer], Moments, Moments | None]]:

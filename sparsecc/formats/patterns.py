@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from sparsecc.errors import PlanError
 
 Kind = Literal["dense", "unstructured", "block", "nm"]
-Removes = Literal["", "channels", "heads"]
+Whole = Literal["channels", "heads"]
 """What is taken out of the model whole."""
 Mask = NDArray[np.bool_]
 """``[R, K]``, True where the weight is kept."""
@@ -41,7 +41,7 @@ ACCEPTED = (
     "heads:0.25 (removed from the whole model)"
 )
 
-_REMOVED: dict[str, Removes] = {"channels": "channels", "heads": "heads"}
+_WHOLE: dict[str, Whole] = {"channels": "channels", "heads": "heads"}
 _DENSE_ABOVE = 0.95
 _FILL_AT_LEAST = 0.98
 _DETECTED_SIDES = (16, 8, 4, 2)
@@ -111,7 +111,7 @@ class SparsitySpec:
 
     pattern: Pattern | None
     sparsity: float
-    removes: Removes = ""
+    removes: Whole | Literal[""] = ""
 
     @classmethod
     def parse(cls, text: str) -> SparsitySpec:
@@ -132,7 +132,7 @@ class SparsitySpec:
                 return cls(DENSE, 0.0)
             name, amount = "unstructured", word
         sparsity = _fraction(amount, text)
-        if removes := _REMOVED.get(name):
+        if removes := _WHOLE.get(name):
             return cls(None, sparsity, removes)
         pattern = Pattern.parse(name)
         if pattern.kind in ("dense", "nm"):

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsecc.errors import CalibrationError
+from sparsecc.progress import Counted
 from sparsecc.quality.calibration import Calibration, Feed
 from sparsecc.quality.moments import Moments, MomentSum, Window
 from sparsecc.quality.segments import Schedule, open_segment, schedule
 
 MEMORY_BYTES = 1 << 30
-
-Progress = Callable[[str, int, int], None]
-"""Called as (what is being done, steps done, steps in all)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +68,7 @@ def stream(
     *,
     dense: ir.Model | None = None,
     memory_bytes: int = MEMORY_BYTES,
-    on_progress: Progress | None = None,
+    on_progress: Counted | None = None,
 ) -> Iterator[Observed]:
     """Observe ``taps`` in the order of the graph.
 

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal, Self
 import pydantic
 
 from sparsecc.errors import PlanError
-from sparsecc.formats.patterns import Pattern
+from sparsecc.formats.patterns import Pattern, Whole
 from sparsecc.formats.structures import Structure
 from sparsecc.versioned import FileKind
 
@@ -214,7 +214,7 @@ class PlanRemoval(_Strict):
     """
 
     name: Text
-    kind: Literal["channels", "heads"]
+    kind: Whole
     units: Count
     gone: Annotated[tuple[Unit, ...], pydantic.Field(min_length=1, max_length=1 << 20)]
     refit: bool = True

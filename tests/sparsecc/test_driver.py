@@ -335,13 +335,18 @@ def test_channels_in_a_better_order_lose_less_and_a_plan_says_so(pattern, stock,
     assert np.array_equal(again(x), better(x))
 
 
-def test_progress_goes_on_where_an_allocation_that_measures_meets_an_order() -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sparsity": "4x1:0.5", "allocation": "spdy", "permute": True},
+        {"sparsity": "channels:0.3", "permute": True},
+    ],
+)
+def test_progress_goes_on_where_one_work_follows_another(settings) -> None:
     shares: list[float] = []
     sparsecc.compile(
         small.mlp("n"),
-        sparsity="4x1:0.5",
-        allocation="spdy",
-        permute=True,
+        **settings,
         calibration={"x": small.tokens(0, 96)},
         progress=lambda what, share: shares.append(share),
     )

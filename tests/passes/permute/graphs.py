@@ -7,13 +7,24 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from sparsecc.capture import capture
+from sparsecc.passes import pipeline
+from sparsecc.passes.base import Context, run
 from sparsecc.passes.permute.couplings import Coupled, Couplings
 
 Arrays = dict[str, NDArray[Any]]
 DOUBLE, INT64 = TensorProto.DOUBLE, TensorProto.INT64
+
+
+def canonical(proto: onnx.ModelProto) -> ir.Model:
+    """The model as passes see it."""
+    model = capture(proto)
+    run(pipeline.EXACT_BEFORE, model, Context())
+    return model
 
 
 class Net:

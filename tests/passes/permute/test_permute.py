@@ -8,23 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
-from sparsecc.capture import capture
 from sparsecc.formats.patterns import Pattern
-from sparsecc.passes import pipeline
-from sparsecc.passes.base import Context, run
+from sparsecc.passes.base import Context
 from sparsecc.passes.permute.permute import NO_GAIN, NOT_FREE, Rearranged, permute_model
 from sparsecc.passes.weights.layers import find_layers, matrix
 from sparsecc.quality.calibration import load_calibration
 from sparsecc.search.plan import Choice
-from tests.passes.permute.graphs import Net
+from tests.passes.permute.graphs import Net, canonical
 
 PATTERNS = ("4x1", "1x4", "4x4", "2:4", "16x1")
-
-
-def canonical(proto: onnx.ModelProto) -> ir.Model:
-    model = capture(proto)
-    run(pipeline.EXACT_BEFORE, model, Context())
-    return model
 
 
 def choices(model: ir.Model, pattern: str, method: str = "magnitude") -> dict[str, Choice]:

@@ -16,10 +16,11 @@ from numpy.lib.stride_tricks import sliding_window_view
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from sparsecc.formats.patterns import Whole
 from sparsecc.passes.base import Context
 from sparsecc.passes.permute.couplings import find_couplings
 from sparsecc.passes.remove.cut import Reach
-from sparsecc.passes.remove.find import Kind, Removable, find_removable
+from sparsecc.passes.remove.find import Removable, find_removable
 from sparsecc.passes.remove.remove import least, remove_planned, remove_share
 from sparsecc.passes.remove.worth import worth
 from sparsecc.passes.weights.layers import Layer, find_layers, matrix, set_matrix
@@ -72,7 +73,7 @@ def rows_read(proto: onnx.ModelProto, layer: Layer, data: Calibration) -> Array:
     return windows.transpose(0, 2, 3, 4, 5, 1).reshape(-1, layer.cols).astype(np.float64)
 
 
-def sets_of(model: ir.Model, kind: Kind) -> list[Removable]:
+def sets_of(model: ir.Model, kind: Whole) -> list[Removable]:
     couplings = find_couplings(model)
     return find_removable(model, couplings, Reach(couplings), kind, Context())
 

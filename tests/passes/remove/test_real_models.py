@@ -8,17 +8,18 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from sparsecc.formats.patterns import Whole
 from sparsecc.passes import pipeline
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.permute.couplings import find_couplings
 from sparsecc.passes.remove.cut import Reach
-from sparsecc.passes.remove.find import Kind, find_removable
+from sparsecc.passes.remove.find import find_removable
 from sparsecc.passes.remove.remove import remove_share
 from sparsecc.passes.weights.layers import find_layers, matrix, set_matrix
 from tests.end_to_end import zoo
 from tests.passes.permute.test_real_models import TOLERANCE, answers, captured
 
-SETS: dict[tuple[str, Kind], int] = {
+SETS: dict[tuple[str, Whole], int] = {
     ("mobilenet_v2", "channels"): 25,
     ("efficientnet_lite0", "channels"): 24,
     ("resnet18", "channels"): 12,
@@ -33,7 +34,7 @@ SETS: dict[tuple[str, Kind], int] = {
 
 
 @pytest.mark.parametrize(("name", "kind"), SETS)
-def test_a_real_model_answers_as_with_zeros(name: str, kind: Kind, tmp_path: Path) -> None:
+def test_a_real_model_answers_as_with_zeros(name: str, kind: Whole, tmp_path: Path) -> None:
     if package := zoo.missing_package(name):
         pytest.skip(f"{package} is not installed")
     case = zoo.ZOO[name](tmp_path)

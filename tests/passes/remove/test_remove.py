@@ -13,24 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
-from sparsecc.capture import capture
 from sparsecc.errors import PlanError
-from sparsecc.passes import pipeline
-from sparsecc.passes.base import Context, run
-from sparsecc.passes.remove.find import Kind
+from sparsecc.formats.patterns import Whole
+from sparsecc.passes.base import Context
 from sparsecc.passes.remove.remove import Removed, remove_planned, remove_share, to_go
 from sparsecc.passes.weights.layers import find_layers
-from tests.passes.permute.graphs import Net
+from tests.passes.permute.graphs import Net, canonical
 
 Gate = Callable[[str, int, int], str]
 """(value, number of the set, axes behind that of the channels) → the value, masked."""
 Maker = Callable[[Net, Gate], str]
-
-
-def canonical(proto: onnx.ModelProto) -> ir.Model:
-    model = capture(proto)
-    run(pipeline.EXACT_BEFORE, model, Context())
-    return model
 
 
 def build(maker: Maker, shape: Any, gone: Mapping[int, tuple[int, int]] | Any = None) -> Any:
@@ -124,7 +116,7 @@ NETS: dict[str, tuple[Maker, tuple[int, ...], int]] = {
 """Network → how it is built, its input's shape, how many sets of channels it has."""
 
 
-def removed(model: ir.Model, kind: Kind, share: float, **more: Any) -> Removed:
+def removed(model: ir.Model, kind: Whole, share: float, **more: Any) -> Removed:
     return remove_share(model, kind, share, None, Context(), **more)
 
 
@@ -276,5 +268,5 @@ def test_a_model_without_heads() -> None:
         (2, 0.9, "channels", 1),
     ],
 )
-def test_how_many_go(count: int, share: float, kind: Kind, gone: int) -> None:
+def test_how_many_go(count: int, share: float, kind: Whole, gone: int) -> None:
     assert to_go(count, share, kind) == gone
