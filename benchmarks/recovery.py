@@ -20,7 +20,7 @@ from rich.console import Console
 from benchmarks import page
 from benchmarks.plans import Bench, Row, measures
 from benchmarks.rows import keep
-from benchmarks.trained import SMALL, SUBJECTS, Subject, lessons
+from benchmarks.trained import SMALL, SUBJECTS, Subject, taught
 
 NAME = "recovery"
 ROWS = ("without", "recovered")
@@ -82,9 +82,7 @@ def measure(name: str, seconds: float) -> Result:
     """Carry out one case."""
     case = CASES[name]
     subject = (SUBJECTS | SMALL)[case.subject]()
-    settings = dict(subject.settings)
-    if case.subject == "encoder":
-        settings["calibration"] = lessons()
+    settings = {**subject.settings, "calibration": taught(case.subject, subject)}
     if case.everywhere and case.sparsity is not None:
         settings["overrides"] = {"encoder*": case.sparsity}
     with tempfile.TemporaryDirectory() as scratch:

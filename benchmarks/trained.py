@@ -134,7 +134,7 @@ def encoder() -> Subject:
     )
 
 
-def lessons() -> list[dict[str, Array]]:
+def _lessons() -> list[dict[str, Array]]:
     """All of the calibration sentences, cut nowhere, in batches of about the same length."""
     words = sorted(sentences.sentences("calibration"), key=lambda each: (len(each.split()), each))
     batches = []
@@ -219,4 +219,10 @@ SUBJECTS: dict[str, Callable[[], Subject]] = {
 SMALL: dict[str, Callable[[], Subject]] = {"mnist": mnist, "digits": digits}
 """Networks that are trained when they are asked for."""
 
-__all__ = ["SMALL", "SUBJECTS", "Subject", "lessons"]
+
+def taught(name: str, subject: Subject) -> Any:
+    """The calibration that a recovery of a subject learns from: more than statistics need."""
+    return _lessons() if name == "encoder" else subject.settings["calibration"]
+
+
+__all__ = ["SMALL", "SUBJECTS", "Subject", "taught"]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-import numpy as np
 import onnx
 import pytest
 
@@ -18,7 +18,7 @@ from tests.benchmarks.test_plans import cosine, samples
 
 
 @pytest.fixture(scope="module")
-def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     path = tmp_path_factory.mktemp("model") / "mlp.onnx"
     onnx.save(small.mlp("n"), path)
     whole = Subject(
@@ -30,16 +30,16 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
         test={"x": samples(2, 100)},
         quality=cosine,
     )
-    return bench.shortened(whole, 640)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(bench.SUBJECTS, "mlp", lambda: whole)
+        yield "mlp"
 
 
-def test_methods_are_judged_and_a_run_goes_on_where_it_stopped(
-    subject: Subject, tmp_path: Path
-) -> None:
+def test_methods_are_judged_and_a_run_goes_on_where_it_stopped(model: str, tmp_path: Path) -> None:
     path = tmp_path / "quality.json"
     results = bench.Results.load(path)
-    bench.fill(results, subject, ["4x1:0.5"], ["magnitude", "Wanda", "+ refit"], 0.2)
-    bench.fill(bench.Results.load(path), subject, ["4x1:0.7"], ["magnitude"], 0.2)
+    bench.fill(results, model, ["4x1:0.5"], ["magnitude", "Wanda", "+ refit"], 640, 0.2)
+    bench.fill(bench.Results.load(path), model, ["4x1:0.7"], ["magnitude"], 640, 0.2)
     again = bench.Results.load(path)
     assert [(c.zeros, c.method) for c in again.cells] == [
         ("4x1:0.5", "magnitude"),
@@ -52,30 +52,27 @@ def test_methods_are_judged_and_a_run_goes_on_where_it_stopped(
     assert wanda.quality < refitted.quality
     assert first.dense == pytest.approx(1)
     assert more.quality < first.quality < refitted.quality < 1
-    bench.fill(again, subject, ["4x1:0.5"], ["magnitude"], 0.2)  # nothing left to do
+    bench.fill(again, model, ["4x1:0.5"], ["magnitude"], 640, 0.2)  # nothing left to do
     assert len(again.cells) == 4
     assert [point.zeros for point in bench.points(again)] == ["4x1:0.5"] * 3 + ["4x1:0.7"]
 
 
 def test_permutation_and_recovery(
-    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short = {**bench.METHODS["+ recovery"], "recover": "5 steps"}
     monkeypatch.setitem(bench.METHODS, "+ recovery", short)
     results = bench.Results.load(tmp_path / "quality.json")
-    bench.fill(results, subject, ["4x1:0.7"], ["+ refit", "+ permutation", "+ recovery"], 0.2)
+    bench.fill(results, model, ["4x1:0.7"], ["+ refit", "+ permutation", "+ recovery"], 640, 0.2)
     refitted, permuted, recovered = results.cells
     assert permuted.quality > refitted.quality - 0.05
     assert recovered.quality > permuted.quality - 0.01  # the best held-out weights are kept
 
 
-def test_batches_are_shortened_whole(subject: Subject) -> None:
+def test_calibrations_are_shortened_by_samples() -> None:
     batches = [{"x": samples(seed, 24)} for seed in range(5)]
-    given = dataclasses.replace(subject, settings={"calibration": batches, "labels": 1})
-    short = bench.shortened(given, 50)
-    assert len(short.settings["calibration"]) == 3
-    assert short.settings.keys() == {"calibration"}
-    assert np.shape(subject.settings["calibration"]["x"])[0] == 640
+    assert len(bench.shortened(batches, 50)) == 3
+    assert bench.shortened(batches[0], 10)["x"].shape[0] == 10
 
 
 def results() -> bench.Results:
