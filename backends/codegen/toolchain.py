@@ -27,6 +27,7 @@ STDERR_TAIL = 2000
 COMPILE_FLAGS = (
     *("-O3", "-g0", "-std=gnu11", "-ffreestanding", "-fPIC", "-fvisibility=hidden"),
     *("-fno-stack-protector", "-fno-sanitize=all", "-fno-ident", "-ffp-contract=fast"),
+    *("-ffunction-sections", "-fdata-sections"),
     *("-Wall", "-Wextra", "-Werror"),
 )
 SHARED_FLAGS = ("-shared", "-z", "defs", "-z", "noexecstack", "--strip-all", "--build-id=none")

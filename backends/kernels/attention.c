@@ -43,7 +43,7 @@ static const char *create(const sc_step_spec *spec, const sc_host *host, void **
   *a = (sc_attention){.heads = n[0], .dim = n[1], .tokens_first = (int)n[2], .offset = {n[3], n[4], n[5]},
                       .scale = sc_float_attribute(n[6])};
   *state = a;
-  sc_scratch_retain();
+  sc_scratch_retain(host);
   a->masked = spec->inputs + spec->constant_count == 4, a->constant = spec->constant_count == 1;
   if (!a->constant) return 0;
   const sc_constant *mask = spec->constants;

@@ -54,44 +54,43 @@ i64 sc_out_size(i64 in, i64 pad_begin, i64 pad_end, i64 kernel, i64 stride, i64 
   return in < 1 || in > MAX_EXTENT || span < 0 ? -1 : span / stride + 1;
 }
 
-/* ---- working memory: 64 slots, bit i of `busy` set while slot i is lent ---- */
-enum { SLOTS = 64, OWN = -1, ALIGN = 64 };
-typedef struct { void *memory; i64 floats; const char *user; } slot_memory; /* user: a frame of the thread that had it last */
-static slot_memory slots[SLOTS];
-static u64 busy;
-static i64 kernels;
+/* ---- working memory ---- */
+enum { OWN = -1, ALIGN = 64 };
+static sc_pool shared;
 
-void sc_scratch_retain(void) { __atomic_add_fetch(&kernels, 1, __ATOMIC_ACQ_REL); }
+static sc_pool *pool_of(const sc_host *host) { return host->pool ? host->pool : &shared; }
+
+void sc_scratch_retain(const sc_host *host) { __atomic_add_fetch(&pool_of(host)->kernels, 1, __ATOMIC_ACQ_REL); }
 
 static float *aligned(void *p) { return (float *)(((u64)p + ALIGN - 1) & ~(u64)(ALIGN - 1)); }
 
 /* The first free slot that this thread had last: its lines are in this core's cache. Else the first free one. */
-static int choose_slot(u64 taken, const char *frame)
+static int choose_slot(const sc_pool *pool, u64 taken, const char *frame)
 {
   int other = OWN;
   for (u64 free = ~taken; free; free &= free - 1) {
     const int i = __builtin_ctzll(free);
-    const char *user = __atomic_load_n(&slots[i].user, __ATOMIC_RELAXED);
+    const char *user = __atomic_load_n(&pool->slots[i].user, __ATOMIC_RELAXED);
     if (user && sc_same_thread(user, frame)) return i;
     if (other == OWN) other = i;
   }
   return other;
 }
 
-static int take_slot(void)
+static int take_slot(sc_pool *pool)
 {
   const char *frame = __builtin_frame_address(0);
-  u64 seen = __atomic_load_n(&busy, __ATOMIC_RELAXED);
+  u64 seen = __atomic_load_n(&pool->busy, __ATOMIC_RELAXED);
   while (~seen) {
-    const int i = choose_slot(seen, frame);
-    if (!__atomic_compare_exchange_n(&busy, &seen, seen | 1ULL << i, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) continue;
-    __atomic_store_n(&slots[i].user, frame, __ATOMIC_RELAXED);
+    const int i = choose_slot(pool, seen, frame);
+    if (!__atomic_compare_exchange_n(&pool->busy, &seen, seen | 1ULL << i, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) continue;
+    __atomic_store_n(&pool->slots[i].user, frame, __ATOMIC_RELAXED);
     return i;
   }
   return OWN;
 }
 
-static void give_slot(int i) { __atomic_and_fetch(&busy, ~(1ULL << i), __ATOMIC_ACQ_REL); }
+static void give_slot(sc_pool *pool, int i) { __atomic_and_fetch(&pool->busy, ~(1ULL << i), __ATOMIC_ACQ_REL); }
 
 /* More than 64 at once, which only a very wide machine does, get memory of their own: its address is kept just before the
    aligned block, where slot OWN finds it again. */
@@ -106,35 +105,37 @@ static float *own_memory(const sc_host *host, i64 floats)
 
 float *sc_scratch_get(const sc_host *host, i64 floats, int *slot)
 {
-  *slot = take_slot();
+  sc_pool *pool = pool_of(host);
+  *slot = take_slot(pool);
   if (*slot == OWN) return own_memory(host, floats);
-  slot_memory *s = &slots[*slot];
+  sc_scratch_slot *s = &pool->slots[*slot];
   if (s->floats < floats) {
     if (s->memory) host->free(host->self, s->memory);
     s->memory = host->alloc(host->self, (u64)floats * 4 + ALIGN);
     s->floats = s->memory ? floats : 0;
   }
   if (s->memory) return aligned(s->memory);
-  give_slot(*slot);
+  give_slot(pool, *slot);
   return 0;
 }
 
 void sc_scratch_put(const sc_host *host, int slot, float *memory)
 {
   if (slot == OWN) host->free(host->self, ((void **)memory)[-1]);
-  else give_slot(slot);
+  else give_slot(pool_of(host), slot);
 }
 
 /* The last kernel frees what is not lent: a slot taken meanwhile by a new kernel is left alone. */
 void sc_scratch_release(const sc_host *host)
 {
-  if (__atomic_sub_fetch(&kernels, 1, __ATOMIC_ACQ_REL)) return;
-  for (int i = 0; i < SLOTS; i++) {
+  sc_pool *pool = pool_of(host);
+  if (__atomic_sub_fetch(&pool->kernels, 1, __ATOMIC_ACQ_REL)) return;
+  for (int i = 0; i < SC_SLOTS; i++) {
     u64 bit = 1ULL << i;
-    if (__atomic_fetch_or(&busy, bit, __ATOMIC_ACQ_REL) & bit) continue;
-    if (slots[i].memory) host->free(host->self, slots[i].memory);
-    slots[i] = (slot_memory){0};
-    give_slot(i);
+    if (__atomic_fetch_or(&pool->busy, bit, __ATOMIC_ACQ_REL) & bit) continue;
+    if (pool->slots[i].memory) host->free(host->self, pool->slots[i].memory);
+    pool->slots[i] = (sc_scratch_slot){0};
+    give_slot(pool, i);
   }
 }
 

@@ -125,7 +125,7 @@ static const char *create(const sc_step_spec *spec, const sc_host *host, void **
   if (!m) return no_memory;
   *m = (matmul16){.activation = (i32)spec->attributes[0], .residual = spec->inputs == 2};
   *state = m;
-  sc_scratch_retain();
+  sc_scratch_retain(host);
   const float *bias = 0;
   const char *wrong = (spec->attributes[1] == PACKED ? packed_weight : dense_weight)(spec, host, m, &bias);
   if (wrong) return wrong;

@@ -147,7 +147,7 @@ int SC(sc_create)(const sc_spec *spec, const sc_host *host, sc_kernel **out)
   sc_kernel *k = get(host, sizeof *k);
   if (!k) return SC_MEMORY;
   *k = (sc_kernel){.host = *host, .spec = *spec};
-  sc_scratch_retain();
+  sc_scratch_retain(host);
   k->code = find_code(spec);
   i64 weights = plan(k, spec, 0), numbers = (k->code ? k->column_count : spec->channels) + 1;
   i64 *start = get(host, (u64)numbers * sizeof *start);
@@ -189,8 +189,3 @@ void SC(sc_destroy)(sc_kernel *k)
   drop(&host, k);
   sc_scratch_release(&host);
 }
-
-extern const sc_isa SC(sc_isa);
-extern const struct sc_step_kind *const SC(sc_steps)[];
-HIDDEN const sc_isa SC(sc_isa) = {.create = SC(sc_create), .destroy = SC(sc_destroy), .conv = SC(sc_conv), .matmul = SC(sc_matmul),
-                                    .steps = SC(sc_steps)};

@@ -50,6 +50,7 @@ static int read_step(sc_region *g, const sc_isa *isa, reader *r, const sc_consta
   const i64 *head = take(r, STEP_HEADER);
   if (!head || head[0] < 0 || head[0] >= SC_STEP_KINDS) return wrong_at(wrong, number, changed);
   s->kind = isa->steps[head[0]];
+  if (!s->kind) return wrong_at(wrong, number, "its kind of step is not in this library");
   s->inputs = head[1], s->outputs = head[2];
   if (s->inputs < 1 || s->inputs > MAX_OPERANDS || s->outputs < 1 || s->outputs > MAX_OPERANDS)
     return wrong_at(wrong, number, changed);
@@ -103,7 +104,7 @@ int sc_region_create(const sc_isa *isa, const i64 *program, i64 length, const sc
   sc_region *g = get(host, 1, sizeof *g);
   if (!g) return SC_MEMORY;
   g->host = *host;
-  sc_scratch_retain();
+  sc_scratch_retain(host);
   int status = read_program(g, isa, program, length, constants, constant_count, wrong);
   if (status) sc_region_destroy(g);
   else *out = g;
@@ -125,4 +126,7 @@ void sc_region_destroy(sc_region *g)
 
 i64 sc_region_inputs(const sc_region *g) { return g->inputs; }
 i64 sc_region_outputs(const sc_region *g) { return g->outputs; }
-const char *sc_region_step_kind(const sc_region *g, i64 step) { return g->steps[step].kind->name; }
+const char *sc_region_step_kind(const sc_region *g, i64 step)
+{
+  return g->steps[step].kind ? g->steps[step].kind->name : "step";
+}

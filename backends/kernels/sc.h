@@ -11,11 +11,17 @@ typedef unsigned long long u64;
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 32")
 
+/* Working memory that kernels lend to each other: bit i of `busy` is set while slot i is lent. */
+enum { SC_SLOTS = 64 };
+typedef struct { void *memory; i64 floats; const char *user; } sc_scratch_slot; /* user: a frame of the thread that had it last */
+typedef struct { sc_scratch_slot slots[SC_SLOTS]; u64 busy; i64 kernels; } sc_pool;
+
 /* Memory comes from the host; alloc returns null when it has none. Both are called from any thread. */
 typedef struct {
   void *(*alloc)(void *self, u64 bytes);
   void (*free)(void *self, void *memory);
   void *self;
+  sc_pool *pool;                 /* null: that of the process, for hosts whose memory is all one */
 } sc_host;
 
 /* Parallel-for of the host: calls task(data, i) for every i in [0, count), in any order and on any thread; the answer is
@@ -63,7 +69,7 @@ typedef struct sc_isa {
               const sc_parallel *parallel, void **host_error);
   int (*matmul)(sc_kernel *kernel, i64 tokens, const float *x, const float *residual, float *y,
                 const sc_parallel *parallel, void **host_error);
-  const struct sc_step_kind *const *steps; /* by number in SC_STEPS */
+  const struct sc_step_kind *const *steps; /* by number in SC_STEPS; null for those that are not in this library */
 } sc_isa;
 
 /* What is wrong with a spec, or null. Every later call trusts what this accepted. */
@@ -78,8 +84,8 @@ static inline int sc_same_thread(const char *a, const char *b)
   return a - b < APART && b - a < APART;
 }
 
-/* Working memory shared by all kernels of the process, so that consecutive layers find it in cache. */
-void sc_scratch_retain(void);
+/* Working memory shared by all kernels of a pool, so that consecutive layers find it in cache. */
+void sc_scratch_retain(const sc_host *host);
 void sc_scratch_release(const sc_host *host);
 /* At least `floats` floats, 64-byte aligned and unshared until sc_scratch_put(slot); null when the host has no memory. */
 float *sc_scratch_get(const sc_host *host, i64 floats, int *slot);

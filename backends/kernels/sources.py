@@ -22,7 +22,15 @@ PIXELS = (
 )
 """The ops with pixels or tokens in the lanes, among those of :data:`PER_ISA`."""
 
-PER_ISA: tuple[str, ...] = (*PIXELS, "steps.c", "image.c", "planes.c", *TOKENS)
+PER_ISA: tuple[str, ...] = (
+    *PIXELS,
+    "steps.c",
+    "conv_step.c",
+    "image.c",
+    "planes.c",
+    "extern.c",
+    *TOKENS,
+)
 """Compiled once per instruction set."""
 
 INT8 = (
@@ -31,7 +39,7 @@ INT8 = (
 )
 """The same; the last one a second time where there is an instruction for products of bytes."""
 
-BASE = ("check.c", "cpu.c", "codes.c", "weight.c", "region.c", "region_plan.c")
+BASE = ("check.c", "cpu.c", "codes.c", "externs.c", "weight.c", "region.c", "region_plan.c")
 """Compiled once, for a CPU that may have none of them."""
 
 CLANG_WIDE = ("-mprefer-vector-width=512",)

@@ -63,6 +63,7 @@ STEPS: tuple[str, ...] = (
     *("to_t64", "from_t64"),
     *("int8_conv", "int8_depthwise", "int8_maxpool", "int8_add", "int8_mean"),
     *("int8_quantize", "int8_dequantize"),
+    "extern",
 )
 """Step kinds of regions: a program names them by their position here."""
 

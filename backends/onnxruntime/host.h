@@ -30,7 +30,7 @@ static inline void host_release(void *self, void *memory)
   if (status) api->ReleaseStatus(status);
 }
 
-static inline sc_host host_of(ort_api api) { return (sc_host){host_allocate, host_release, (void *)api}; }
+static inline sc_host host_of(ort_api api) { return (sc_host){host_allocate, host_release, (void *)api, 0}; }
 
 typedef struct { ort_api api; ort_ptr context; } host_call;
 

@@ -86,7 +86,7 @@ int main(void)
   if (c.code_bytes && !sc_find_code(&spec)) fail(7, "no code for this weight");
   const sc_isa *isa = sc_pick_isa();
   if (!isa) fail(4, sc_cpu_needs());
-  sc_host host = {get_memory, free_memory, 0};
+  sc_host host = {get_memory, free_memory, 0, 0};
   int backwards = (int)c.backwards, status = 0;
   sc_parallel parallel = {serial, &backwards};
   sc_kernel *kernel;

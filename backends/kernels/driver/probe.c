@@ -78,7 +78,7 @@ EXPORT const char *probe_open(i64 kind, const i64 *attributes, i64 attribute_cou
   const sc_isa *isa = sc_pick_isa();
   probe *p = allocate(0, sizeof *p);
   if (!p) return "out of memory";
-  *p = (probe){.host = {allocate, release, 0}, .inputs = input_count};
+  *p = (probe){.host = {allocate, release, 0, 0}, .inputs = input_count};
   if (!isa || kind < 0 || kind >= SC_STEP_KINDS || input_count > MOST_INPUTS) return release(0, p), "no such step";
   p->kind = isa->steps[kind];
   const sc_tensor *in[MOST_INPUTS + 1] = {0};

@@ -12,7 +12,7 @@
 #define DECLARE(kind) extern const sc_step_kind SC(sc_step_##kind);
 SC_TEST_KINDS(DECLARE)
 #define ENTRY(kind) &SC(sc_step_##kind),
-HIDDEN const sc_step_kind *const SC(sc_steps)[] = {SC_TEST_KINDS(ENTRY)};
+static const sc_step_kind *const steps[] = {SC_TEST_KINDS(ENTRY)};
 
 enum { MOST = 8, MOST_ATTRIBUTES = 1024, MOST_CONSTANTS = 512 };
 typedef struct {
@@ -111,11 +111,11 @@ int main(void)
   }
   if (h.codes) read_codes(&h);
   const sc_step_spec spec = {attributes, h.attributes, constants, h.constants, h.inputs, h.outputs};
-  const sc_host host = {get_memory, free_memory, 0};
+  const sc_host host = {get_memory, free_memory, 0, 0};
   int backwards = (int)h.backwards, status = 0;
   const sc_parallel parallel = {serial, &backwards};
   void *error = 0, *state = 0;
-  const sc_step_kind *kind = SC(sc_steps)[h.kind];
+  const sc_step_kind *kind = steps[h.kind];
   const char *wrong = kind->create(&spec, &host, &state);
   for (i64 i = 0; i < h.outputs; i++) y[i] = (sc_tensor){.data = 0}, out[i] = &y[i];
   if (!wrong) wrong = kind->infer(state, ins, out);
