@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from sparsecc.errors import BackendError
@@ -23,6 +23,9 @@ from sparsecc.errors import BackendError
 ZIG = (sys.executable, "-m", "ziglang")
 TIMEOUT_S = 300
 STDERR_TAIL = 2000
+WASM_TRIPLE = "wasm32-freestanding"
+WASM_STACK = 1 << 20
+"""Bytes of the stack of a module."""
 
 COMPILE_FLAGS = (
     *("-O3", "-g0", "-std=gnu11", "-ffreestanding", "-fPIC", "-fvisibility=hidden"),
@@ -30,12 +33,22 @@ COMPILE_FLAGS = (
     *("-ffunction-sections", "-fdata-sections"),
     *("-Wall", "-Wextra", "-Werror"),
 )
+WASM_COMPILE_FLAGS = tuple(flag for flag in COMPILE_FLAGS if flag != "-fPIC")
+"""A module has its memory to itself: nothing in it moves."""
+
 SHARED_FLAGS = ("-shared", "-z", "defs", "-z", "noexecstack", "--strip-all", "--build-id=none")
 """For ld.lld, called directly: through ``zig cc`` a link would first build runtime libraries that
 the freestanding objects do not need."""
 
 OBJECT_FLAGS = ("-r",)
 """For one relocatable object, to be linked by :func:`link_library`."""
+
+WASM_FLAGS = (
+    *("--no-entry", "--gc-sections", "--strip-all"),
+    *("--stack-first", "-z", f"stack-size={WASM_STACK}"),
+)
+"""For wasm-ld, called directly. The memory is exported and may grow; what no export reaches falls
+away. Below the stack nothing lies: a stack that grows out of it traps."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +86,36 @@ class Build:
     sources: dict[str, str]
     units: tuple[Unit, ...]
     compile_flags: tuple[str, ...] = COMPILE_FLAGS
-    link_flags: tuple[str, ...] = field(default=SHARED_FLAGS)
+    link_flags: tuple[str, ...] = SHARED_FLAGS
+
+
+def is_wasm(triple: str) -> bool:
+    """Whether a triple's objects are WebAssembly."""
+    return triple.startswith("wasm")
+
+
+def compile_flags(triple: str) -> tuple[str, ...]:
+    """Flags for every unit of a triple."""
+    return WASM_COMPILE_FLAGS if is_wasm(triple) else COMPILE_FLAGS
+
+
+def wasm_module(
+    name: str, sources: dict[str, str], units: tuple[Unit, ...], exports: Sequence[str]
+) -> Build:
+    """A WebAssembly module, to be made by :func:`build_cached`.
+
+    It exports its memory and the functions named, not ``__stack_pointer``: engines reach a global
+    that can be changed from outside more slowly. It imports what the sources declare with
+    ``import_module`` and nothing else.
+
+    Args:
+        name: File name of the result.
+        sources: Text of every source and header by file name.
+        units: What to compile, such as ``kernels.sources.units(["wasm-simd128"])``.
+        exports: C functions.
+    """
+    flags = (*WASM_FLAGS, *(f"--export={function}" for function in exports))
+    return Build(name, WASM_TRIPLE, sources, units, WASM_COMPILE_FLAGS, flags)
 
 
 def cache_dir() -> Path:
@@ -148,8 +190,8 @@ def _compile(build: Build, unit: Unit, number: int, folder: Path) -> str:
     return output
 
 
-def compile_and_link(build: Build, folder: Path) -> Path:
-    """Build in ``folder``; only its objects may come from the cache.
+def compile_objects(build: Build, folder: Path) -> list[str]:
+    """Names of the objects of a build's units, in their order, in ``folder``.
 
     Raises:
         BackendError: zig failed.
@@ -157,10 +199,20 @@ def compile_and_link(build: Build, folder: Path) -> Path:
     for name, text in build.sources.items():
         (folder / name).write_text(text)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        objects = list(
+        return list(
             pool.map(lambda pair: _compile(build, pair[1], pair[0], folder), enumerate(build.units))
         )
-    _run(["ld.lld", *build.link_flags, *objects, "-o", build.name], folder)
+
+
+def compile_and_link(build: Build, folder: Path) -> Path:
+    """Build in ``folder``; only its objects may come from the cache.
+
+    Raises:
+        BackendError: zig failed.
+    """
+    objects = compile_objects(build, folder)
+    linker = "wasm-ld" if is_wasm(build.triple) else "ld.lld"
+    _run([linker, *build.link_flags, *objects, "-o", build.name], folder)
     return folder / build.name
 
 

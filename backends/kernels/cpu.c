@@ -41,6 +41,10 @@ const sc_isa *sc_pick_isa(void)
 #endif
 #if defined(SC_HAS_NEON)
   return &sc_isa_neon;
+#elif defined(SC_HAS_WASM)
+  return &sc_isa_wasm;
+#elif defined(SC_HAS_RELAXED)
+  return &sc_isa_relaxed;
 #endif
   return 0;
 }
@@ -65,7 +69,9 @@ const char *sc_cpu_needs(void)
   return "AVX2 and FMA (x86-64-v3)";
 #elif defined(SC_HAS_V4)
   return "AVX-512 (x86-64-v4)";
-#else
+#elif defined(SC_HAS_NEON)
   return "NEON";
+#else
+  return "SIMD instructions of WebAssembly";
 #endif
 }

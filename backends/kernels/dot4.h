@@ -56,6 +56,9 @@ INLINE vi dot4(vi sum, vi x, vi w)
 }
 INLINE i32x4 dot4_one(i32x4 sum, i32x4 x, i32x4 w) { return dot4(sum, x, w); }
 
+#elif defined(__wasm__)
+#include "dot4_wasm.h"
+
 #else
 /* Even and odd bytes as 16-bit numbers, whose products are summed in pairs: exact, unlike vpmaddubsw, which saturates. */
 #define DEFINE_DOT4(name, words, lanes)                                                              \
@@ -107,6 +110,7 @@ INLINE i32x4 splat_one(i32 s) { return s - (i32x4){0}; }
 
 /* Four vectors of numbers, rounded to even, then plus zero and kept in what a byte holds: each 16 bytes are four bytes of
    each in turn. Numbers are less than 2^31. ONNX rounds before it adds the zero point: ties would go another way after. */
+#if !defined(__wasm__)
 INLINE vb narrow(vf v[4], short zero)
 {
   const vs z = zero - (vs){0};
@@ -130,6 +134,7 @@ INLINE vb narrow(vf v[4], short zero)
   return out;
 #endif
 }
+#endif
 
 typedef x8 xb __attribute__((vector_size(VB)));
 INLINE vb most(xb a, xb b) { vb more = (vb)(b > a); return (more & (vb)b) | (~more & (vb)a); }

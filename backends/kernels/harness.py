@@ -85,10 +85,9 @@ class Case:
 
 def harness_build(isa: str) -> Build:
     """A static executable for one instruction set; it needs Linux and nothing else."""
-    machine = "aarch64" if isa.startswith("arm64") else "x86_64"
     return Build(
         name=f"harness-{isa}",
-        triple=f"{machine}-linux-gnu",
+        triple=ISAS[isa].triple,
         sources=read_sources(HERE / "driver"),
         units=units([isa], "harness.c"),
         link_flags=("-static", "--strip-all", "--build-id=none"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,8 +43,17 @@ INT8 = (
 BASE = ("check.c", "cpu.c", "codes.c", "externs.c", "weight.c", "region.c", "region_plan.c")
 """Compiled once, for a CPU that may have none of them."""
 
+OF_FAMILY = {"wasm": ("vec_wasm.h", "dot4_wasm.h")}
+"""Headers that only the kernels of a family of targets include."""
+
+NOT_TIMED = ("steps.c", "extern.c")
+"""Of :data:`PER_ISA`: what holds no kernel."""
+
 CLANG_WIDE = ("-mprefer-vector-width=512",)
 """clang would otherwise split 64-byte vectors into halves on x86-64-v4."""
+
+
+_INCLUDED = re.compile(r'#include "([^"]+)"')
 
 
 def read_sources(*folders: Path) -> dict[str, str]:
@@ -52,7 +62,34 @@ def read_sources(*folders: Path) -> dict[str, str]:
     return {file.name: file.read_text() for file in files} | {"sc_table.h": c_header()}
 
 
-def _per_isa(isa: Isa, *, dot: bool) -> tuple[Unit, ...]:
+def timed_sources(isas: Sequence[str]) -> dict[str, str]:
+    """What decides how fast the kernels of instruction sets are: the files compiled for them.
+
+    The list of step kinds and what is compiled once for all of them are not among it.
+    """
+    files = read_sources() | {"sc_table.h": c_header(isas, steps=False)}
+    others = {
+        name
+        for family, names in OF_FAMILY.items()
+        if not any(isa.startswith(family) for isa in isas)
+        for name in names
+    }
+    kept: dict[str, str] = {}
+    left = [name for name in (*PER_ISA, *INT8) if isas and name not in NOT_TIMED]
+    while left:
+        name = left.pop()
+        if name not in kept and name not in others:
+            kept[name] = files[name]
+            left += _INCLUDED.findall(files[name])
+    return kept
+
+
+def isa_units(isas: Sequence[str], *, dot: bool = True) -> tuple[Unit, ...]:
+    """Units of the kernels of instruction sets, without the base."""
+    return tuple(unit for name in isas for unit in _of_isa(ISAS[name], dot=dot))
+
+
+def _of_isa(isa: Isa, *, dot: bool) -> tuple[Unit, ...]:
     defines = (f"VB={isa.vector_bytes}", f"SC_SUFFIX={isa.suffix}")
     flags = CLANG_WIDE if isa.vector_bytes == 64 else ()
     own = tuple(Unit(source, isa.cpu, defines, flags) for source in PER_ISA)
@@ -76,7 +113,6 @@ def units(isas: Sequence[str], *more: str, dot: bool = True) -> tuple[Unit, ...]
 
     Without ``dot`` none of them uses an instruction for products of bytes.
     """
-    chosen = [ISAS[name] for name in isas]
-    has = tuple(f"SC_HAS_{isa.suffix.upper()}" for isa in chosen)
+    has = tuple(f"SC_HAS_{ISAS[name].suffix.upper()}" for name in isas)
     base = tuple(Unit(source, defines=has) for source in (*BASE, *more))
-    return tuple(unit for isa in chosen for unit in _per_isa(isa, dot=dot)) + base
+    return isa_units(isas, dot=dot) + base

@@ -205,10 +205,9 @@ def build_image_steps(isa: str) -> Path:
 
 
 def _built(name: str, isa: str, parts: tuple[Unit, ...]) -> Path:
-    machine = "aarch64" if isa.startswith("arm64") else "x86_64"
     build = Build(
         name=name,
-        triple=f"{machine}-linux-gnu",
+        triple=ISAS[isa].triple,
         sources=read_sources(HERE / "driver"),
         units=parts,
         link_flags=("-static", "--strip-all", "--build-id=none"),

@@ -9,12 +9,14 @@ the ones worth pruning to.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sparsecc.backends.codegen.outer_product import EVERY, KINDS, LANES, ROWS, WINDOW
 from sparsecc.cost.roofline import GENERATED_ISA
 from sparsecc.formats.blocks import Block
 from sparsecc.ops import ACTIVATIONS, VARIANTS
+from sparsecc.targets.base import TRIPLES
 
 ANY = 0
 """In a block of :data:`KERNELS`: any number of rows or columns."""
@@ -32,7 +34,8 @@ class Isa:
         dot_cpu: ``cpu`` with the instruction that sums products of four bytes; empty when there is
             none. A library looks for it at run time.
         tiles: ``{mr: nr}``: the widest tile that keeps its accumulators, one row of inputs and
-            one weight in registers (16 of them on AVX2, 32 elsewhere).
+            one weight in registers (16 of them on AVX2 and WebAssembly, 32 elsewhere).
+        when: What the compiler predefines for it, among those of the same vector length.
     """
 
     name: str
@@ -41,11 +44,17 @@ class Isa:
     vector_bytes: int
     dot_cpu: str
     tiles: dict[int, int]
+    when: str = "1"
 
     @property
     def lanes(self) -> int:
         """float32 numbers in a vector."""
         return self.vector_bytes // 4
+
+    @property
+    def triple(self) -> str:
+        """Target triple of zig for its kernels alone."""
+        return next(of[0] for family, of in TRIPLES.items() if self.name.startswith(family))
 
 
 ISAS: dict[str, Isa] = {
@@ -53,7 +62,21 @@ ISAS: dict[str, Isa] = {
     for isa in (
         Isa("x86-64-v3", "v3", "x86_64_v3", 32, "", {1: 8, 2: 4, 4: 2}),
         Isa("x86-64-v4", "v4", "x86_64_v4", 64, "x86_64_v4+avx512vnni", {1: 8, 2: 6, 4: 6, 8: 3}),
-        Isa("arm64-neon", "neon", "generic", 16, "generic+dotprod", {1: 8, 2: 8, 4: 5, 8: 2}),
+        Isa(
+            *("arm64-neon", "neon", "generic", 16, "generic+dotprod"),
+            {1: 8, 2: 8, 4: 5, 8: 2},
+            "defined(__aarch64__)",
+        ),
+        Isa(
+            *("wasm-simd128", "wasm", "lime1+simd128", 16, ""),
+            {1: 8, 2: 4, 4: 2},
+            "defined(__wasm__) && !defined(__wasm_relaxed_simd__)",
+        ),
+        Isa(
+            *("wasm-relaxed", "relaxed", "lime1+simd128+relaxed_simd", 16, ""),
+            {1: 8, 2: 4, 4: 2},
+            "defined(__wasm_relaxed_simd__)",
+        ),
     )
 }
 
@@ -171,7 +194,7 @@ def _tile_macros(isa: Isa) -> list[str]:
     widest = " ".join(f"X({mr}, {nr})" for mr, nr in isa.tiles.items())
     tiles = " ".join(f"X({mr}, {n + 1})" for mr, nr in isa.tiles.items() for n in range(nr))
     return [
-        f"#if defined(VB) && VB == {isa.vector_bytes}",
+        f"#if defined(VB) && VB == {isa.vector_bytes} && {isa.when}",
         f"#define SC_MAX_MR {max(isa.tiles)}",
         f"#define SC_MAX_NR {max(isa.tiles.values())}",
         f"#define SC_WIDEST(X) {widest}",
@@ -193,8 +216,21 @@ def steps_key() -> int:
     return zlib.crc32(" ".join(STEPS).encode())
 
 
-def c_header() -> str:
-    """``sc_table.h``: activations, op variants and tiles, as the C sources include them."""
+def _step_macros() -> list[str]:
+    return [
+        f"enum {{ SC_STEP_KINDS = {len(STEPS)} }};",
+        f"#define SC_STEPS_KEY {steps_key()}LL",
+        f"#define SC_STEPS(X) {' '.join(f'X({kind})' for kind in STEPS)}",
+    ]
+
+
+def c_header(isas: Iterable[str] = ISAS, *, steps: bool = True) -> str:
+    """``sc_table.h``: activations, op variants, tiles and steps, as the C sources include them.
+
+    Args:
+        isas: Whose tiles.
+        steps: Whether the list of step kinds is in it.
+    """
     codes = ", ".join(f"SC_{activation.name.upper()}" for activation in ACTIVATIONS)
     lines = [
         "/* Generated from sparsecc/backends/kernels/table.py. */",
@@ -206,15 +242,13 @@ def c_header() -> str:
         f"enum {{ SC_STRIP_AHEAD = {WINDOW // 2} }};",
         f"enum {{ SC_FETCH_EVERY = {EVERY}, SC_FETCH_KINDS = {KINDS} }};",
         f"enum {{ T64 = {TOKENS_IN_LANES}, T64_LEAST_FEATURES = {LEAST_FEATURES} }};",
-        f"enum {{ SC_STEP_KINDS = {len(STEPS)} }};",
         f"enum {{ SC_CHAIN_STAGES = {CHAIN_STAGES}, SC_CHAIN_BESIDE = {CHAIN_BESIDE} }};",
         f"enum {{ SC_CHAIN_INPUTS = {CHAIN_INPUTS} }};",
-        f"#define SC_STEPS_KEY {steps_key()}LL",
-        f"#define SC_STEPS(X) {' '.join(f'X({kind})' for kind in STEPS)}",
         f"enum {{ SC_REGION_VALUES = {REGION_VALUES} }};",
         "#define SC_REGION_NAMES(X) " + " ".join(f'X("Region{n}")' for n in range(REGIONS)),
         _op_macro(),
-        *(line for isa in ISAS.values() for line in _tile_macros(isa)),
+        *(line for name in isas for line in _tile_macros(ISAS[name])),
+        *(_step_macros() if steps else ()),
         "#endif",
     ]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-/* Vectors of VB bytes by GNU vector extensions: 64 (AVX-512), 32 (AVX2), 16 (NEON). */
+/* Vectors of VB bytes by GNU vector extensions: 64 (AVX-512), 32 (AVX2), 16 (NEON, WebAssembly). */
 #ifndef SC_VEC_H
 #define SC_VEC_H
 #include "sc.h"
@@ -14,8 +14,12 @@ INLINE void store(float *p, vf v) { *(vf_at *)p = v; }
 INLINE vf splat(float s) { return s - (vf){0}; }
 INLINE vf select_vf(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
 /* A NaN in `a` stays a NaN, as in ONNX Relu and Clip. */
+#if defined(__wasm__)
+#include "vec_wasm.h"
+#else
 INLINE vf at_least(vf a, vf low) { return select_vf(low > a, low, a); }
 INLINE vf at_most(vf a, vf high) { return select_vf(high < a, high, a); }
+#endif
 
 /* KEEP holds v in a register: the compiler would otherwise load it anew for every use. SETTLE has it computed here: the
    compiler would otherwise compute it behind the next branch, and keep all it comes from until then. */

@@ -30,7 +30,7 @@ from sparsecc.cli.options import (
     read_calibration,
     read_labels,
 )
-from sparsecc.targets import TARGETS
+from sparsecc.targets import TARGETS, is_buildable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sparsecc.compiled import Compiled
     from sparsecc.report import Report
 
-BUILDABLE = [name for name, target in TARGETS.items() if target.isas]
+BUILDABLE = [name for name, target in TARGETS.items() if is_buildable(target)]
 
 NAME = "compile"
 EXAMPLES = """

@@ -137,7 +137,7 @@ def _peaks(target: Target, progress: Progress) -> Table:
         found.append(round(probe.gbs(size), 1))
     return Table(
         target=target,
-        kernels=kernels_hash(),
+        kernels=kernels_hash(target),
         machine=processor(),
         peak_gflops=round(gflops, 1),
         bandwidths=tuple(found),
@@ -292,7 +292,7 @@ def derived(target: Target, like: Table) -> Table:
     }
     return Table(
         target=target,
-        kernels=like.kernels,
+        kernels=kernels_hash(target),
         machine="",
         derived=True,
         peak_gflops=target.peak_gflops,

@@ -15,7 +15,7 @@ import pydantic
 from sparsecc.cost.correction import Correction
 from sparsecc.cost.families import Call, Family
 from sparsecc.cost.rates import Rates
-from sparsecc.cost.roofline import Work
+from sparsecc.cost.roofline import GENERATED_ISA, Work
 from sparsecc.errors import CostTableError
 from sparsecc.targets import TARGETS, Target
 from sparsecc.versioned import FileKind
@@ -24,7 +24,7 @@ FORMAT: Final = 1
 MAX_BYTES = 32 << 20
 RECALIBRATE = "measure again with `sparsecc calibrate`"
 _HASH = 16
-_COMMENTS = re.compile(r"/\*.*?\*/|//[^\n]*|\s+", re.S)
+_BLANKS = re.compile(r"(?:/\*.*?\*/|//[^\n]*|\s)+", re.S)
 
 Positive = Annotated[float, pydantic.Field(gt=0, le=1e9, allow_inf_nan=False)]
 Size = Annotated[int, pydantic.Field(ge=0, lt=2**40)]
@@ -99,18 +99,23 @@ def call_of(sample: Sample) -> tuple[Call, float]:
     return Call(work, (int(r), int(c)), int(blocks)), float(ms)
 
 
-@functools.cache
-def kernels_hash() -> str:
-    """Changes with what the kernels compute how, not with comments or blanks."""
-    from sparsecc.backends.codegen import outer_product, x86_encoder
-    from sparsecc.backends.codegen.toolchain import COMPILE_FLAGS
-    from sparsecc.backends.kernels.sources import read_sources, units
-    from sparsecc.backends.kernels.table import ISAS
+def kernels_hash(target: Target) -> str:
+    """Changes with what a target's kernels compute how, not with comments or blanks."""
+    return _hash_of(target.isas, target.triple)
 
-    parts = {name: _COMMENTS.sub(" ", text) for name, text in read_sources().items()}
-    for module in (outer_product, x86_encoder):
-        parts[module.__name__] = Path(str(module.__file__)).read_text()
-    content = repr((sorted(parts.items()), units(list(ISAS)), COMPILE_FLAGS))
+
+@functools.cache
+def _hash_of(isas: tuple[str, ...], triple: str) -> str:
+    from sparsecc.backends.codegen import outer_product, x86_encoder
+    from sparsecc.backends.codegen.toolchain import compile_flags
+    from sparsecc.backends.kernels.sources import isa_units, timed_sources
+
+    parts = {name: _BLANKS.sub(" ", text) for name, text in timed_sources(isas).items()}
+    if GENERATED_ISA in isas:
+        for module in (outer_product, x86_encoder):
+            parts[module.__name__] = Path(str(module.__file__)).read_text()
+    timed = [unit for unit in isa_units(isas) if unit.source in parts]
+    content = repr((sorted(parts.items()), timed, compile_flags(triple)))
     return hashlib.sha256(content.encode()).hexdigest()[:_HASH]
 
 
@@ -125,9 +130,10 @@ def read_table(path: Path, target: Target) -> Table:
         raise CostTableError(
             f"{path} was measured for another target than {target.name} is now", fix=RECALIBRATE
         )
-    if table.kernels != kernels_hash():
+    kernels = kernels_hash(target)
+    if table.kernels != kernels:
         raise CostTableError(
-            f"{path} was measured with other kernels: {table.kernels}, these are {kernels_hash()}",
+            f"{path} was measured with other kernels: {table.kernels}, these are {kernels}",
             fix=RECALIBRATE,
         )
     return table

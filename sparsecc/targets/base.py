@@ -18,9 +18,17 @@ MOST_LEVELS = 4
 MOST_LANES = 64
 
 Family = Literal["x86-64", "arm64", "wasm", "cuda"]
-Triple = Literal["", "x86_64-linux-gnu", "aarch64-linux-gnu"]
-Isa = Literal["x86-64-v3", "x86-64-v4", "arm64-neon"]
+Triple = Literal["", "x86_64-linux-gnu", "aarch64-linux-gnu", "wasm32-freestanding"]
+Isa = Literal["x86-64-v3", "x86-64-v4", "arm64-neon", "wasm-simd128", "wasm-relaxed"]
 """Instruction sets that there are kernels for: the names of ``backends/kernels/table.py``."""
+
+TRIPLES: dict[Family, tuple[Triple, ...]] = {
+    "x86-64": ("x86_64-linux-gnu",),
+    "arm64": ("aarch64-linux-gnu",),
+    "wasm": ("wasm32-freestanding",),
+    "cuda": (),
+}
+"""Of each family, what can be built for; kernels alone are built for the first."""
 
 Positive = Annotated[float, pydantic.Field(gt=0, le=1e9, allow_inf_nan=False)]
 Count = Annotated[int, pydantic.Field(ge=1, lt=2**40)]
@@ -77,7 +85,7 @@ class Target:
             raise ValueError("triple and isas go together: both or neither")
         if not all(isa.startswith(self.family) for isa in self.isas):
             raise ValueError(f"isas has kernels for another family than {self.family}")
-        if self.triple and self.triple != _TRIPLES.get(self.family):
+        if self.triple and self.triple not in TRIPLES[self.family]:
             raise ValueError(f"triple is of another family than {self.family}")
         return self
 
@@ -120,7 +128,6 @@ class Target:
         return _FILE.load(path)
 
 
-_TRIPLES: dict[Family, Triple] = {"x86-64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
 _FILE: FileKind[Target] = FileKind(
     what="target",
     format=FORMAT,

@@ -28,6 +28,8 @@ TARGETS: dict[str, Target] = {
 FILE_SUFFIX = ".json"
 """Ends the name of a target that is the path of a file."""
 
+_FAMILIES_BUILT = ("x86-64", "arm64")
+
 _V3_FLAGS = {"avx2", "fma", "bmi2", "f16c"}
 _V4_FLAGS = _V3_FLAGS | {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
 
@@ -118,15 +120,20 @@ def described(name: str, hardware: Mapping[str, Any]) -> Target:
     return target
 
 
+def is_buildable(target: Target) -> bool:
+    """Whether a backend can make artifacts for a target; kernels alone are not enough."""
+    return bool(target.isas) and target.family in _FAMILIES_BUILT
+
+
 def buildable(target: Target) -> Target:
     """The target itself, if a backend can build for it.
 
     Raises:
         TargetError: None can yet; times can be estimated for it all the same.
     """
-    if target.isas:
+    if is_buildable(target):
         return target
-    able = ", ".join(name for name, each in TARGETS.items() if each.isas)
+    able = ", ".join(name for name, each in TARGETS.items() if is_buildable(each))
     raise TargetError(
         f"no backend can build for {target.name} yet: there are only estimates for it",
         fix=f"estimate with `sparsecc inspect --target {target.name}`, or compile for {able}",

@@ -20,6 +20,8 @@ BuildSanitized = Callable[[str, str, Path], Path]
 
 def can_run(isa: str) -> str | None:
     """Why an instruction set cannot run here, or nothing."""
+    if isa.startswith("wasm"):
+        return "nothing runs the WebAssembly kernels yet"
     if isa.startswith("arm64") and not targets.runs_here(targets.TARGETS["arm64-linux"]):
         return None if emulator() else "qemu-aarch64 is not installed"
     names = {target.isas[0]: target for target in targets.TARGETS.values() if len(target.isas) == 1}

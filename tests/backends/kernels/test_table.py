@@ -44,7 +44,8 @@ def test_an_unknown_instruction_set_is_no_kernel() -> None:
 
 
 def test_tiles_fit_the_registers() -> None:
-    registers = {"x86-64-v3": 16, "x86-64-v4": 32, "arm64-neon": 32}
+    registers = {"x86-64-v3": 16, "x86-64-v4": 32, "arm64-neon": 32, "wasm-simd128": 16}
+    registers["wasm-relaxed"] = 16
     for isa in ISAS.values():
         assert min(isa.tiles) == 1, "a block of any height must be coverable"
         for mr, nr in isa.tiles.items():

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from sparsecc.backends.kernels import sources
+from sparsecc.backends.kernels import table as kernel_table
 from sparsecc.backends.kernels.measured import rows_of
+from sparsecc.backends.kernels.table import ISAS
+from sparsecc.cost import table as table_module
 from sparsecc.cost.rates import KINDS, Rate
 from sparsecc.cost.shapes import shapes
 from sparsecc.cost.table import (
@@ -31,7 +35,7 @@ def table(**changes) -> Table:
     calls = [shape.call for shape in shapes(rows_of(V4)[0], V4, 3)]
     fields = {
         "target": V4,
-        "kernels": kernels_hash(),
+        "kernels": kernels_hash(V4),
         "machine": "a machine",
         "peak_gflops": 200.0,
         "bandwidths": (4.0, 3.0, 2.0, 1.0),
@@ -75,6 +79,51 @@ def test_a_table_of_other_kernels_or_targets_is_refused(tmp_path: Path) -> None:
     TABLE_FILE.save(table(target=dataclasses.replace(V4, ghz=1.0)), path)
     with pytest.raises(CostTableError, match="another target"):
         read_table(path, V4)
+
+
+def other_hashes() -> set[str]:
+    """Targets whose kernels are no longer those of the sources as they are."""
+    hash_of = table_module._hash_of.__wrapped__
+    new = {name: hash_of(target.isas, target.triple) for name, target in TARGETS.items()}
+    return {name for name, target in TARGETS.items() if new[name] != kernels_hash(target)}
+
+
+def test_the_hash_is_of_a_targets_own_instruction_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not other_hashes()
+    assert len({kernels_hash(target) for target in TARGETS.values()}) == 7  # families and variants
+    v4 = ISAS["x86-64-v4"]
+    monkeypatch.setitem(ISAS, v4.name, dataclasses.replace(v4, tiles=v4.tiles | {1: 5}))
+    assert other_hashes() == {"x86-64", "x86-64-v4"}
+
+
+def test_the_hash_is_of_no_list_of_steps_and_no_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = sources.read_sources() | {"more.c": "", "more.h": ""}
+    monkeypatch.setattr(kernel_table, "STEPS", (*kernel_table.STEPS, "more"))
+    monkeypatch.setattr(sources, "BASE", (*sources.BASE, "more.c"))
+    monkeypatch.setattr(sources, "read_sources", lambda: files)
+    assert not other_hashes()
+
+
+BUILT = {name for name, target in TARGETS.items() if target.isas}
+OF_FILES = {
+    "vec_wasm.h": {"wasm", "wasm-relaxed"},
+    "vec.h": BUILT,
+    "tile.c": BUILT,
+    "region.c": set(),
+    "extern.c": set(),
+}
+
+
+@pytest.mark.parametrize("name", OF_FILES)
+def test_the_hash_is_of_the_files_that_are_compiled(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = sources.read_sources()
+    monkeypatch.setattr(sources, "read_sources", lambda: files)
+    files[name] = files[name].replace("\n", "  /* not\n read */  // by compilers\n", 1)
+    assert not other_hashes()
+    files[name] += "x"
+    assert other_hashes() == OF_FILES[name]
 
 
 BAD = {
