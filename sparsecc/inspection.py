@@ -25,7 +25,8 @@ from sparsecc.passes.structured.carry_out import Factored, exact_factors, rewrit
 from sparsecc.passes.structured.detect import exact_structures
 from sparsecc.passes.structured.rewrite import marks
 from sparsecc.passes.structured.rows import merged
-from sparsecc.passes.weights.choose import node_work, packed_estimate
+from sparsecc.passes.weights.choose import node_work, packed_estimate, whole_kernel
+from sparsecc.passes.weights.dense_alone import DenseAlone
 from sparsecc.passes.weights.dense_beside import DenseBeside
 from sparsecc.passes.weights.dense_products import DenseProducts
 from sparsecc.passes.weights.depthwise import Depthwise
@@ -73,18 +74,22 @@ def rewrite(graph: ir.Model, target: Target, ctx: Context) -> list[LayerRow]:
     parts = marks(graph.graph)
     refused = _refused_rows(graph, find_layers(graph).refusals, target)
     to_sparse = ToSparse(target)
-    beside = (Depthwise(), DenseProducts(target), DenseBeside(target))
-    run([to_sparse, *beside, *pipeline.EXACT_AFTER], graph, ctx)
+    dense: Sequence[Depthwise | DenseProducts | DenseBeside | DenseAlone]
+    dense = (Depthwise(), DenseProducts(target), DenseBeside(target))
+    if target.stands_alone:
+        dense = (DenseAlone(target),)
+    run([to_sparse, *dense, *pipeline.EXACT_AFTER], graph, ctx)
     rows = refused | {choice.row.name: choice.row for choice in to_sparse.choices}
-    for each in beside:
-        for name in each.replaced:
-            rows[name] = dataclasses.replace(rows[name], kernel=each.KERNEL, why=each.WHY)
-    taken = {name for each in beside for name in each.replaced}
+    taken = {name: each.WHY for each in dense for name in each.replaced}
     for node in graph.graph:
         if node.name in taken and ops.is_sparse(node):
             ours = packed_estimate(node, target)
             rows[node.name] = dataclasses.replace(
-                rows[node.name], est_ms=round(ours.ms, 6), spread=round(ours.spread, 4)
+                rows[node.name],
+                kernel=whole_kernel(node),
+                why=taken[node.name],
+                est_ms=round(ours.ms, 6),
+                spread=round(ours.spread, 4),
             )
     for name, row in int8_rows(graph, target).items():
         rows[name] = dataclasses.replace(row, op=rows[name].op)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -94,6 +94,12 @@ def groups(graph: ir.Graph, units: list[Unit]) -> list[list[Unit]]:
     place = {unit: at for at, unit in enumerate(group_of)}
     unique = {id(group): group for group in group_of.values()}
     return [sorted(group, key=place.__getitem__) for group in unique.values()]
+
+
+def in_order(graph: ir.Graph, units: Sequence[Unit]) -> list[Unit]:
+    """Units that cover a graph, each after what it reads, else as in the graph."""
+    unit_of = {node: unit for unit in units for node in unit.nodes}
+    return [each for each in _order(graph, unit_of) if isinstance(each, Unit)]
 
 
 def _before(each: ir.Node | Unit, unit_of: Mapping[ir.Node, Unit]) -> list[ir.Node | Unit]:

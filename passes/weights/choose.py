@@ -54,16 +54,18 @@ def choose(layer: Layer, target: Target, *, beside: bool = False) -> Choice:
         layer: The layer.
         target: Where it runs.
         beside: Whether layers beside it are in the library too (``CostModel.sparse``): an image
-            changes its layout around a layer that is not.
+            changes its layout around a layer that is not. All are where no ONNX Runtime is.
     """
     weight = matrix(layer)
     work = work_of(layer)
     costs = cost_model(target)
+    beside = beside or target.stands_alone
     by_runtime = costs.dense(work)
     dense = by_runtime.ms
     refusal = _ineligible(layer, weight)
     times = {} if refusal else _sparse_times(layer, weight, work, costs, beside)
-    around = roofline.layout_ms(work) if beside and work.is_conv else 0.0
+    moved = beside and work.is_conv and not target.stands_alone
+    around = roofline.layout_ms(work) if moved else 0.0
     limit = WORTHWHILE * (dense + around)
     block = _best(weight, times, limit)
     sparse = times[block].ms if block else math.inf
@@ -137,6 +139,14 @@ def node_work(node: ir.Node, rows: int, cols: int, groups: int) -> roofline.Work
         input_elements=math.prod(into) if into else cols * fallback,
         is_conv=is_conv,
     )
+
+
+def whole_kernel(node: ir.Node) -> str:
+    """Name of the kernel of a layer of the library that multiplies by its whole weight."""
+    if ops.parse(node.op_type).base == "SparseMatMul":
+        return "matmul-dense"
+    group = node.attributes.get_int("group", 1)
+    return "conv-depthwise" if group == ops.read_packed(node).shape[0] > 1 else "conv-dense"
 
 
 def packed_work(node: ir.Node) -> roofline.Work:

@@ -49,7 +49,6 @@ class DenseBeside(Pass):
     """
 
     name: ClassVar[str] = "dense-beside"
-    KERNEL: ClassVar[str] = "conv-dense"
     WHY: ClassVar[str] = Depthwise.WHY
 
     def __init__(self, target: Target) -> None:

@@ -37,7 +37,6 @@ class DenseProducts(Pass):
     """
 
     name: ClassVar[str] = "dense-products"
-    KERNEL: ClassVar[str] = "matmul-dense"
     WHY: ClassVar[str] = "dense, in the library: sparse products stand beside it"
 
     def __init__(self, target: Target) -> None:
@@ -49,7 +48,7 @@ class DenseProducts(Pass):
         self.replaced = []
         beside = _beside_sparse(model.graph)
         for node in [node for node in model.graph if node in beside]:
-            weight = _weight(node)
+            weight = product_weight(node)
             if weight is None or has_few_rows(node.inputs[0]):
                 continue
             bias = node_bias(node, len(weight))
@@ -68,7 +67,7 @@ class DenseProducts(Pass):
         return why_not_in_library(work, BLOCK, self.target, work.activation_bytes)
 
 
-def _weight(node: ir.Node) -> np.ndarray | None:
+def product_weight(node: ir.Node) -> np.ndarray | None:
     """The weight ``[R, K]`` of a product by a float32 matrix, or None."""
     x, array = node.inputs[0], edit.constant(node.inputs[1])
     scales = [node.attributes.get_float(name, 1.0) for name in ("alpha", "beta")]

@@ -35,7 +35,6 @@ class Depthwise(Pass):
     """
 
     name: ClassVar[str] = "depthwise"
-    KERNEL: ClassVar[str] = "conv-depthwise"
     WHY: ClassVar[str] = "dense, in the library: no change of layout beside a sparse convolution"
 
     def __init__(self) -> None:
@@ -46,7 +45,7 @@ class Depthwise(Pass):
         self.replaced = []
         for node in [node for node in model.graph if edit.is_op(node, "Conv")]:
             weight = edit.constant(node.inputs[1])
-            if weight is None or not _is_depthwise(node, weight):
+            if weight is None or not is_depthwise(node, weight):
                 continue
             bias = node_bias(node, len(weight))
             if bias is None:
@@ -60,7 +59,8 @@ class Depthwise(Pass):
         return bool(self.replaced)
 
 
-def _is_depthwise(node: ir.Node, weight: np.ndarray) -> bool:
+def is_depthwise(node: ir.Node, weight: np.ndarray) -> bool:
+    """Whether a convolution by `weight` has one filter for each channel, and may be packed."""
     channels = node.attributes.get_int("group", 1)
     return (
         weight.ndim == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import warnings
@@ -18,9 +19,12 @@ from sparsecc.cost.table import Table, measured_as, own_path, read_table, shippe
 from sparsecc.errors import CostTableError
 from sparsecc.formats.blocks import Block
 from sparsecc.targets import Target
+from sparsecc.targets.base import Backend
 
 ROOFLINE = "roofline"
 """The name of a model that nothing was measured for."""
+HEIGHTS = (16, 8, 4, 2, 1)
+"""Rows of the blocks that a weight without zeros may be packed in; the first of equals is taken."""
 UNMEASURED_SPREAD = 0.3
 """Relative error of the bare roofline, one sigma."""
 
@@ -68,8 +72,20 @@ class CostModel:
     name: str
 
     def dense(self, work: Work) -> Estimate:
-        """The layer in ONNX Runtime, as one node of a session."""
+        """The layer with its whole weight.
+
+        In ONNX Runtime it is one node of a session; where none is there, a kernel of ours.
+        """
+        if self.target.stands_alone:
+            return self.sparse(work, *self.packed_whole(work), beside=True)
         return self._estimate(Call(work, DENSE, 0))
+
+    def packed_whole(self, work: Work) -> tuple[Block, int]:
+        """The blocks that a weight without zeros is best packed in, and how many there are."""
+        per_group = work.rows // work.groups
+        heights = [each for each in HEIGHTS if work.groups == 1 or per_group % each == 0]
+        packings = [((each, 1), math.ceil(work.rows / each) * work.cols) for each in heights]
+        return min(packings, key=lambda packing: self.sparse(work, *packing, beside=True).ms)
 
     def sparse(self, work: Work, block: Block, blocks: int, *, beside: bool = False) -> Estimate:
         """The layer with ``blocks`` stored r×c blocks in our kernels.
@@ -125,13 +141,14 @@ def _loaded(target: Target, own: Path, changed: int) -> CostModel:
     shipped = shipped_path(target)
     for path in (*paths, *([shipped] if shipped else [])):
         try:
-            return model_of(read_table(path, target))
+            return model_of(read_table(path, target), target.backend)
         except CostTableError as error:
             if path == own:
                 warnings.warn(f"estimates do without {error}", RuntimeWarning, stacklevel=3)
     return CostModel(target, None, ROOFLINE)
 
 
-def model_of(table: Table) -> CostModel:
-    """The model of a table."""
-    return CostModel(table.hardware, table, table.name)
+def model_of(table: Table, backend: Backend = "onnxruntime") -> CostModel:
+    """The model of a table; kernels take the same time in every backend."""
+    hardware = dataclasses.replace(table.hardware, backend=backend)
+    return CostModel(hardware, table, table.name)

@@ -128,6 +128,8 @@ def generates(block: Block, groups: int, points: int | None, target: Target) -> 
         points: Tokens of a matmul; None where any number may come, and for a convolution.
         target: What it is compiled for.
     """
+    if target.stands_alone:
+        return False  # only the library for ONNX Runtime is linked with code of a model
     few = points is not None and points <= FEW_POINTS
     return block == (1, 1) and groups == 1 and not few and GENERATED_ISA in target.isas
 

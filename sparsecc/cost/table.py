@@ -126,7 +126,7 @@ def read_table(path: Path, target: Target) -> Table:
         CostTableError: It cannot be read, or is of another target or of other kernels.
     """
     table = TABLE_FILE.load(path)
-    if table.target != target:
+    if dataclasses.replace(table.target, backend=target.backend) != target:
         raise CostTableError(
             f"{path} was measured for another target than {target.name} is now", fix=RECALIBRATE
         )
@@ -142,9 +142,11 @@ def read_table(path: Path, target: Target) -> Table:
 def measured_as(target: Target) -> Target:
     """The target whose table serves: of several instruction sets, that of the best one alone."""
     best = TARGETS.get(target.isas[-1]) if target.isas else None
-    if best is None or dataclasses.replace(best, name=target.name, isas=target.isas) != target:
+    if best is None:
         return target
-    return best
+    best = dataclasses.replace(best, backend=target.backend)
+    same = dataclasses.replace(best, name=target.name, isas=target.isas) == target
+    return best if same else target
 
 
 def own_path(target: Target) -> Path:

@@ -11,6 +11,8 @@ import pydantic
 from sparsecc.errors import ArtifactError
 
 DENSE_KERNEL = "onnxruntime"
+WHOLE_KERNELS = frozenset({DENSE_KERNEL, "tvm", "conv-dense", "conv-depthwise", "matmul-dense"})
+"""What multiplies by whole weights: a runtime, generated code, kernels of the library."""
 
 Amount = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, pydantic.Field(ge=0, lt=2**63)]
@@ -80,7 +82,8 @@ class LayerRow:
     @property
     def is_sparse(self) -> bool:
         """Whether a kernel that skips zeros runs it."""
-        return self.kernel != DENSE_KERNEL and self.pattern != "dense" and not self.structure
+        whole = self.kernel in WHOLE_KERNELS or self.pattern == "dense"
+        return not whole and not self.structure
 
     @property
     def stays_dense(self) -> bool:

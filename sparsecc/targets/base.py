@@ -21,6 +21,9 @@ Family = Literal["x86-64", "arm64", "wasm", "cuda"]
 Triple = Literal["", "x86_64-linux-gnu", "aarch64-linux-gnu", "wasm32-freestanding"]
 Isa = Literal["x86-64-v3", "x86-64-v4", "arm64-neon", "wasm-simd128", "wasm-relaxed"]
 """Instruction sets that there are kernels for: the names of ``backends/kernels/table.py``."""
+Backend = Literal["onnxruntime", "bundle", "tvm"]
+"""What a compiled model is: an ONNX file with a library of ops beside it; a library that needs no
+runtime; a library that TVM's virtual machine drives."""
 
 TRIPLES: dict[Family, tuple[Triple, ...]] = {
     "x86-64": ("x86_64-linux-gnu",),
@@ -54,6 +57,7 @@ class Target:
             GPU as a whole.
         int8_gain: Multiply-adds of bytes for each one of float32.
         tensor_tflops: float16 matrix units of a GPU as a whole, TFLOP/s; 0 where there are none.
+        backend: What a model that is compiled for it is, unless another is asked for.
 
     Raises:
         pydantic.ValidationError: A field is of another type or out of bounds, or two contradict.
@@ -72,6 +76,7 @@ class Target:
     bandwidths: Annotated[tuple[Positive, ...], pydantic.Field(max_length=MOST_LEVELS + 1)]
     int8_gain: Positive
     tensor_tflops: Annotated[float, pydantic.Field(ge=0, le=1e6, allow_inf_nan=False)] = 0.0
+    backend: Backend = "onnxruntime"
 
     @pydantic.model_validator(mode="after")
     def _agrees(self) -> Target:
@@ -94,6 +99,11 @@ class Target:
         """float32 multiply-add peak of one core, or of a whole GPU, GFLOP/s."""
         together = self.threads if self.family == "cuda" else 1
         return together * self.lanes * self.fma_ports * self.ghz * 2
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether no ONNX Runtime is there to leave a layer to: the library runs dense ones too."""
+        return self.backend != "onnxruntime"
 
     @property
     def llc_bytes(self) -> int:

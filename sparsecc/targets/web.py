@@ -21,6 +21,7 @@ WASM = Target(
     caches=(32 << 10, 512 << 10, 8 << 20),
     bandwidths=(90.0, 60.0, 40.0, 10.0),
     int8_gain=1.0,
+    backend="bundle",
 )
 WASM_RELAXED = dataclasses.replace(
     WASM, name="wasm-relaxed", isas=("wasm-relaxed",), fma_ports=2.0, int8_gain=2.0
