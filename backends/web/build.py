@@ -1,0 +1,99 @@
+"""The folder that is published: module, weights, types and demo page beside the WebAssembly."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from sparsecc.backends.bundle.whole import Port
+from sparsecc.manifest import file_entry
+
+HERE = Path(__file__).parent
+SCRIPTS = ("index.js", "engine.js", "files.js", "messages.js", "ports.js", "thread.js", "worker.js")
+WEIGHTS = "weights.bin"
+TWINS = (
+    *("model.wasm", "model.relaxed.wasm"),
+    *("model.threads.wasm", "model.relaxed.threads.wasm"),
+)
+"""The module as plain SIMD, with relaxed SIMD, and both for several threads."""
+
+ARRAYS = {
+    "float32": "Float32Array",
+    "int32": "Int32Array",
+    "int64": "BigInt64Array",
+    "uint8": "Uint8Array",
+    "int8": "Int8Array",
+    "bool": "Uint8Array",
+}
+"""What JavaScript has for each type of a port."""
+
+
+def write_module(folder: Path, name: str, inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
+    """Write the ES module of a model beside its weights and its WebAssembly.
+
+    Args:
+        folder: Has ``weights.bin`` and some of :data:`TWINS`, of which the first must be there.
+        name: Name of the model; the package is called so.
+        inputs: In the order of the model's inputs.
+        outputs: In the order of the model's outputs.
+    """
+    weights = file_entry(folder / WEIGHTS)
+    about = {
+        "name": name,
+        "files": [WEIGHTS, *(twin for twin in TWINS if (folder / twin).exists())],
+        "weights": {"bytes": weights.bytes, "hash": weights.sha256},
+    }
+    ports = {
+        "inputs": [_port(port) for port in inputs],
+        "outputs": [_port(port) for port in outputs],
+    }
+    types = {side: [_typed(port) for port in found] for side, found in ports.items()}
+    (folder / "about.js").write_text(_filled("about.js.jinja", about | ports), encoding="utf-8")
+    (folder / "index.d.ts").write_text(_filled("index.d.ts.jinja", types), encoding="utf-8")
+    (folder / "package.json").write_text(json.dumps(_package(name), indent=2) + "\n")
+    for script in SCRIPTS:
+        shutil.copyfile(HERE / "js" / script, folder / script)
+
+
+def _port(port: Port) -> dict[str, Any]:
+    return {"name": port.name, "type": port.dtype, "dims": list(port.dims)}
+
+
+def _typed(port: dict[str, Any]) -> dict[str, Any]:
+    """A port with what its declaration needs."""
+    is_open = any(isinstance(dim, str) for dim in port["dims"])
+    shape = ", ".join(str(dim) for dim in port["dims"]).replace("*/", "* /")
+    literal = "; ".join(f"readonly {key}: {json.dumps(port[key])}" for key in ("name", "type"))
+    literal = f"{{ {literal}; readonly dims: readonly {json.dumps(port['dims'])} }}"
+    return port | {
+        "literal": literal,
+        "open": is_open,
+        "array": ARRAYS[port["type"]],
+        "shape": shape,
+    }
+
+
+def _package(name: str) -> dict[str, Any]:
+    return {
+        "name": name.lower().strip("_") or "model",
+        "version": "1.0.0",
+        "description": "A model compiled by sparsecc",
+        "type": "module",
+        "exports": {".": {"types": "./index.d.ts", "default": "./index.js"}, "./*": "./*"},
+        "types": "./index.d.ts",
+        "sideEffects": False,
+    }
+
+
+def _filled(template: str, values: dict[str, Any]) -> str:
+    """A template, filled; ``tojson`` makes JavaScript of a value."""
+    loader = jinja2.FileSystemLoader(HERE / "js")
+    environment = jinja2.Environment(
+        loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
+    return environment.get_template(template).render(values)

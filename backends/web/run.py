@@ -1,0 +1,255 @@
+"""A model of WebAssembly in this process, through wasmtime: the face of an ONNX Runtime session."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecc.errors import BackendError, ModelError
+
+if TYPE_CHECKING:
+    import wasmtime
+
+Array = NDArray[Any]
+Kind = TypeVar("Kind")
+
+MODULE = "model.wasm"
+WEIGHTS = "weights.bin"
+
+# The structs of the C API as 32-bit WebAssembly lays them out: 64-bit numbers on multiples of 8.
+PORT = struct.Struct("<Iii4x8q8I")
+TENSOR = struct.Struct("<I4x8qii")
+MOST_DIMS = 8
+MESSAGE_BYTES = 1024
+FIX = "; fix: "
+MOST_PORTS = 4096
+DTYPES = ("float32", "int32", "int64", "uint8", "int8", "bool")
+"""By their number in the C API."""
+
+
+@dataclass(frozen=True)
+class Meta:
+    """An input or an output.
+
+    Attributes:
+        name: Its name.
+        type: Its type, as ONNX Runtime spells it.
+        shape: Its dimensions; open ones by name.
+        dtype: Its type, as numpy spells it.
+    """
+
+    name: str
+    type: str
+    shape: list[int | str]
+    dtype: np.dtype[Any]
+
+
+class WebSession:
+    """A model of a folder for browsers, run by wasmtime on one thread.
+
+    Args:
+        folder: Has ``weights.bin`` and the module.
+        module: Which of the modules; not one of those for several threads.
+
+    Raises:
+        BackendError: wasmtime is missing, or refuses the module, or the module the weights.
+    """
+
+    def __init__(self, folder: Path, module: str = MODULE) -> None:
+        try:
+            import wasmtime
+        except ImportError as error:
+            raise BackendError(
+                "wasmtime, which runs WebAssembly here, is not installed",
+                fix="pip install 'sparsecc[wasm]'",
+            ) from error
+        self._wasm = wasmtime
+        self._store = wasmtime.Store(wasmtime.Engine(_config()))
+        try:
+            code = wasmtime.Module.from_file(self._store.engine, str(folder / module))
+            self._exports = wasmtime.Instance(self._store, code, []).exports(self._store)
+        except wasmtime.WasmtimeError as error:
+            raise BackendError(
+                f"wasmtime {version('wasmtime')} cannot load {folder / module}: {error}",
+                fix="compile the model again, or install a newer wasmtime",
+            ) from error
+        self._memory = self._export("memory", wasmtime.Memory)
+        self._model = self._create(folder / WEIGHTS)
+        self._inputs = self._ports("model_inputs")
+        self._outputs = self._ports("model_outputs")
+        self._structs = self._alloc((len(self._inputs) + len(self._outputs)) * TENSOR.size)
+
+    def get_inputs(self) -> list[Meta]:
+        """The inputs."""
+        return self._inputs
+
+    def get_outputs(self) -> list[Meta]:
+        """The outputs."""
+        return self._outputs
+
+    def run(self, names: Sequence[str] | None, feed: Mapping[str, Array]) -> list[Array]:
+        """The outputs of these names, or all, for inputs by name.
+
+        Raises:
+            ModelError: An input does not fit, or the model cannot run on it.
+        """
+        places: list[int] = []
+        try:
+            return self._run(names, feed, places)
+        except self._wasm.Trap as error:
+            raise ModelError(
+                f"the module stopped: {error}", fix="report it: that is a bug"
+            ) from error
+        finally:
+            for place in places:
+                self._call("sc_web_free", place)
+
+    def _run(
+        self, names: Sequence[str] | None, feed: Mapping[str, Array], places: list[int]
+    ) -> list[Array]:
+        wanted = [meta.name for meta in self._inputs]
+        if set(feed) != set(wanted):
+            raise ModelError(f"got the inputs {sorted(feed)}, the model wants {wanted}")
+        outs = self._structs + len(self._inputs) * TENSOR.size
+        for at, meta in enumerate(self._inputs):
+            array = _fitting(meta, np.asarray(feed[meta.name]))
+            places.append(self._alloc(array.nbytes))
+            self._view(places[-1], array.nbytes)[:] = np.frombuffer(array.tobytes(), np.uint8)
+            self._describe(self._structs + at * TENSOR.size, places[-1], array.shape, meta)
+        self._check(self._call("model_plan", self._model, self._structs, outs))
+        shapes = [self._dims(outs + at * TENSOR.size) for at in range(len(self._outputs))]
+        for at, (meta, shape) in enumerate(zip(self._outputs, shapes, strict=True)):
+            places.append(self._alloc(math.prod(shape) * meta.dtype.itemsize))
+            self._describe(outs + at * TENSOR.size, places[-1], shape, meta)
+        self._check(self._call("model_run", self._model, self._structs, outs))
+        results = places[len(self._inputs) :]
+        answers = {
+            meta.name: self._array(place, meta, shape)
+            for place, meta, shape in zip(results, self._outputs, shapes, strict=True)
+        }
+        return [answers[name] for name in (answers if names is None else names)]
+
+    def _array(self, at: int, meta: Meta, shape: tuple[int, ...]) -> Array:
+        size = math.prod(shape) * meta.dtype.itemsize
+        return np.frombuffer(bytes(self._view(at, size)), meta.dtype).reshape(shape)
+
+    def _create(self, weights: Path) -> int:
+        size = weights.stat().st_size
+        place, room = self._alloc(size), self._alloc(MESSAGE_BYTES + 8)
+        with weights.open("rb") as stream:
+            if stream.readinto(self._view(place, size).data) != size:
+                raise BackendError(f"{weights} ended early", fix="compile the model again")
+        text, host = room + 8, self._call("sc_web_host")
+        if self._call("model_create", place, size, host, room, text, MESSAGE_BYTES):
+            message, _, fix = self._text(text).partition(FIX)
+            raise BackendError(message, fix=fix or None)
+        (model,) = struct.unpack("<I", bytes(self._view(room, 4)))
+        self._call("sc_web_free", room)
+        return int(model)
+
+    def _ports(self, export: str) -> list[Meta]:
+        out = self._alloc(4)
+        count = self._call(export, out)
+        (table,) = struct.unpack("<I", bytes(self._view(out, 4)))
+        self._call("sc_web_free", out)
+        return [self._port(table + at * PORT.size) for at in range(min(count, MOST_PORTS))]
+
+    def _port(self, at: int) -> Meta:
+        name, kind, rank, *rest = PORT.unpack(bytes(self._view(at, PORT.size)))
+        dims, texts = rest[:rank], rest[MOST_DIMS : MOST_DIMS + rank]
+        shape = [
+            self._text(text) if dim < 0 else dim for dim, text in zip(dims, texts, strict=True)
+        ]
+        dtype = DTYPES[kind]
+        spelt = f"tensor({'float' if dtype == 'float32' else dtype})"
+        return Meta(self._text(name), spelt, shape, np.dtype(dtype))
+
+    def _alloc(self, size: int) -> int:
+        place = self._call("sc_web_alloc", size)
+        if not place:
+            raise BackendError(
+                f"a module of WebAssembly has no room for {size} bytes more",
+                fix="take smaller inputs or a smaller model: 4 GB are all it can have",
+            )
+        return place
+
+    def _call(self, export: str, *arguments: int) -> int:
+        result = self._export(export, self._wasm.Func)(self._store, *arguments)
+        return 0 if result is None else int(result) & 0xFFFFFFFF
+
+    def _export(self, name: str, kind: type[Kind]) -> Kind:
+        found = self._exports.get(name)
+        if not isinstance(found, kind):
+            raise BackendError(f"the module has no {name}", fix="compile the model again")
+        return found
+
+    def _check(self, failed: int) -> None:
+        if failed:
+            message, _, fix = self._text(self._call("model_error", self._model)).partition(FIX)
+            raise ModelError(message, fix=fix or None)
+
+    def _view(self, at: int, size: int) -> NDArray[np.uint8]:
+        """Bytes of the module's memory, where they are: until it grows.
+
+        Raises:
+            BackendError: They are not all inside, so the module is not one of ours.
+        """
+        if at + size > self._memory.data_len(self._store):
+            raise BackendError("the module points outside its memory", fix="compile it again")
+        if not size:
+            return np.empty(0, np.uint8)
+        return np.ctypeslib.as_array(
+            (ctypes.c_uint8 * size).from_address(
+                ctypes.addressof(self._memory.data_ptr(self._store).contents) + at
+            )
+        )
+
+    def _text(self, at: int) -> str:
+        size = min(MESSAGE_BYTES, self._memory.data_len(self._store) - at)
+        return bytes(self._view(at, size)).partition(b"\0")[0].decode(errors="replace")
+
+    def _describe(self, at: int, place: int, shape: Sequence[int], meta: Meta) -> None:
+        dims = [*shape, *([0] * (MOST_DIMS - len(shape)))]
+        packed = TENSOR.pack(place, *dims, len(shape), DTYPES.index(meta.dtype.name))
+        self._view(at, TENSOR.size)[:] = np.frombuffer(packed, np.uint8)
+
+    def _dims(self, at: int) -> tuple[int, ...]:
+        _, *dims, rank, _ = TENSOR.unpack(bytes(self._view(at, TENSOR.size)))
+        return tuple(dims[:rank])
+
+
+def _config() -> wasmtime.Config:
+    """Relaxed instructions do what the processor does, as in a browser."""
+    import wasmtime
+
+    config = wasmtime.Config()
+    config.wasm_relaxed_simd = True
+    return config
+
+
+def _fitting(meta: Meta, array: Array) -> Array:
+    """An input as the module reads it.
+
+    Raises:
+        ModelError: Its type or its shape is another than the model's.
+    """
+    fits = len(array.shape) == len(meta.shape) and all(
+        isinstance(wanted, str) or wanted == got
+        for wanted, got in zip(meta.shape, array.shape, strict=True)
+    )
+    if array.dtype != meta.dtype or not fits:
+        raise ModelError(
+            f"input {meta.name!r} is {array.dtype} {list(array.shape)}, "
+            f"the model takes {meta.dtype} {meta.shape}",
+            fix="give each input the type and the shape that the model has for it",
+        )
+    return np.ascontiguousarray(array)
