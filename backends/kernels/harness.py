@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecc.backends.codegen.code_table import Pattern, code_table
-from sparsecc.backends.codegen.toolchain import Build, Unit, build_cached
+from sparsecc.backends.codegen.toolchain import Unit
+from sparsecc.backends.kernels.execute import executable, execute
 from sparsecc.backends.kernels.sources import HERE, read_sources, units
 from sparsecc.backends.kernels.table import ISAS
 from sparsecc.formats.blocks import BlockWeight
@@ -83,24 +84,13 @@ class Case:
         return Pattern(weight.index, weight.shape[0], math.prod(weight.shape[1:]))
 
 
-def harness_build(isa: str) -> Build:
-    """A static executable for one instruction set; it needs Linux and nothing else."""
-    return Build(
-        name=f"harness-{isa}",
-        triple=ISAS[isa].triple,
-        sources=read_sources(HERE / "driver"),
-        units=units([isa], "harness.c"),
-        link_flags=("-static", "--strip-all", "--build-id=none"),
-    )
-
-
 def build_harness(isa: str) -> Path:
     """Build the harness of an instruction set, or find it in the cache.
 
     Raises:
         BackendError: zig failed.
     """
-    return build_cached(harness_build(isa))
+    return executable(f"harness-{isa}", isa, units([isa], "harness.c"))
 
 
 def build_sanitized(isa: str, compiler: str, folder: Path) -> Path:
@@ -154,15 +144,9 @@ def run_case(case: Case, out_shape: Sequence[int], command: Sequence[str]) -> Re
     Args:
         case: What to run.
         out_shape: Shape of the result.
-        command: The harness, with an emulator before it where one is needed.
+        command: The harness, as :func:`execute` takes it.
 
     Raises:
         RuntimeError: The harness failed; with what it said.
     """
-    done = subprocess.run(
-        command, input=case.to_bytes(), capture_output=True, check=False, timeout=120
-    )
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip()
-        raise RuntimeError(f"harness: code {done.returncode}: {said}")
-    return np.frombuffer(done.stdout, np.float32).reshape(out_shape)
+    return np.frombuffer(execute(command, case.to_bytes()), np.float32).reshape(out_shape)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecc.backends.codegen.code_table import Pattern, code_table
-from sparsecc.backends.codegen.toolchain import Build, Unit, build_cached
+from sparsecc.backends.codegen.toolchain import Unit
+from sparsecc.backends.kernels.execute import executable, execute
 from sparsecc.backends.kernels.harness import sanitized
 from sparsecc.backends.kernels.sources import (
     CLANG_WIDE,
-    HERE,
     PIXELS,
     TOKENS,
     int8_units,
-    read_sources,
 )
 from sparsecc.backends.kernels.table import ISAS, TOKENS_IN_LANES
 
@@ -183,7 +181,7 @@ def build_steps(isa: str, *, dot: bool) -> Path:
     Raises:
         BackendError: zig failed.
     """
-    return _built(f"steps-{isa}{'-dot' if dot else ''}", isa, _units(isa, dot=dot))
+    return executable(f"steps-{isa}{'-dot' if dot else ''}", isa, _units(isa, dot=dot))
 
 
 def build_token_steps(isa: str) -> Path:
@@ -192,7 +190,7 @@ def build_token_steps(isa: str) -> Path:
     Raises:
         BackendError: zig failed.
     """
-    return _built(f"token-steps-{isa}", isa, _token_units(isa))
+    return executable(f"token-steps-{isa}", isa, _token_units(isa))
 
 
 def build_image_steps(isa: str) -> Path:
@@ -201,18 +199,7 @@ def build_image_steps(isa: str) -> Path:
     Raises:
         BackendError: zig failed.
     """
-    return _built(f"image-steps-{isa}", isa, _image_units(isa))
-
-
-def _built(name: str, isa: str, parts: tuple[Unit, ...]) -> Path:
-    build = Build(
-        name=name,
-        triple=ISAS[isa].triple,
-        sources=read_sources(HERE / "driver"),
-        units=parts,
-        link_flags=("-static", "--strip-all", "--build-id=none"),
-    )
-    return build_cached(build)
+    return executable(f"image-steps-{isa}", isa, _image_units(isa))
 
 
 def build_steps_sanitized(isa: str, compiler: str, folder: Path) -> Path:
@@ -257,13 +244,7 @@ def run_outputs(step: Step, command: Sequence[str]) -> list[Tensor]:
     Raises:
         RuntimeError: It was refused or failed; with what was said.
     """
-    done = subprocess.run(
-        command, input=step.to_bytes(), capture_output=True, check=False, timeout=120
-    )
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip()
-        raise RuntimeError(f"step: code {done.returncode}: {said}")
-    rest, outputs = done.stdout, []
+    rest, outputs = execute(command, step.to_bytes()), []
     for _ in range(step.outputs):
         outputs.append(_read_tensor(rest))
         rest = rest[HEADER_BYTES + outputs[-1].data.nbytes :]

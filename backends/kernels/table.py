@@ -16,7 +16,7 @@ from sparsecc.backends.codegen.outer_product import EVERY, KINDS, LANES, ROWS, W
 from sparsecc.cost.roofline import GENERATED_ISA
 from sparsecc.formats.blocks import Block
 from sparsecc.ops import ACTIVATIONS, VARIANTS
-from sparsecc.targets.base import TRIPLES
+from sparsecc.targets.base import TRIPLES, Family
 
 ANY = 0
 """In a block of :data:`KERNELS`: any number of rows or columns."""
@@ -52,9 +52,14 @@ class Isa:
         return self.vector_bytes // 4
 
     @property
+    def family(self) -> Family:
+        """Of the targets it is of."""
+        return next(family for family in TRIPLES if self.name.startswith(family))
+
+    @property
     def triple(self) -> str:
         """Target triple of zig for its kernels alone."""
-        return next(of[0] for family, of in TRIPLES.items() if self.name.startswith(family))
+        return TRIPLES[self.family][0]
 
 
 ISAS: dict[str, Isa] = {

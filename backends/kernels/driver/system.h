@@ -1,5 +1,5 @@
 /* The few services of an operating system that the harness uses: from the C library where there is one (a sanitizer needs
-   it), from Linux itself otherwise. */
+   it), else from Linux itself or, in WebAssembly, from WASI. */
 #ifndef SC_SYSTEM_H
 #define SC_SYSTEM_H
 #include "sc.h"
@@ -18,8 +18,48 @@ static inline void *get_code_memory(i64 bytes)
   void *out = mmap(0, (size_t)bytes, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   return out == MAP_FAILED ? 0 : out;
 }
-#else
+#elif defined(__wasm__)
+#define WASI(name) __attribute__((import_module("wasi_snapshot_preview1"), import_name(#name)))
+typedef struct { void *data; u32 bytes; } wasi_vector;
+WASI(fd_read) i32 wasi_read(i32 file, const wasi_vector *to, u32 count, u32 *done);
+WASI(fd_write) i32 wasi_write(i32 file, const wasi_vector *from, u32 count, u32 *done);
+WASI(proc_exit) _Noreturn void wasi_exit(i32 code);
 
+static i64 sys_read(int file, void *to, i64 bytes)
+{
+  u32 done;
+  const wasi_vector v = {to, (u32)bytes};
+  return wasi_read(file, &v, 1, &done) ? -1 : done;
+}
+
+static i64 sys_write(int file, const void *from, i64 bytes)
+{
+  u32 done;
+  const wasi_vector v = {(void *)from, (u32)bytes};
+  return wasi_write(file, &v, 1, &done) ? -1 : done;
+}
+
+static void sys_exit(int code) { wasi_exit(code); }
+
+/* Nothing is freed: a case is small, and memory ends with it. A block ends at the end of all memory while it is the last. */
+enum { PAGE = 1 << 16 };
+static void *get_memory(void *self, u64 bytes)
+{
+  (void)self;
+  const u64 used = (bytes + 15) / 16 * 16, pages = (used + PAGE - 1) / PAGE;
+  const __SIZE_TYPE__ before = __builtin_wasm_memory_grow(0, (__SIZE_TYPE__)pages);
+  return before == (__SIZE_TYPE__)-1 ? 0 : (char *)((before + (__SIZE_TYPE__)pages) * PAGE - (__SIZE_TYPE__)used);
+}
+
+static void free_memory(void *self, void *memory) { (void)self, (void)memory; }
+/* Nothing there is executed: WebAssembly has no generated code. */
+static inline void *get_code_memory(i64 bytes) { return get_memory(0, (u64)bytes); }
+
+int main(void);
+void _start(void);
+void _start(void) { sys_exit(main()); }
+
+#else
 #if defined(__x86_64__)
 enum { SYS_READ = 0, SYS_WRITE = 1, SYS_MMAP = 9, SYS_MPROTECT = 10, SYS_MUNMAP = 11, SYS_EXIT = 231 };
 static i64 system_call(i64 n, i64 a, i64 b, i64 c, i64 d, i64 e, i64 f)

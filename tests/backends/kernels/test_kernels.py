@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sparsecc import ops, targets
+from sparsecc import ops
 from sparsecc.backends.kernels.harness import Case, build_harness, build_sanitized, run_case
 from sparsecc.backends.kernels.table import ANY, ISAS, KERNELS, MATVEC_TOKENS, KernelRow
 from sparsecc.formats.blocks import Block, BlockWeight, pack_blocks
-from tests.backends.kernels.executables import can_run, emulator, sanitized_command
+from tests.backends.kernels.executables import can_run, command_of, sanitized_command
 
 EXAMPLES = 12
 TOLERANCE = 2e-5
@@ -29,12 +29,7 @@ TOLERANCE = 2e-5
 @pytest.fixture(scope="module")
 def command(request: pytest.FixtureRequest) -> list[str]:
     """How to run the harness of the instruction set that is the parameter."""
-    reason = can_run(request.param)
-    if reason:
-        pytest.skip(reason)
-    native = targets.runs_here(targets.TARGETS["arm64-linux"])
-    foreign = request.param.startswith("arm64") and not native
-    return [*([str(emulator())] if foreign else []), str(build_harness(request.param))]
+    return command_of(request.param, build_harness)
 
 
 @dataclass(frozen=True)
