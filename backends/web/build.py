@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import onnx_ir as ir
 
 from sparsecc.backends.bundle.whole import Port
 from sparsecc.manifest import file_entry
@@ -31,6 +32,21 @@ ARRAYS = {
     "bool": "Uint8Array",
 }
 """What JavaScript has for each type of a port."""
+
+
+SETTINGS: dict[str, Any] = {
+    "mean": [0.485, 0.456, 0.406],
+    "std": [0.229, 0.224, 0.225],
+    "labels": None,
+    "vocabulary": "vocab.txt",
+    "lowercase": True,
+    "samples": [
+        "A cat sleeps on the warm windowsill.",
+        "The kitten is napping in the sun by the window.",
+    ],
+}
+"""What the owner of a demo may change in its ``settings.json``: what pixels, from 0 to 1, are less
+and divided by; a file of class names; a vocabulary of BERT's kind, and sentences."""
 
 
 def write_module(folder: Path, name: str, inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
@@ -58,6 +74,33 @@ def write_module(folder: Path, name: str, inputs: Sequence[Port], outputs: Seque
     (folder / "package.json").write_text(json.dumps(_package(name), indent=2) + "\n")
     for script in SCRIPTS:
         shutil.copyfile(HERE / "js" / script, folder / script)
+
+
+def write_demo(folder: Path, name: str, inputs: Sequence[Port], twin: ir.Model) -> None:
+    """Write the demo page of a published model into its folder ``demo``.
+
+    Args:
+        folder: Where :func:`write_module` wrote.
+        name: What the page is called.
+        inputs: In the order of the model's inputs.
+        twin: The model in standard ops with the same weights, which onnxruntime-web runs beside.
+    """
+    demo = folder / "demo"
+    demo.mkdir()
+    for file in sorted((HERE / "demo").iterdir()):
+        shutil.copyfile(file, demo / file.name)
+    settings = {"title": name, "kind": _kind(inputs), **SETTINGS}
+    (demo / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
+    ir.save(twin, demo / "dense.onnx")
+
+
+def _kind(inputs: Sequence[Port]) -> str:
+    """What a visitor can give the model: see ``demo/kinds.js``."""
+    first = inputs[0]
+    if len(inputs) == 1 and len(first.dims) == 4 and first.dims[1] in (1, 3):
+        return "picture" if first.dtype == "float32" else "numbers"
+    tokens = all(port.dtype in ("int32", "int64") and len(port.dims) <= 2 for port in inputs)
+    return "text" if tokens else "numbers"
 
 
 def _port(port: Port) -> dict[str, Any]:

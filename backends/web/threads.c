@@ -47,8 +47,7 @@ static void *run(void *self, void (*task)(void *data, u64 i), u64 count, void *d
   return 0;
 }
 
-/* The life of a worker, which begins on a stack of its own and does not end. */
-WEB_EXPORT("sc_web_work") void sc_web_work(void)
+static __attribute__((noinline)) void live(void)
 {
   i32 seen = 0;
   __atomic_add_fetch(&pool.workers, 1, __ATOMIC_SEQ_CST);
@@ -62,7 +61,15 @@ WEB_EXPORT("sc_web_work") void sc_web_work(void)
   }
 }
 
-WEB_EXPORT("sc_web_workers") i32 sc_web_workers(void) { return __atomic_load_n(&pool.workers, __ATOMIC_SEQ_CST); }
+__asm__(".globaltype __stack_pointer, i32\n");
+
+/* The life of a worker, which does not end: on a stack of its own, that grows down from `top`. The stack's pointer is set from
+   inside, because engines reach one that can be set from outside more slowly. */
+WEB_EXPORT("sc_web_work") void sc_web_work(void *top)
+{
+  __asm__ volatile("local.get %0\nglobal.set __stack_pointer" : : "r"(top));
+  live();
+}
 
 web_parallel sc_web_parallel(void) { return run; }
 

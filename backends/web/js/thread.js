@@ -3,7 +3,6 @@ import { serve } from "./messages.js";
 
 serve(async ({ module, memory, top }) => {
   const { exports } = await WebAssembly.instantiate(module, { env: { memory } });
-  exports.__stack_pointer.value = top;
-  setTimeout(exports.sc_web_work); // which does not return: only once the answer is on its way
+  setTimeout(() => exports.sc_web_work(top)); // which does not return: only once the answer is on its way
   return [true];
 });
