@@ -111,8 +111,8 @@ def _typed(port: dict[str, Any]) -> dict[str, Any]:
     """A port with what its declaration needs."""
     is_open = any(isinstance(dim, str) for dim in port["dims"])
     shape = ", ".join(str(dim) for dim in port["dims"]).replace("*/", "* /")
-    literal = "; ".join(f"readonly {key}: {json.dumps(port[key])}" for key in ("name", "type"))
-    literal = f"{{ {literal}; readonly dims: readonly {json.dumps(port['dims'])} }}"
+    literal = "; ".join(f"readonly {key}: {json.dumps(port[key], ensure_ascii=False)}" for key in ("name", "type"))
+    literal = f"{{ {literal}; readonly dims: readonly {json.dumps(port['dims'], ensure_ascii=False)} }}"
     return port | {
         "literal": literal,
         "open": is_open,
@@ -139,4 +139,5 @@ def _filled(template: str, values: dict[str, Any]) -> str:
     environment = jinja2.Environment(
         loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "ensure_ascii": False}
     return environment.get_template(template).render(values)

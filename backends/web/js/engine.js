@@ -232,7 +232,7 @@ class Model {
 async function startThread() {
   if (!inNode) return new Partner(new Worker(new URL("./thread.js", import.meta.url), { type: "module" }));
   const node = await nodeModule("worker_threads");
-  return new Partner(new node.Worker(new URL("./thread.js", import.meta.url)));
+  return new Partner(new node.Worker(new URL("./thread.js", import.meta.url), { execArgv: [] }));
 }
 
 function bytes(data) {

@@ -67,6 +67,7 @@ export class Weights {
       throw new ModelError(`${this.#url} has ${got} bytes, the model's weights ${total}: publish the whole folder again`);
     }
     await source.keep?.(view(0, total));
+    this.#signal?.throwIfAborted();
   }
 
   /** Nobody needs them any more. */

@@ -41,7 +41,7 @@ async function inWorker(about, { onProgress, signal, ...options }) {
 async function startWorker() {
   if (!inNode) return new Partner(new Worker(new URL("./worker.js", import.meta.url), { type: "module" }));
   const node = await nodeModule("worker_threads");
-  return new Partner(new node.Worker(new URL("./worker.js", import.meta.url)));
+  return new Partner(new node.Worker(new URL("./worker.js", import.meta.url), { execArgv: [] }));
 }
 
 /** A model in a worker: the same face. */

@@ -34,7 +34,7 @@ export function checkFeeds(ports, feeds) {
 
 function checked(port, value) {
   const plain = ArrayBuffer.isView(value);
-  const data = plain ? value : value?.data;
+  const data = plain || Array.isArray(value) ? value : value?.data;
   const wanted = TYPES[port.type].name;
   // By name: an array of another frame or worker has another constructor.
   const got = Object.prototype.toString.call(data).slice(8, -1);
