@@ -111,14 +111,7 @@ def _typed(port: dict[str, Any]) -> dict[str, Any]:
     """A port with what its declaration needs."""
     is_open = any(isinstance(dim, str) for dim in port["dims"])
     shape = ", ".join(str(dim) for dim in port["dims"]).replace("*/", "* /")
-    literal = "; ".join(f"readonly {key}: {json.dumps(port[key], ensure_ascii=False)}" for key in ("name", "type"))
-    literal = f"{{ {literal}; readonly dims: readonly {json.dumps(port['dims'], ensure_ascii=False)} }}"
-    return port | {
-        "literal": literal,
-        "open": is_open,
-        "array": ARRAYS[port["type"]],
-        "shape": shape,
-    }
+    return port | {"open": is_open, "array": ARRAYS[port["type"]], "shape": shape}
 
 
 def _package(name: str) -> dict[str, Any]:
