@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ STDERR_TAIL = 2000
 WASM_TRIPLE = "wasm32-freestanding"
 WASM_STACK = 1 << 20
 """Bytes of the stack of a module."""
+_INCLUDED = re.compile(r'#include "([^"]+)"')
 
 COMPILE_FLAGS = (
     *("-O3", "-g0", "-std=gnu11", "-ffreestanding", "-fPIC", "-fvisibility=hidden"),
@@ -49,6 +51,9 @@ WASM_FLAGS = (
 )
 """For wasm-ld, called directly. The memory is exported and may grow; what no export reaches falls
 away. Below the stack nothing lies: a stack that grows out of it traps."""
+
+ARCHIVE_FLAGS = ("ar", "rcsD")
+"""For an archive, of which a link takes the objects that it needs."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +129,8 @@ def cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "sparsecc"
 
 
-def _run(arguments: Sequence[str], folder: Path) -> str:
-    """Output of a zig command.
+def run_zig(arguments: Sequence[str], folder: Path) -> str:
+    """Output of a zig command, run in ``folder``.
 
     Raises:
         BackendError: zig is missing, fails or hangs; with the end of what it said.
@@ -152,7 +157,7 @@ def _run(arguments: Sequence[str], folder: Path) -> str:
 @functools.cache
 def zig_version() -> str:
     """Version of the installed zig."""
-    return _run(["version"], Path.cwd()).strip()
+    return run_zig(["version"], Path.cwd()).strip()
 
 
 def _key(build: Build) -> str:
@@ -161,18 +166,26 @@ def _key(build: Build) -> str:
     return hashlib.sha256((content + how).encode()).hexdigest()[:32]
 
 
+def included(sources: Mapping[str, str], *names: str) -> dict[str, str]:
+    """Texts of sources and of all that they include among them."""
+    read: dict[str, str] = {}
+    left = list(names)
+    while left:
+        name = left.pop()
+        if name in sources and name not in read:
+            read[name] = sources[name]
+            left += _INCLUDED.findall(sources[name])
+    return read
+
+
 def _object_key(build: Build, unit: Unit) -> str:
-    read = {
-        name: text
-        for name, text in build.sources.items()
-        if name == unit.source or name.endswith(".h")
-    }
+    read = included(build.sources, unit.source)
     content = repr((zig_version(), build.triple, build.compile_flags, unit, sorted(read.items())))
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
 def _compile(build: Build, unit: Unit, number: int, folder: Path) -> str:
-    """Object of a unit, in ``folder``; from the cache when neither it nor a header changed."""
+    """Object of a unit, in ``folder``; from the cache if nothing that it reads changed."""
     output = f"{number:02}-{Path(unit.source).stem}.o"
     kept = cache_dir() / "objects" / f"{_object_key(build, unit)}.o"
     if kept.exists():
@@ -182,7 +195,7 @@ def _compile(build: Build, unit: Unit, number: int, folder: Path) -> str:
     defines = [f"-D{define}" for define in unit.defines]
     flags = [*build.compile_flags, *unit.flags]
     target = ["-target", build.triple, *cpu]
-    _run(["cc", *target, *flags, *defines, "-c", unit.source, "-o", output], folder)
+    run_zig(["cc", *target, *flags, *defines, "-c", unit.source, "-o", output], folder)
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as aside:
         aside.write((folder / output).read_bytes())
@@ -211,8 +224,11 @@ def compile_and_link(build: Build, folder: Path) -> Path:
         BackendError: zig failed.
     """
     objects = compile_objects(build, folder)
-    linker = "wasm-ld" if is_wasm(build.triple) else "ld.lld"
-    _run([linker, *build.link_flags, *objects, "-o", build.name], folder)
+    if build.link_flags == ARCHIVE_FLAGS:
+        run_zig([*ARCHIVE_FLAGS, build.name, *objects], folder)
+    else:
+        linker = "wasm-ld" if is_wasm(build.triple) else "ld.lld"
+        run_zig([linker, *build.link_flags, *objects, "-o", build.name], folder)
     return folder / build.name
 
 
@@ -262,9 +278,9 @@ def link_library(
             for name, content in (sources or {}).items():
                 (folder / name).write_bytes(content)
             for name in (name for name in sources or {} if name.endswith(".s")):
-                _run(["cc", "-target", triple, "-c", name, "-o", f"{name}.o"], folder)
+                run_zig(["cc", "-target", triple, "-c", name, "-o", f"{name}.o"], folder)
                 objects.append(f"{name}.o")
-            _run(["ld.lld", *SHARED_FLAGS, *objects, "-o", output.name], folder)
+            run_zig(["ld.lld", *SHARED_FLAGS, *objects, "-o", output.name], folder)
             os.replace(folder / output.name, output)
     except OSError as error:
         raise BackendError(

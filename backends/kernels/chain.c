@@ -171,7 +171,7 @@ static void stream_rows(sc_stream *s, i64 stage, i64 top, i64 rows)
   image *m = s->data;
   float *copies = m->task + m->segment->floats;
   if (m->p->grids[stage].pitch) pack_rows(m, stage, top, rows, copies, 0, m->p->values[stage].channels);
-  if (!m->c->stages[stage].kernel->code)
+  if (!sc_code_of(m->c->stages[stage].kernel))
     run_rows(m, stage, top, rows, 0, units_of(m, stage), copies, copies + m->segment->copies);
   else if (run_code(m, stage, top, rows, 0, 0)) m->failed = 1;
 }
@@ -244,7 +244,7 @@ static int run_stage(image *m, const sc_parallel *parallel, void **host_error)
   const sc_stage *s = &m->c->stages[m->stage];
   const sc_grid *g = &m->p->grids[m->stage];
   const sc_value *out = &m->p->values[m->stage + 1];
-  if (s->kernel->code) return run_code(m, m->stage, 0, out->height, parallel, host_error);
+  if (sc_code_of(s->kernel)) return run_code(m, m->stage, 0, out->height, parallel, host_error);
   i64 weights = s->kernel->strip_count ? s->kernel->tap_count * s->kernel->strips[0].mr : 0;
   int slot, status = SC_OK, packs = g->pitch > 0;
   i64 work = (weights + out->channels) * ceil_div(out->height * out->width, VL);

@@ -230,7 +230,7 @@ int SC(sc_conv)(sc_kernel *k, const sc_image *image, const float *x, const float
 {
   const sc_spec *s = &k->spec;
   if (image->batch == 0) return SC_OK;
-  if (k->code) return SC(sc_code_conv)(k, image, x, residual, y, parallel, host_error);
+  if (sc_code_of(k)) return SC(sc_code_conv)(k, image, x, residual, y, parallel, host_error);
   i64 pixels = image->height * image->width * image->out_height * image->out_width;
   if (pixels == 1 && s->group * s->kernel[0] * s->kernel[1] == 1 && !s->pad[0] && !s->pad[1])
     return SC(sc_matmul)(k, image->batch, x, residual, y, parallel, host_error);

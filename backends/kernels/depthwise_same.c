@@ -3,6 +3,10 @@
 #include "lines.h"
 #include "pack.h"
 
+#ifndef SC_LARGEST_SAME           /* a bundle without such layers has no kernels for 5x5 */
+#define SC_LARGEST_SAME 5
+#endif
+
 enum {
   SOON = 8,                      /* channels ahead whose first and last rows are fetched: another thread may have made them */
   MOST = 4,                      /* output rows of a 5x5 kernel at once, half of stride 2: pointers to their inputs stay in registers */
@@ -229,7 +233,7 @@ int SC(sc_is_same_depthwise)(const sc_kernel *k, i64 height, i64 width)
   i64 side = s->kernel[0], reach = side / 2, stride = s->stride[0], columns = width / stride;
   int same = side == s->kernel[1] && stride == s->stride[1] && s->dilation[0] == 1 && s->dilation[1] == 1;
   for (int i = 0; i < 4; i++) same &= s->pad[i] == reach;
-  same &= (side == 3 || side == 5) && (stride == 1 || (stride == 2 && width % 2 == 0 && height % 2 == 0));
+  same &= (side == 3 || side == SC_LARGEST_SAME) && (stride == 1 || (stride == 2 && width % 2 == 0 && height % 2 == 0));
   return same && (columns <= VL || columns >= VL + reach);
 }
 
@@ -255,7 +259,7 @@ void SC(sc_same_depthwise)(const sc_kernel *k, const sc_lines *x, const sc_lines
     sc_filter f = {.weights = k->weights + k->strips[filter].weight, .bias = k->bias[filter], .low = clamp ? 0.f : -inf,
                    .high = clamp && s->activation == SC_RELU6 ? 6.f : inf};
     if (s->kernel[0] == 3 && s->stride[0] == 1) channel(3, 1, &c, &f, rows);
-    else if (s->kernel[0] == 3) channel(3, 2, &c, &f, rows);
+    else if (SC_LARGEST_SAME == 3 || s->kernel[0] == 3) channel(3, 2, &c, &f, rows);
     else if (s->stride[0] == 1) channel(5, 1, &c, &f, rows);
     else channel(5, 2, &c, &f, rows);
     for (i64 i = 0; late && i < count; i++) c.y[i] += c.residual[i];

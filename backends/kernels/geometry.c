@@ -52,7 +52,7 @@ static int lay_out(const sc_kernel *k, sc_geometry *g)
     g->image.height = g->image.out_height = 1;
   }
   /* Generated code reads panels, which are packed anyway. */
-  g->direct = g->plain && (k->code || (g->image.width >= VL && g->image.width % LINE_FLOATS == 0 && g->image.width % ALIAS_FLOATS));
+  g->direct = g->plain && (sc_code_of(k) || (g->image.width >= VL && g->image.width % LINE_FLOATS == 0 && g->image.width % ALIAS_FLOATS));
   if (g->direct) {
     g->tile_height = g->tiles = g->group = 1;
     g->tile_width = g->plane = g->image.width;

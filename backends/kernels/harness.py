@@ -7,7 +7,7 @@ import math
 import os
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,12 +108,21 @@ def build_sanitized(isa: str, compiler: str, folder: Path) -> Path:
     return sanitized(units([isa], "harness.c", dot=False), isa, compiler, folder)
 
 
-def sanitized(parts: Sequence[Unit], isa: str, compiler: str, folder: Path) -> Path:
-    """Units of one instruction set as an executable under sanitizers; see `build_sanitized`."""
+def sanitized(
+    parts: Sequence[Unit],
+    isa: str,
+    compiler: str,
+    folder: Path,
+    sources: Mapping[str, str] | None = None,
+) -> Path:
+    """Units of one instruction set as an executable under sanitizers; see `build_sanitized`.
+
+    ``sources`` are more files than those of the kernels and their drivers.
+    """
     march = [f"-march={isa}"] if isa in ISAS and isa.startswith("x86") else []
     checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O0", "-g"]
     with tempfile.TemporaryDirectory(dir=folder) as aside:
-        for name, text in read_sources(HERE / "driver").items():
+        for name, text in (read_sources(HERE / "driver") | dict(sources or {})).items():
             (Path(aside) / name).write_text(text)
         objects = []
         for unit in parts:

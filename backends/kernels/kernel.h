@@ -54,6 +54,14 @@ struct sc_kernel {
   sc_geometry *geometry[GEOMETRIES];
 };
 
+/* Generated code is for AVX-512: elsewhere a linker drops what runs it. */
+#if VB == 64 && defined(__x86_64__)
+#define SC_RUNS_CODE 1
+#else
+#define SC_RUNS_CODE 0
+#endif
+static inline const sc_code *sc_code_of(const sc_kernel *k) { return SC_RUNS_CODE ? k->code : 0; }
+
 HIDDEN int SC(sc_create)(const sc_spec *spec, const sc_host *host, sc_kernel **out);
 HIDDEN void SC(sc_destroy)(sc_kernel *kernel);
 /* For a step that has made its own offsets of them. */

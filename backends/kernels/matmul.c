@@ -160,7 +160,7 @@ int SC(sc_matmul)(sc_kernel *k, i64 tokens, const float *x, const float *residua
                   void **host_error)
 {
   if (tokens == 0) return SC_OK;
-  if (k->code) return SC(sc_code_matmul)(k, tokens, x, residual, y, parallel, host_error);
+  if (sc_code_of(k)) return SC(sc_code_matmul)(k, tokens, x, residual, y, parallel, host_error);
   sc_job j = {.kernel = k, .tokens = tokens, .depth = k->spec.channels, .x = x, .residual = residual, .y = y,
               .chunks = clip(TASKS, 1, k->strip_count)};
   i32 mr = k->strips[0].mr;

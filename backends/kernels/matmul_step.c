@@ -91,7 +91,7 @@ static const char *create_matmul(const sc_step_spec *spec, const sc_host *host, 
   *state = m;
   if (SC(sc_create)(&s, host, &m->kernel)) return no_memory;
   const sc_kernel *k = m->kernel;
-  if (!m->lanes || k->code) return 0;
+  if (!m->lanes || sc_code_of(k)) return 0;
   if (k->spec.channels > MAX_FLOATS / T64) return "the weight has too many inputs";
   const i64 taps = k->column_count, padded = taps + AHEAD + 1;
   m->offsets = sc_get(host, padded * (i64)sizeof *m->offsets);
@@ -120,7 +120,9 @@ static int run_matmul(void *state, const sc_tensor *const *in, sc_tensor *const 
   const float *x = in[0]->data, *residual = in[1] ? in[1]->data : 0;
   if (!tokens) return SC_OK;
   if (m->offsets) return run_t64(m, tokens, x, residual, out[0]->data, call);
-  return (m->lanes ? SC(sc_code_lanes) : SC(sc_matmul))(m->kernel, tokens, x, residual, out[0]->data, call->parallel, call->host_error);
+  if (m->lanes && sc_code_of(m->kernel)) /* else there are offsets */
+    return SC(sc_code_lanes)(m->kernel, tokens, x, residual, out[0]->data, call->parallel, call->host_error);
+  return SC(sc_matmul)(m->kernel, tokens, x, residual, out[0]->data, call->parallel, call->host_error);
 }
 
 extern const sc_step_kind SC(sc_step_matmul);

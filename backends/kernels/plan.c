@@ -77,16 +77,6 @@ static i64 walk(sc_kernel *k, const sc_spec *s, i64 *start)
   return weights;
 }
 
-/* Generated code is for AVX-512 only. */
-static const sc_code *find_code(const sc_spec *s)
-{
-#if VB == 64 && defined(__x86_64__)
-  return s->no_code ? 0 : sc_find_code(s);
-#else
-  return (void)s, (const sc_code *)0;
-#endif
-}
-
 /* The streams of a strip's cells: biases before the first, then weights by column, then row. `start` has room for depth + 1
    numbers. */
 static void fill_streams(const sc_kernel *k, const sc_spec *s, i64 number, i64 *start)
@@ -119,7 +109,7 @@ static i64 walk_code(sc_kernel *k, const sc_spec *s, i64 *start)
 }
 
 /* Counts when there are no strips yet, fills them otherwise. */
-static i64 plan(sc_kernel *k, const sc_spec *s, i64 *start) { return k->code ? walk_code(k, s, start) : walk(k, s, start); }
+static i64 plan(sc_kernel *k, const sc_spec *s, i64 *start) { return sc_code_of(k) ? walk_code(k, s, start) : walk(k, s, start); }
 
 /* Whether values lie as the kernel reads them: a block row is a strip, its columns are in the order of their channels. */
 static int in_place(const sc_kernel *k, const sc_spec *s)
@@ -148,8 +138,8 @@ int SC(sc_create)(const sc_spec *spec, const sc_host *host, sc_kernel **out)
   if (!k) return SC_MEMORY;
   *k = (sc_kernel){.host = *host, .spec = *spec};
   sc_scratch_retain(host);
-  k->code = find_code(spec);
-  i64 weights = plan(k, spec, 0), numbers = (k->code ? k->column_count : spec->channels) + 1;
+  k->code = SC_RUNS_CODE && !spec->no_code ? sc_find_code(spec) : 0;
+  i64 weights = plan(k, spec, 0), numbers = (sc_code_of(k) ? k->column_count : spec->channels) + 1;
   i64 *start = get(host, (u64)numbers * sizeof *start);
   k->columns = get(host, (u64)k->column_count * sizeof *k->columns);
   if (in_place(k, spec)) k->weights = spec->values;

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from sparsecc.backends.codegen.toolchain import Unit
-from sparsecc.backends.kernels.table import ISAS, Isa, c_header
+from sparsecc.backends.codegen.toolchain import Unit, included
+from sparsecc.backends.kernels.table import ISAS, STEPS, Isa, c_header
 
 HERE = Path(__file__).parent
 TOKENS = (
@@ -43,6 +43,9 @@ INT8 = (
 BASE = ("check.c", "cpu.c", "codes.c", "externs.c", "weight.c", "region.c", "region_plan.c")
 """Compiled once, for a CPU that may have none of them."""
 
+SELDOM = ("cpu.c", "weight.c", "region.c", "region_plan.c", "bundle.c")
+"""Of what is compiled once: what runs once for each model, input size or call, and may be small."""
+
 OF_FAMILY = {"wasm": ("vec_wasm.h", "dot4_wasm.h")}
 """Headers that only the kernels of a family of targets include."""
 
@@ -51,9 +54,6 @@ NOT_TIMED = ("steps.c", "extern.c")
 
 CLANG_WIDE = ("-mprefer-vector-width=512",)
 """clang would otherwise split 64-byte vectors into halves on x86-64-v4."""
-
-
-_INCLUDED = re.compile(r'#include "([^"]+)"')
 
 
 def read_sources(*folders: Path) -> dict[str, str]:
@@ -74,14 +74,8 @@ def timed_sources(isas: Sequence[str]) -> dict[str, str]:
         if not any(isa.startswith(family) for isa in isas)
         for name in names
     }
-    kept: dict[str, str] = {}
-    left = [name for name in (*PER_ISA, *INT8) if isas and name not in NOT_TIMED]
-    while left:
-        name = left.pop()
-        if name not in kept and name not in others:
-            kept[name] = files[name]
-            left += _INCLUDED.findall(files[name])
-    return kept
+    timed = [name for name in (*PER_ISA, *INT8) if isas and name not in NOT_TIMED]
+    return included({name: text for name, text in files.items() if name not in others}, *timed)
 
 
 def isa_units(isas: Sequence[str], *, dot: bool = True) -> tuple[Unit, ...]:
@@ -94,6 +88,28 @@ def _of_isa(isa: Isa, *, dot: bool) -> tuple[Unit, ...]:
     flags = CLANG_WIDE if isa.vector_bytes == 64 else ()
     own = tuple(Unit(source, isa.cpu, defines, flags) for source in PER_ISA)
     return own + int8_units(isa, dot=dot)
+
+
+def chosen_units(
+    isas: Sequence[str], kinds: Collection[str], largest_same: int
+) -> tuple[Unit, ...]:
+    """Units that take the place of their like in a library of one program, which has no ops.
+
+    Args:
+        isas: Instruction sets.
+        kinds: The step kinds of :data:`STEPS` that the program has.
+        largest_same: The side of the largest window, 3 or 5, that a depthwise layer of it has.
+    """
+    used = " ".join(f"X({kind})" for kind in STEPS if kind in kinds)
+    defines = {
+        "steps.c": f"SC_USED_STEPS(X)={used}",
+        "depthwise_same.c": f"SC_LARGEST_SAME={largest_same}",
+    }
+    return tuple(
+        dataclasses.replace(unit, defines=(*unit.defines, defines[unit.source]))
+        for unit in isa_units(isas)
+        if unit.source in defines
+    )
 
 
 def int8_units(isa: Isa, *, dot: bool = True) -> tuple[Unit, ...]:
@@ -114,5 +130,8 @@ def units(isas: Sequence[str], *more: str, dot: bool = True) -> tuple[Unit, ...]
     Without ``dot`` none of them uses an instruction for products of bytes.
     """
     has = tuple(f"SC_HAS_{ISAS[name].suffix.upper()}" for name in isas)
-    base = tuple(Unit(source, defines=has) for source in (*BASE, *more))
+    base = tuple(
+        Unit(source, defines=has, flags=("-Os",) if source in SELDOM else ())
+        for source in (*BASE, *more)
+    )
     return isa_units(isas, dot=dot) + base

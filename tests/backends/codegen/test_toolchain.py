@@ -79,23 +79,32 @@ def test_the_library_has_the_same_bytes_every_time(
 def test_only_what_changed_is_compiled_again(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     two = replace(
         build,
-        sources={**build.sources, "two.h": "", "other.c": "int other(void) { return 1; }\n"},
+        sources={
+            **build.sources,
+            "other.c": '#include "one.h"\nint other(void) { return 1; }\n',
+            "one.h": '#include "two.h"\n',
+            "two.h": "",
+            "three.h": "",
+        },
         units=(Unit("add.c"), Unit("other.c")),
     )
     build_cached(two)
     compiled: list[str] = []
-    run = toolchain._run
+    run = toolchain.run_zig
 
     def note(arguments: list[str], folder: Path) -> str:
         compiled.extend(name for name in arguments if name.endswith(".c"))
         return run(arguments, folder)
 
-    monkeypatch.setattr(toolchain, "_run", note)
+    monkeypatch.setattr(toolchain, "run_zig", note)
     build_cached(replace(two, sources={**two.sources, "add.c": ADD + "/* new */\n"}))
     assert compiled == ["add.c"]
     compiled.clear()
     build_cached(replace(two, sources={**two.sources, "two.h": "/* new */\n"}))
-    assert sorted(compiled) == ["add.c", "other.c"]
+    assert compiled == ["other.c"]
+    compiled.clear()
+    build_cached(replace(two, sources={**two.sources, "three.h": "/* new */\n"}))
+    assert not compiled
 
 
 def test_a_compile_error_names_the_line(build: Build) -> None:
