@@ -72,6 +72,7 @@ def copy_artifact(source: Path, folder: Path) -> None:
     manifest = read_manifest(source)
     with written_aside(folder) as fresh:
         for name in (FILE_NAME, *manifest.files):
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, fresh / name)
 
 
@@ -93,8 +94,7 @@ def open_artifact(folder: Path) -> Manifest:
 
 def _check_replaceable(folder: Path) -> None:
     """Only what is an artifact from end to end may be replaced: the rest is somebody's work."""
-    present = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
-    if not present:
+    if folder.is_dir() and not any(folder.iterdir()):
         return
     fix = "choose another output folder, or remove it yourself"
     try:
@@ -103,12 +103,19 @@ def _check_replaceable(folder: Path) -> None:
         raise ArtifactError(
             f"{folder} exists and is not a sparsecc artifact: it will not be overwritten", fix=fix
         ) from error
-    if foreign := sorted(present - listed):
+    if foreign := sorted(_names_below(folder) - listed):
         raise ArtifactError(
             f"{folder} holds {foreign[0]!r}, which is not part of the artifact: "
             "it will not be overwritten",
             fix=fix,
         )
+
+
+def _names_below(folder: Path) -> set[str]:
+    """Names from there of all that is below a folder, but for folders that hold something."""
+    below = {path: path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+    full = {path.parent for path in below}
+    return {name for path, name in below.items() if path not in full}
 
 
 def _nearest_folder(place: Path) -> Path:

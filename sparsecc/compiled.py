@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from sparsecc.artifact import copy_artifact, open_artifact
-from sparsecc.backends.onnxruntime.run import check_runs_here, open_session
+from sparsecc.backends.onnxruntime.run import check_runs_here
+from sparsecc.engines import open_engine
 from sparsecc.errors import ModelError
-from sparsecc.manifest import MODEL_NAME, Manifest
+from sparsecc.manifest import Manifest
+from sparsecc.measure import Session
 from sparsecc.report import Report
 from sparsecc.search.plan import Plan
 
@@ -31,7 +32,7 @@ class Compiled:
     Attributes:
         path: The artifact folder.
         manifest: What the folder says about itself.
-        portable: Whether the dense portable bodies run instead of the library.
+        portable: Whether the dense portable bodies run instead of the library, where there are any.
     """
 
     def __init__(self, path: Path, manifest: Manifest, *, portable: bool = False) -> None:
@@ -40,13 +41,13 @@ class Compiled:
         self.portable = portable
 
     @functools.cached_property
-    def session(self) -> ort.InferenceSession:
-        """The ONNX Runtime session, opened at the first use."""
-        library = self.manifest.library
-        use_library = library is not None and not self.portable
-        return open_session(
-            self.path / MODEL_NAME, library=self.path / str(library) if use_library else None
-        )
+    def session(self) -> Session:
+        """What runs it, opened at the first use: an ONNX Runtime session, or one like it.
+
+        Raises:
+            TargetError: Nothing on this machine does.
+        """
+        return open_engine(self.path, self.manifest, portable=self.portable)
 
     @functools.cached_property
     def plan(self) -> Plan:
@@ -116,7 +117,8 @@ def load(folder: str | Path) -> Compiled:
 
     Raises:
         ArtifactError: It is missing, incomplete or altered.
-        TargetError: It was compiled for another processor.
+        TargetError: It is for ONNX Runtime on another processor; what has a runtime of its own is
+            opened anywhere, and says so when it is called.
     """
     path = Path(folder)
     manifest = open_artifact(path)

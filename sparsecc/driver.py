@@ -20,6 +20,8 @@ def compile(
     model: Any,
     target: str = "native",
     *,
+    backend: str | None = None,
+    name: str = "model",
     sparsity: str = "existing",
     overrides: Mapping[str, str] | None = None,
     calibration: Any = None,
@@ -56,6 +58,10 @@ def compile(
             ``torch.export.ExportedProgram`` or ``torch.fx.GraphModule``. It is not changed.
         target: ``native``, a name such as ``x86-64`` (see ``sparsecc.targets``), or the path of a
             target's JSON file.
+        backend: What comes out: ``onnxruntime``, an ONNX file and a library of its ops;
+            ``bundle``, a library that needs no runtime; ``tvm``, a library for TVM's. By default
+            what the target is for: ``onnxruntime`` where there is one, ``bundle`` on the web.
+        name: What functions and files of such a library are called, a C identifier.
         sparsity: ``existing`` (the zeros already there), or a request such as ``4x1:0.8``,
             ``unstructured:0.5`` or ``2:4``. ``channels:0.3`` and ``heads:0.25`` are removed from
             the whole model, so that its layers become smaller.
@@ -122,6 +128,8 @@ def compile(
         recover_loss=recover_loss,
         checkpoint=checkpoint,
         permute=permute,
+        backend=backend,
+        name=name,
     )
     job = start(
         model, request, calibration, labels, example_inputs, dynamic_shapes, verify, progress
@@ -134,6 +142,7 @@ def plan(
     model: Any,
     target: str = "native",
     *,
+    backend: str | None = None,
     calibration: Any,
     labels: Any = None,
     max_drop: float | None = None,
@@ -156,6 +165,7 @@ def plan(
     Args:
         model: As :func:`compile` takes it, like all that follows.
         target: What it is for.
+        backend: What the model will become.
         calibration: Sample inputs; half of the batches judge.
         labels: What the samples should give.
         max_drop: Quality that may be lost, as a share.
@@ -187,6 +197,7 @@ def plan(
         quality=quality,
         executor=executor,
         permute=permute,
+        backend=backend,
     )
     job = start(
         model, request, calibration, labels, example_inputs, dynamic_shapes, False, progress
@@ -202,6 +213,8 @@ def apply(
     plan: Plan,
     *,
     target: str | None = None,
+    backend: str | None = None,
+    name: str = "model",
     calibration: Any = None,
     labels: Any = None,
     example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
@@ -216,6 +229,8 @@ def apply(
         model: As :func:`compile` takes it.
         plan: From :func:`plan`, an artifact or a file, edited or not.
         target: Another target than the plan's.
+        backend: Another backend than the plan's.
+        name: Of a library without a runtime, as :func:`compile` takes it.
         calibration: Sample inputs; without them masks are by magnitude.
         labels: What the samples should give.
         example_inputs: For torch: the arguments of one call.
@@ -229,7 +244,7 @@ def apply(
         PlanError: The plan is for another model; names the first layer that differs.
         SparseccError: As :func:`compile`.
     """
-    request = request_of(plan, target, executor)
+    request = request_of(plan, target, executor, backend=backend, name=name)
     job = start(
         model, request, calibration, labels, example_inputs, dynamic_shapes, verify, progress
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from sparsecc.passes import edit, pipeline
 from sparsecc.passes.base import Context, Refusal, run
 from sparsecc.passes.quantize.rows import int8_rows
 from sparsecc.passes.regions.predict import between, context, rest
+from sparsecc.passes.regions.units import units_of
 from sparsecc.passes.structured.carry_out import Factored, exact_factors, rewrite_layers
 from sparsecc.passes.structured.detect import exact_structures
 from sparsecc.passes.structured.rewrite import marks
@@ -32,27 +33,28 @@ from sparsecc.passes.weights.dense_products import DenseProducts
 from sparsecc.passes.weights.depthwise import Depthwise
 from sparsecc.passes.weights.layers import find_layers, matrix, set_matrix
 from sparsecc.passes.weights.to_sparse import ToSparse
-from sparsecc.report.rows import DENSE_KERNEL, LayerRow
+from sparsecc.report.rows import DENSE_KERNEL, TVM_KERNEL, LayerRow
 from sparsecc.targets import Target
 
 FIXED_BLOCK, FIXED_OF = 4, 5
 """Of :func:`fixed`: one in so many blocks of so many rows is kept."""
 
 
-def inspect(model: Any, target: str = "native") -> list[LayerRow]:
+def inspect(model: Any, target: str = "native", backend: str | None = None) -> list[LayerRow]:
     """One row per layer of a model or an artifact.
 
     Args:
         model: Anything :func:`sparsecc.compile` takes without example inputs, or the folder of an
             artifact.
         target: What times are estimated for; an artifact has its own.
+        backend: What the model would become; by default what the target is for.
 
     Returns:
         Rows in the order of the graph, layers that cannot be pruned among them, with the reason.
     """
     if isinstance(model, (str, Path)) and Path(model).is_dir():
         return [LayerRow.from_json(row) for row in open_artifact(Path(model)).layers]
-    hardware = targets.read(target)
+    hardware = targets.with_backend(targets.read(target), backend)
     ctx = Context(target=hardware)
     graph = capture(model)
     run(pipeline.EXACT_BEFORE, graph, ctx)
@@ -93,8 +95,20 @@ def rewrite(graph: ir.Model, target: Target, ctx: Context) -> list[LayerRow]:
             )
     for name, row in int8_rows(graph, target).items():
         rows[name] = dataclasses.replace(row, op=rows[name].op)
+    if target.stands_alone:
+        rows |= _without_runtime(graph, rows)
     rows = merged(rows, parts, target)
     return sorted(rows.values(), key=lambda row: order.get(row.name, len(order)))
+
+
+def _without_runtime(graph: ir.Model, rows: Mapping[str, LayerRow]) -> dict[str, LayerRow]:
+    """Rows of layers that no packed weight stands for: a step that reads the weight, or TVM."""
+    steps = {node.name for unit in units_of(graph)[0] for node in unit.nodes}
+    return {
+        name: dataclasses.replace(row, kernel="matmul-dense" if name in steps else TVM_KERNEL)
+        for name, row in rows.items()
+        if row.kernel == DENSE_KERNEL
+    }
 
 
 def predicted(model: Any, target: str) -> tuple[Estimate, Sums]:

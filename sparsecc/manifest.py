@@ -6,13 +6,13 @@ import hashlib
 import json
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from sparsecc.errors import ArtifactError
 
-FORMAT = 2
+FORMAT = 3
 FILE_NAME = "manifest.json"
 MODEL_NAME = "model.onnx"
 DATA_NAME = "model.onnx.data"
@@ -62,6 +62,31 @@ class RegionEntry(_Strict):
     nodes: tuple[str, ...]
 
 
+class PortEntry(_Strict):
+    """An input or output of the model; see ``backends.bundle.whole.Port``."""
+
+    name: str
+    dtype: Literal["float32", "int32", "int64", "uint8", "int8", "bool"]
+    dims: tuple[int | str, ...]
+
+
+class ReferenceEntry(_Strict):
+    """What the masked-dense twin computes for one output from made-up inputs.
+
+    Attributes:
+        name: The output.
+        shape: Of all of it.
+        scale: Its largest magnitude.
+        values: Elements at places that are spread evenly over it, the first and the last among
+            them.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    scale: float
+    values: tuple[float, ...]
+
+
 class RefusalEntry(_Strict):
     """A node that a pass left alone, and why."""
 
@@ -78,8 +103,10 @@ class Manifest(_Strict):
         sparsecc: Version that made it.
         tools: Versions of the packages that took part.
         target: Name of the target.
-        hardware: All of the target, as its file has it.
-        library: File name of the custom-op library, or None when no layer runs sparse.
+        hardware: All of the target, as its file has it, the backend among it.
+        name: What functions and files of a library are called.
+        library: File name of the custom-op library for ONNX Runtime, or None when no layer runs
+            sparse and for other backends.
         opset: Default-domain opset of the model.
         files: Every other file of the folder, by name.
         plan: The plan that made it, as plain data.
@@ -90,7 +117,11 @@ class Manifest(_Strict):
         nodes_after: The model that was written, likewise; the nodes of a region are in its place.
         dense_bytes: Bytes of the weights of the model that came in.
         refusals: What passes left alone, and why.
-        numerics: Measured agreement with the masked-dense twin.
+        inputs: Of an artifact without ONNX Runtime, in the order of its program.
+        outputs: Likewise.
+        reference: What it should compute; empty where that could not be made up.
+        numerics: Measured agreement with the masked-dense twin; empty where nothing here runs it.
+        not_run: Why nothing here runs it, or "".
         quality: Measured agreement with the user's dense model.
     """
 
@@ -99,6 +130,7 @@ class Manifest(_Strict):
     tools: dict[str, str]
     target: str
     hardware: dict[str, Any] = Field(default_factory=dict)
+    name: str = "model"
     library: str | None
     opset: int
     files: dict[str, FileEntry]
@@ -109,8 +141,22 @@ class Manifest(_Strict):
     nodes_after: list[NodeEntry] = Field(default_factory=list)
     dense_bytes: int = Field(default=0, ge=0)
     refusals: list[RefusalEntry]
+    inputs: list[PortEntry] = Field(default_factory=list)
+    outputs: list[PortEntry] = Field(default_factory=list)
+    reference: list[ReferenceEntry] = Field(default_factory=list)
     numerics: dict[str, float]
+    not_run: str = ""
     quality: dict[str, float]
+
+    @property
+    def backend(self) -> str:
+        """What it is, as ``Target.backend`` says."""
+        return str(self.hardware.get("backend", "onnxruntime"))
+
+    @property
+    def has_model(self) -> bool:
+        """Whether the model is in it as an ONNX file."""
+        return self.backend == "onnxruntime"
 
     @property
     def size_bytes(self) -> int:
@@ -172,9 +218,10 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     Raises:
         ArtifactError: Names the first file that is missing, misplaced or altered.
     """
-    names = [*manifest.files, *([manifest.library] if manifest.library else []), MODEL_NAME]
-    for name in names:
-        if Path(name).name != name or name in ("", ".", ".."):
+    needed = [MODEL_NAME] if manifest.has_model else []
+    needed += [manifest.library] if manifest.library else []
+    for name in (*manifest.files, *needed):
+        if not _is_inside(folder, name):
             raise ArtifactError(
                 f"{folder / FILE_NAME} names a file outside its folder: {name!r}", fix=DISTRUST
             )
@@ -185,11 +232,27 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         if path.is_symlink() or not path.is_file():
             raise ArtifactError(
                 f"{folder} is incomplete: {name} is missing",
-                fix="copy the whole folder, or compile again; model.onnx alone runs on stock "
-                "onnxruntime, densely",
+                fix="copy the whole folder, or compile again",
             )
         if path.stat().st_size != expected.bytes or file_entry(path) != expected:
             raise ArtifactError(
                 f"{path} was altered after it was compiled (its hash differs)",
                 fix=DISTRUST,
             )
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    """Whether a name is that of a file of the folder, reached through no link."""
+    parts = name.split("/")
+    plain = all(part not in ("", ".", "..") and Path(part).name == part for part in parts)
+    if not plain or "\\" in name or ":" in name:
+        return False
+    above = [folder.joinpath(*parts[:depth]) for depth in range(1, len(parts))]
+    return not any(each.is_symlink() for each in above)
+
+
+def files_of(folder: Path) -> dict[str, FileEntry]:
+    """All files below a folder by their names from there, in the order of these."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    entries = {path.relative_to(folder).as_posix(): path for path in paths}
+    return {name: file_entry(entries[name]) for name in sorted(entries)}

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from sparsecc.errors import ModelError
@@ -15,6 +14,20 @@ from sparsecc.quality import metrics
 Array = NDArray[Any]
 Feed = Mapping[str, Array]
 
+
+class Session(Protocol):
+    """What runs a model: ONNX Runtime's session, or one of ours that is like it."""
+
+    def get_inputs(self) -> Sequence[Any]:
+        """Its inputs; each has a ``name``."""
+
+    def get_outputs(self) -> Sequence[Any]:
+        """Its outputs; each has a ``name``."""
+
+    def run(self, names: Any, feed: Any) -> Sequence[Any]:
+        """Outputs by these names (None: all) for inputs by name."""
+
+
 SIGNIFICANT_DIGITS = 4
 TOLERANCE = 1e-3
 """Largest accepted error relative to the largest output, float32 through a whole model."""
@@ -22,11 +35,11 @@ LARGEST = 1e30
 """Stands for an infinite error: JSON has no infinity."""
 
 
-def run_once(session: ort.InferenceSession, feed: Feed) -> list[Array]:
+def run_once(session: Session, feed: Feed) -> list[Array]:
     """All outputs of one run, as arrays.
 
     Raises:
-        ModelError: ONNX Runtime cannot run the model on this feed; names the node.
+        ModelError: The model does not run on this feed; names the node.
     """
     try:
         outputs = session.run(None, dict(feed))
@@ -57,9 +70,7 @@ def max_rel_error(got: Sequence[Array], wanted: Sequence[Array]) -> float:
     return worst
 
 
-def largest_error(
-    session: ort.InferenceSession, reference: ort.InferenceSession, feeds: Iterable[Feed]
-) -> float:
+def largest_error(session: Session, reference: Session, feeds: Iterable[Feed]) -> float:
     """The worst :func:`max_rel_error` over the feeds."""
     return max(
         (max_rel_error(run_once(session, feed), run_once(reference, feed)) for feed in feeds),
@@ -67,9 +78,7 @@ def largest_error(
     )
 
 
-def agreement(
-    session: ort.InferenceSession, reference: ort.InferenceSession, feeds: Iterable[Feed]
-) -> dict[str, float]:
+def agreement(session: Session, reference: Session, feeds: Iterable[Feed]) -> dict[str, float]:
     """Agreement with the dense model, the worst floating-point output over all feeds.
 
     Returns:

@@ -185,6 +185,7 @@ def plan_of(job: Job, outcome: Outcome, rows: Sequence[LayerRow]) -> Plan:
         sparsecc=sparsecc.__version__,
         model_hash=job.identity,
         target=job.request.target.name,
+        backend=job.request.target.backend,
         layers=tuple(
             _planned(row, row.shape, outcome)
             for row in rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,10 @@ from sparsecc.targets import Target
 SCORES: tuple[Method, ...] = ("magnitude", "wanda", "sparsegpt", "alps")
 
 QUANTIZATIONS = ("int8",)
+
+NAME = "model"
+"""What a library is called that nobody names."""
+_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
 
 Name = TypeVar("Name", bound=str)
 
@@ -54,6 +59,7 @@ class Request:
     recover_loss: Any = None
     checkpoint: Path | None = None
     permute: bool = False
+    name: str = NAME
 
 
 def read_budget(
@@ -87,13 +93,22 @@ def read_budget(
     return given[0] if given else None
 
 
-def request_of(plan: Plan, target: str | None = None, executor: str = "processes") -> Request:
+def request_of(
+    plan: Plan,
+    target: str | None = None,
+    executor: str = "processes",
+    *,
+    backend: str | None = None,
+    name: str = NAME,
+) -> Request:
     """The request that carrying out a plan makes.
 
     Args:
         plan: The plan.
-        target: Another target than the plan's.
+        target: Another target than the plan's; then the plan's backend counts no more.
         executor: Where layers are worked on.
+        backend: Another backend.
+        name: Of the library.
 
     Raises:
         TargetError: The target is unknown.
@@ -103,9 +118,15 @@ def request_of(plan: Plan, target: str | None = None, executor: str = "processes
     asked = plan.budget
     budget = None if asked is None else Budget(asked.kind, asked.limit)
     again = None if plan.recovery is None else str(Effort(steps=plan.recovery.steps))
-    name = target or plan.target
     return read_request(
-        name, score=SCORES[-1], budget=budget, seed=plan.seed, executor=executor, recover=again
+        target or plan.target,
+        score=SCORES[-1],
+        budget=budget,
+        seed=plan.seed,
+        executor=executor,
+        recover=again,
+        backend=backend or (None if target else plan.backend or None),
+        name=name,
     )
 
 
@@ -127,13 +148,16 @@ def read_request(
     recover_loss: Any = None,
     checkpoint: str | Path | None = None,
     permute: bool = False,
+    backend: str | None = None,
+    name: str = NAME,
 ) -> Request:
     """Read a request from what the user wrote.
 
     Raises:
-        TargetError: The target is unknown or cannot be built for, or this machine has no kernels.
+        TargetError: The target is unknown or cannot be built for, not with this backend, or this
+            machine has no kernels.
         PlanError: A sparsity, the score, the allocation, the quantization or the effort of a
-            recovery cannot be read, or does not go with a budget.
+            recovery cannot be read, or does not go with a budget; or the name is none.
     """
     if recover is None and (recover_loss is not None or checkpoint is not None):
         raise PlanError(
@@ -152,8 +176,13 @@ def read_request(
             fix="ask for it as the sparsity of the model; layers that are dense by name stay whole",
         )
     _check_teacher(bool(spec.removes), permute, recover is not None)
+    if not _IDENTIFIER.fullmatch(name):
+        raise PlanError(
+            f"{name!r} cannot be the name of a library: functions begin with it",
+            fix="use letters, digits and _, a letter first, at most 32 of them",
+        )
     return Request(
-        target=targets.buildable(targets.read(target)),
+        target=targets.with_backend(targets.buildable(targets.read(target)), backend),
         spec=spec,
         overrides=others,
         score=_one_of(SCORES, score, "score"),
@@ -169,6 +198,7 @@ def read_request(
         recover_loss=recover_loss,
         checkpoint=None if checkpoint is None else Path(checkpoint),
         permute=permute,
+        name=name,
     )
 
 

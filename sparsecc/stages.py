@@ -17,26 +17,25 @@ import sparsecc
 from sparsecc import manifest as manifests
 from sparsecc import targets
 from sparsecc.artifact import scratch_folder
-from sparsecc.backends.onnxruntime.emit import emit
-from sparsecc.backends.onnxruntime.generate import patterns
-from sparsecc.backends.onnxruntime.lower import lower
-from sparsecc.backends.onnxruntime.run import open_session, session_of_model
+from sparsecc.backends.onnxruntime.run import session_of_model
 from sparsecc.backends.onnxruntime.save import weight_bytes
 from sparsecc.capture import capture
 from sparsecc.compiled import Compiled
+from sparsecc.emission import EMITTERS
+from sparsecc.engines import open_engine, why_not_here
 from sparsecc.errors import CalibrationError
 from sparsecc.identity import model_hash
 from sparsecc.inspection import rewrite
 from sparsecc.job import Job, Outcome
-from sparsecc.manifest import MODEL_NAME, Manifest, RefusalEntry, RegionEntry
-from sparsecc.measure import TOLERANCE, Feed, agreement, largest_error, rounded
+from sparsecc.manifest import Manifest, NodeEntry, PortEntry, RefusalEntry, RegionEntry
+from sparsecc.measure import TOLERANCE, Feed, Session, agreement, largest_error, rounded
 from sparsecc.ops import int8
 from sparsecc.outcome import plan_of
 from sparsecc.passes import pipeline
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.canonicalize.dead_code import DeadCode
 from sparsecc.passes.quantize.insert import InsertQuantization, quantized_values
-from sparsecc.passes.regions.form import FormRegions, Region
+from sparsecc.passes.regions.form import Region
 from sparsecc.passes.weights.to_dense import twin_of
 from sparsecc.progress import Progress, part
 from sparsecc.quality.calibration import (
@@ -48,6 +47,7 @@ from sparsecc.quality.calibration import (
 from sparsecc.quality.example_inputs import example_inputs as made_up_inputs
 from sparsecc.quality.ranges import value_ranges
 from sparsecc.quality.samples import read_source
+from sparsecc.reference import reference
 from sparsecc.report import Report
 from sparsecc.report.nodes import nodes_of
 from sparsecc.report.rows import DENSE_KERNEL, LayerRow
@@ -101,42 +101,41 @@ def finish(job: Job, outcome: Outcome, progress: Progress) -> Compiled:
         quantize_model(graph, job.data, ctx)
 
     progress("choosing kernels and rewriting", 0.72)
-    rows = with_reasons(rewrite(graph, request.target, ctx), outcome.decisions)
-    generated = list(patterns(graph, request.target))
-    regions = form_regions(graph, request.target, ctx)
-
-    progress("lowering to ONNX Runtime", 0.78)
-    lower(graph)
+    target = request.target
+    rows = with_reasons(rewrite(graph, target, ctx), outcome.decisions)
 
     with scratch_folder() as folder:
-        progress("building the kernel library", 0.8)
-        library = emit(graph, request.target, folder, generated)
+        progress(f"building for {target.name}", 0.78)
+        emitted = EMITTERS[target.backend](graph, request, folder, ctx)
+        files = manifests.files_of(folder)
 
         progress("comparing with the twin and the dense model", 0.88)
-        portable = not targets.runs_here(request.target)
-        feeds = judging_feeds(job.graph, job.data)
-        numerics, quality = judge(graph, job.graph, folder, None if portable else library, feeds)
-
-        progress("writing the manifest", 0.98)
         made = Manifest(
             format=manifests.FORMAT,
             sparsecc=sparsecc.__version__,
             tools=manifests.tool_versions(),
-            target=request.target.name,
-            hardware=json.loads(request.target.to_json()),
-            library=library,
+            target=target.name,
+            hardware=json.loads(target.to_json()),
+            name=request.name,
+            library=emitted.library,
             opset=graph.opset_imports[""],
-            files={path.name: manifests.file_entry(path) for path in sorted(folder.iterdir())},
+            files=files,
             plan=json.loads(plan_of(job, outcome, rows).to_json()),
             layers=[row.to_json() for row in rows],
-            regions=[RegionEntry(**dataclasses.asdict(region)) for region in regions],
+            regions=[RegionEntry(**dataclasses.asdict(region)) for region in emitted.regions],
             nodes_before=job.before,
-            nodes_after=nodes_of(graph),
+            nodes_after=in_regions(nodes_of(graph), emitted.regions),
             dense_bytes=job.dense_bytes,
             refusals=[RefusalEntry(**dataclasses.asdict(refusal)) for refusal in ctx.refusals],
-            numerics=numerics,
-            quality=quality,
+            inputs=[PortEntry(**dataclasses.asdict(port)) for port in emitted.inputs],
+            outputs=[PortEntry(**dataclasses.asdict(port)) for port in emitted.outputs],
+            numerics={},
+            quality={},
         )
+        portable = made.has_model and not targets.runs_here(target)
+        made = judged(made, job, graph, folder, portable=portable)
+
+        progress("writing the manifest", 0.98)
         made = with_report(folder, made)
         (folder / manifests.FILE_NAME).write_bytes(made.to_bytes())
         progress("done", 1.0)
@@ -161,11 +160,12 @@ def quantize_model(graph: ir.Model, data: Calibration | None, ctx: Context) -> N
     run([InsertQuantization(ranges), DeadCode()], graph, ctx)
 
 
-def form_regions(graph: ir.Model, target: targets.Target, ctx: Context) -> list[Region]:
-    """Make regions of what the library runs in one call."""
-    regions = FormRegions(target)
-    run([regions], graph, ctx)
-    return regions.formed
+def in_regions(nodes: Sequence[NodeEntry], regions: Sequence[Region]) -> list[NodeEntry]:
+    """Nodes that were written, each with the region it is in."""
+    region_of = {name: region.op_type for region in regions for name in region.nodes}
+    return [
+        node.model_copy(update={"region": region_of.get(node.name, node.region)}) for node in nodes
+    ]
 
 
 def with_reasons(rows: Sequence[LayerRow], decisions: Mapping[str, Decision]) -> list[LayerRow]:
@@ -185,20 +185,39 @@ def judging_feeds(model: ir.Model, data: Calibration | None) -> list[Feed]:
     return list((data.held_out or data.train)[:JUDGED_BATCHES])
 
 
-def judge(
-    graph: ir.Model, dense: ir.Model, folder: Path, library: str | None, feeds: Sequence[Feed]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Numerics against the masked-dense twin, and quality against the dense model."""
-    ours = open_session(folder / MODEL_NAME, library=folder / library if library else None)
-    error = largest_error(ours, session_of_model(twin_of(graph)), feeds)
-    if not error <= (INT8_TOLERANCE if int8.DOMAIN in graph.opset_imports else TOLERANCE):
-        warnings.warn(
-            f"the artifact differs from its masked-dense twin by {error:.1e} of the output: "
-            "check it with `sparsecc verify` and please report it",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    return {"max_rel_error": rounded(error)}, agreement(ours, session_of_model(dense), feeds)
+def judged(made: Manifest, job: Job, graph: ir.Model, folder: Path, *, portable: bool) -> Manifest:
+    """The manifest with numerics against the masked-dense twin, and quality against the dense one.
+
+    Where nothing here runs the artifact, the twin stands for it, which computes the same function.
+    """
+    twin, feeds = session_of_model(twin_of(graph)), judging_feeds(job.graph, job.data)
+    ours: Session = twin
+    numerics = {}
+    not_run = "" if made.has_model else why_not_here(job.request.target)
+    if not not_run:
+        ours = open_engine(folder, made, portable=portable)
+        error = largest_error(ours, twin, feeds)
+        numerics = {"max_rel_error": rounded(error)}
+        _warn_of(error, INT8_TOLERANCE if int8.DOMAIN in graph.opset_imports else TOLERANCE)
+    found: dict[str, Any] = {
+        "numerics": numerics,
+        "quality": agreement(ours, session_of_model(job.graph), feeds),
+        "not_run": not_run,
+    }
+    if not made.has_model:
+        found["reference"] = reference(twin, made.inputs, made.outputs)
+    return made.model_copy(update=found)
+
+
+def _warn_of(error: float, tolerance: float) -> None:
+    if error <= tolerance:
+        return
+    warnings.warn(
+        f"the artifact differs from its masked-dense twin by {error:.1e} of the output: "
+        "check it with `sparsecc verify` and please report it",
+        RuntimeWarning,
+        stacklevel=4,
+    )
 
 
 def with_report(folder: Path, made: Manifest) -> Manifest:

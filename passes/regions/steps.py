@@ -143,6 +143,16 @@ def _mul(node: ir.Node, shapes: Shapes) -> Step | str:
     return "a product of other than an image and a factor for each channel"
 
 
+def _softmax(node: ir.Node, shapes: Shapes) -> Step | str:
+    x = node.inputs[0]
+    rank = 0 if x is None or x.shape is None else len(x.shape)
+    # Without an axis it is the last one from opset 13 on, and the second before.
+    axis = node.attributes.get_int("axis", 1 if rank == _ROW else rank)
+    if axis not in (-1, rank - 1):
+        return "a Softmax over another axis than the last"
+    return _make(node, "softmax", [x])
+
+
 def _hard_sigmoid(node: ir.Node, shapes: Shapes) -> Step | str:
     slope, middle = node.attributes.get_float("alpha", 0.2), node.attributes.get_float("beta", 0.5)
     if abs(slope - 1 / 6) > _SLOPE_ROUNDING or middle != 1 / 2:
@@ -182,6 +192,7 @@ _RULES: dict[str, Rule] = {
     "Unsqueeze": _flatten,
     "Add": _add,
     "Mul": _mul,
+    "Softmax": _softmax,
     "Gelu": _gelu,
     "Relu": _activation("relu"),
     "Sigmoid": _activation("sigmoid"),

@@ -36,6 +36,15 @@ def estimate(structure: Structure, work: Work, target: Target) -> Estimate:
     return total(parts)
 
 
+def is_covered(structure: Structure, target: Target) -> bool:
+    """Whether there are fast kernels for a form: in ONNX Runtime, or else in the library.
+
+    The library has products of tokens by a matrix: no batched ones, none from the left, no
+    transpositions.
+    """
+    return structure.form == "rank" or not target.stands_alone
+
+
 def _product(product: Product, tokens: int, target: Target) -> Estimate:
     """One node: a matrix product, or many small ones."""
     points = tokens * product.points

@@ -11,7 +11,7 @@ from sparsecc.cost.model import Estimate
 from sparsecc.formats.patterns import DENSE
 from sparsecc.formats.structures import Structure
 from sparsecc.passes.structured.base import EXACT
-from sparsecc.passes.structured.cost import estimate
+from sparsecc.passes.structured.cost import estimate, is_covered
 from sparsecc.passes.structured.forms import FORMS
 from sparsecc.passes.structured.rewrite import misfit
 from sparsecc.passes.weights.choose import choose, work_of
@@ -70,7 +70,8 @@ def _find(layer: Layer, target: Target, most_ms: float) -> Found | None:
     names = ("rank",) if layer.op == "Conv" else tuple(FORMS)
     found = []
     for name in names:
-        tried = [each for each in FORMS[name].exact(weight) if not misfit(layer, each)]
+        exact = [each for each in FORMS[name].exact(weight) if is_covered(each, target)]
+        tried = [each for each in exact if not misfit(layer, each)]
         timed = [Found(each, estimate(each, work_of(layer), target)) for each in tried]
         quickest = sorted(timed, key=lambda each: each.time.ms)[:MOST_FITS]
         found += [each for each in quickest if each.time.ms <= most_ms]

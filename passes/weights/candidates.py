@@ -16,7 +16,7 @@ from sparsecc.executor import Executor
 from sparsecc.formats.blocks import Block
 from sparsecc.formats.patterns import Pattern, detect
 from sparsecc.passes.structured.carry_out import offer_of
-from sparsecc.passes.structured.cost import estimate
+from sparsecc.passes.structured.cost import estimate, is_covered
 from sparsecc.passes.structured.detect import exactly, structure_that_pays
 from sparsecc.passes.structured.forms import FORMS
 from sparsecc.passes.structured.offers import Fitter, Offer, materialised, offers
@@ -133,6 +133,8 @@ def offer(layer: Layer, target: Target, mode: Mode, method: Method) -> list[Cand
             if made.density < kept.density and made.ms <= roofline.WORTHWHILE * kept.ms:
                 found.append(made)
     for each in offers(layer, mode):
+        if not is_covered(each.structure, target):
+            continue
         factored = _factors(layer, target, each, method)
         if factored.density < kept.density and factored.ms <= roofline.WORTHWHILE * kept.ms:
             found.append(factored)

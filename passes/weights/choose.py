@@ -269,6 +269,8 @@ def _demand(
 
 
 def _reason(sparse: float, dense: float, density: float) -> str:
+    if math.isinf(sparse):
+        return f"would not pay: next to nothing to skip at density {density:.2f}"
     ratio = dense / sparse if sparse else math.inf
     if sparse <= WORTHWHILE * dense:
         return f"estimated {ratio:.1f}x faster at density {density:.2f}"

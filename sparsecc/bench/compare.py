@@ -19,16 +19,19 @@ from sparsecc.bench.process import Worker
 from sparsecc.bench.result import PORTABLE, BenchResult, Round, summarise
 from sparsecc.bench.turns import take_turns
 from sparsecc.bench.worker import Job
-from sparsecc.errors import ModelError
-from sparsecc.manifest import MODEL_NAME
+from sparsecc.errors import BackendError, ModelError
+from sparsecc.manifest import MODEL_NAME, Manifest
 from sparsecc.measure import max_rel_error
 from sparsecc.progress import Progress, silent
 from sparsecc.quality.calibration import Feed, load_calibration
 from sparsecc.quality.example_inputs import InputSpec, example_inputs, input_specs
 from sparsecc.quality.samples.numpy_files import read_npz
+from sparsecc.reference import model_of
 
 Inputs = Mapping[str, NDArray[Any]] | str | os.PathLike[str]
 """Arrays by input name, or the npz file that holds them."""
+
+_ENGINE = Path(__file__).with_name("engine_side.py")
 
 
 def compare(
@@ -48,7 +51,7 @@ def compare(
     Args:
         artifact: Artifact folder.
         baseline: ONNX file to run on stock ONNX Runtime; by default the artifact itself without
-            its library, which computes the same densely.
+            its library, which computes the same densely. One without ONNX Runtime needs a baseline.
         inputs: What to feed; made up if not given.
         threads: Threads of each side.
         seconds: About how long to measure; three rounds are run however slow the models are.
@@ -59,35 +62,38 @@ def compare(
         TargetError: The artifact is for another kind of processor.
         ModelError: The baseline is not a model, or has other inputs than the artifact.
         CalibrationError: The inputs do not fit the model.
-        BackendError: ONNX Runtime refuses one of the two.
+        BackendError: A runtime refuses one of the two, or runs on one thread alone.
     """
     folder = Path(artifact)
     manifest = open_artifact(folder)
     if manifest.library is not None:
         check_runs_here(manifest)
-    ours = folder / MODEL_NAME
-    theirs = ours if baseline is None else _checked_baseline(Path(baseline), ours)
+    if not manifest.has_model:
+        _check_alone(folder, baseline is None, threads)
+    ours = folder / MODEL_NAME if manifest.has_model else folder
+    model = interface(folder, manifest)
+    theirs = ours if baseline is None else _checked_baseline(Path(baseline), input_specs(model))
     library = None if manifest.library is None else str(folder / manifest.library)
-    feeds = feeds_of(inputs, ours)
+    feeds = feeds_of(inputs, model)
     with tempfile.TemporaryDirectory(prefix="sparsecc-bench-") as scratch:
         inputs_file = Path(scratch) / "inputs.npz"
         np.savez(inputs_file, *feeds.values())
         jobs = [
             Job(
-                model=str(model),
+                model=str(path),
                 library=its_library,
                 threads=threads,
                 names=list(feeds),
                 inputs=str(inputs_file),
                 outputs=str(inputs_file.with_name(outputs)),
             )
-            for model, its_library, outputs in (
+            for path, its_library, outputs in (
                 (ours, library, "ours.npz"),
                 (theirs, None, "baseline.npz"),
             )
         ]
         progress("opening the artifact", 0.0)
-        with Worker(str(folder), jobs[0]) as left:
+        with Worker(str(folder), jobs[0], runtime=None if manifest.has_model else _ENGINE) as left:
             progress("opening the baseline", 0.0)
             with Worker(str(baseline or f"{folder} without its library"), jobs[1]) as right:
                 turns = take_turns((left, right), seconds, progress)
@@ -102,10 +108,23 @@ def compare(
     )
 
 
-def _checked_baseline(path: Path, ours: Path) -> Path:
+def _check_alone(folder: Path, without_baseline: bool, threads: int) -> None:
+    """What an artifact without ONNX Runtime can be measured with."""
+    if without_baseline:
+        raise ModelError(
+            f"there is no model in {folder} that ONNX Runtime could run beside it",
+            fix="pass the model it was compiled from as the baseline",
+        )
+    if threads != 1:
+        raise BackendError(
+            f"{folder} is measured on one thread", fix="leave out the number of threads"
+        )
+
+
+def _checked_baseline(path: Path, specs: list[InputSpec]) -> Path:
     if path.is_dir():
         raise ModelError(f"{path} is a folder", fix="pass the ONNX file to compare with")
-    specs, theirs = input_specs(ours), input_specs(path)
+    theirs = input_specs(path)
     if not _match(specs, theirs):
         raise ModelError(
             f"{path} has other inputs than the artifact: it takes {_listed(theirs)}; the artifact "
@@ -126,12 +145,17 @@ def _listed(specs: list[InputSpec]) -> str:
     return ", ".join(map(str, specs)) or "nothing"
 
 
-def feeds_of(inputs: Inputs | None, model: Path) -> Feed:
+def interface(folder: Path, manifest: Manifest) -> ir.Model:
+    """A model with the inputs of an artifact, its own where there is one."""
+    return ir.load(folder / MODEL_NAME) if manifest.has_model else model_of(manifest.inputs)
+
+
+def feeds_of(inputs: Inputs | None, model: ir.Model) -> Feed:
     """What to feed a model: what is given, once it fits, or made-up inputs."""
     if inputs is None:
         return example_inputs(model)
     arrays = inputs if isinstance(inputs, Mapping) else read_npz(Path(inputs))
-    return load_calibration([arrays], ir.load(model)).train[0]
+    return load_calibration([arrays], model).train[0]
 
 
 def _difference(ours: dict[str, NDArray[Any]], theirs: dict[str, NDArray[Any]]) -> float | None:
@@ -141,4 +165,4 @@ def _difference(ours: dict[str, NDArray[Any]], theirs: dict[str, NDArray[Any]]) 
     return worst if names and math.isfinite(worst) else None
 
 
-__all__ = ["PORTABLE", "Inputs", "compare", "feeds_of"]
+__all__ = ["PORTABLE", "Inputs", "compare", "feeds_of", "interface"]

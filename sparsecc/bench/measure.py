@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sparsecc.bench.compare import Inputs, compare, feeds_of
+from sparsecc.bench.compare import Inputs, compare, feeds_of, interface
 from sparsecc.bench.layers import time_layers
 from sparsecc.machine import processor
 from sparsecc.manifest import MODEL_NAME, read_manifest
@@ -25,6 +25,7 @@ def measure(
     """Measure an artifact on this machine for its report.
 
     See :func:`sparsecc.bench.compare` for the arguments and errors; the layers take as long again.
+    One without ONNX Runtime is measured as a whole alone.
     """
     folder = Path(artifact)
     whole = compare(
@@ -35,12 +36,14 @@ def measure(
         seconds=seconds,
         progress=part(progress, 0.0, 0.5),
     )
-    manifest, model = read_manifest(folder), folder / MODEL_NAME
+    manifest = read_manifest(folder)
+    if not manifest.has_model:
+        return Measured(processor() or "this machine", whole, {})
     layers = time_layers(
-        model,
+        folder / MODEL_NAME,
         folder / manifest.library if manifest.library else None,
         [str(layer["name"]) for layer in manifest.layers],
-        feeds_of(inputs, model),
+        feeds_of(inputs, interface(folder, manifest)),
         threads=threads,
         seconds=seconds,
         progress=part(progress, 0.5, 1.0),

@@ -11,9 +11,11 @@ from sparsecc.cli.command import JsonOption
 from sparsecc.cli.compile import tell
 from sparsecc.cli.options import (
     MODEL,
+    Backend,
     Calibration,
     Executor,
     Labels,
+    LibraryName,
     OutFolder,
     Place,
     Preprocess,
@@ -44,6 +46,8 @@ def command(
             metavar="NAME", help="Other hardware than the plan was made for.", show_default=False
         ),
     ] = None,
+    backend: Backend = None,
+    name: LibraryName = "model",
     calibration: Calibration = None,
     tokenizer: Tokenizer = None,
     preprocess: Preprocess = None,
@@ -67,6 +71,8 @@ def command(
             model,
             read,
             target=target,
+            backend=backend,
+            name=name,
             calibration=read_calibration(calibration, tokenizer, preprocess),
             labels=read_labels(labels),
             executor=executor.value,

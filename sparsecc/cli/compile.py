@@ -11,10 +11,12 @@ import typer
 from sparsecc.cli.command import JsonOption, show
 from sparsecc.cli.options import (
     MODEL,
+    Backend,
     BestEffort,
     Calibration,
     Executor,
     Labels,
+    LibraryName,
     MaxBytes,
     MaxDrop,
     MaxMs,
@@ -69,6 +71,12 @@ Data as they lie on the disk: a folder of photographs, and how the model wants t
 The first, with the attention layers left dense and one layer pruned less:
   sparsecc compile model.onnx --sparsity 4x1:0.8 --calibration data.npz \\
       --layer '*attention*=dense' --layer '*.fc2=4x1:0.5' -o out
+\b
+For the web: a folder to publish, WebAssembly and a JavaScript module in it:
+  sparsecc compile model.onnx --sparsity 4x1:0.8 --target wasm -o out
+\b
+A C library that needs no runtime, its functions called digits_create and so on:
+  sparsecc compile model.onnx --sparsity 4x1:0.8 --backend bundle --name digits -o out
 """
 _GUESSED = "no --calibration: weights were chosen by their size alone, check the quality"
 
@@ -102,6 +110,8 @@ def command(
             "(*.json).",
         ),
     ] = "native",
+    backend: Backend = None,
+    name: LibraryName = "model",
     sparsity: Annotated[
         str,
         typer.Option(
@@ -188,8 +198,8 @@ def command(
     """Compile MODEL into a sparse artifact.
 
     The artifact is a folder: the model, a small library with its kernels, a manifest, and a
-    run.py that needs onnxruntime alone. A finished artifact replaces an older one at the same
-    place; any other folder is left alone.
+    run.py that needs onnxruntime alone; or what --backend says instead. A finished artifact
+    replaces an older one at the same place; any other folder is left alone.
     """
     import sparsecc
     from sparsecc.artifact import check_destination
@@ -201,6 +211,8 @@ def command(
         compiled = sparsecc.compile(
             model,
             target,
+            backend=backend,
+            name=name,
             sparsity=sparsity,
             overrides=overrides,
             calibration=read_calibration(calibration, tokenizer, preprocess),
@@ -260,7 +272,11 @@ def _drawing(report: Report, model: Path, out: Path, *, guessed: bool) -> Render
     lines = [Text(), Text.assemble("wrote ", (str(out), "bold green"))]
     if guessed:
         lines.append(Text(_GUESSED, "yellow"))
-    lines.append(Text(f"next: sparsecc bench {out} --baseline {model}", "dim"))
+    not_run = report.manifest.not_run if report.manifest else ""
+    if not_run:
+        lines.append(Text(f"its answers were not checked: {not_run}", "yellow"))
+    else:
+        lines.append(Text(f"next: sparsecc bench {out} --baseline {model}", "dim"))
     return Group(report, *lines)
 
 

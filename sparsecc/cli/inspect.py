@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sparsecc.cli.command import JsonOption, show
+from sparsecc.cli.options import Backend
 from sparsecc.targets import TARGETS
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def command(
             "(*.json). An artifact has its own.",
         ),
     ] = "native",
+    backend: Backend = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show each layer: shape, work, zeros, kernel, estimated time, and why it stays dense.
@@ -53,11 +55,11 @@ def command(
     from sparsecc.progress import bar
 
     with bar(f"inspecting {model}"):
-        report = _report(model, target)
+        report = _report(model, target, backend)
     show(report.to_json(), report, as_json=as_json)
 
 
-def _report(model: Path, target: str) -> Report:
+def _report(model: Path, target: str, backend: str | None) -> Report:
     from sparsecc.report import Report
 
     if model.is_dir():
@@ -67,7 +69,7 @@ def _report(model: Path, target: str) -> Report:
     from sparsecc import targets
     from sparsecc.inspection import inspect
 
-    return Report(inspect(model, target), targets.read(target).name, title=model.name)
+    return Report(inspect(model, target, backend), targets.read(target).name, title=model.name)
 
 
 __all__ = ["EXAMPLES", "NAME", "command"]

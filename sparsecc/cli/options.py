@@ -19,6 +19,14 @@ class Mode(StrEnum):
     thorough = "thorough"
 
 
+class Makes(StrEnum):
+    """What a compiled model is."""
+
+    onnxruntime = "onnxruntime"
+    bundle = "bundle"
+    tvm = "tvm"
+
+
 class Place(StrEnum):
     """Where layers are worked on."""
 
@@ -119,6 +127,24 @@ Permute = Annotated[
         help="First put channels into the order under which blocks of zeros lose least.",
     ),
 ]
+Backend = Annotated[
+    Makes | None,
+    typer.Option(
+        metavar="NAME",
+        help="What comes out: onnxruntime, an ONNX file and a library of its ops; bundle, a "
+        "library that needs no runtime; tvm, a library for TVM's. By default what the target is "
+        "for: bundle on the web, else onnxruntime.",
+        **_NONE,
+    ),
+]
+LibraryName = Annotated[
+    str,
+    typer.Option(
+        "--name",
+        metavar="NAME",
+        help="What functions and files of a library without a runtime begin with.",
+    ),
+]
 Executor = Annotated[
     Place,
     typer.Option(
@@ -174,10 +200,13 @@ def read_labels(path: Path | None) -> Any:
 
 __all__ = [
     "MODEL",
+    "Backend",
     "BestEffort",
     "Calibration",
     "Executor",
     "Labels",
+    "LibraryName",
+    "Makes",
     "MaxBytes",
     "MaxDrop",
     "MaxMs",

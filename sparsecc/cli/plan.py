@@ -11,6 +11,7 @@ import typer
 from sparsecc.cli.command import JsonOption, show
 from sparsecc.cli.options import (
     MODEL,
+    Backend,
     BestEffort,
     Executor,
     Labels,
@@ -63,6 +64,7 @@ def command(
     target: Annotated[
         str, typer.Option(metavar="NAME", help="Hardware to plan for, as `compile` takes it.")
     ] = "native",
+    backend: Backend = None,
     max_drop: MaxDrop = None,
     max_ms: MaxMs = None,
     max_bytes: MaxBytes = None,
@@ -88,6 +90,7 @@ def command(
         plan = sparsecc.plan(
             model,
             target,
+            backend=backend,
             calibration=read_calibration(calibration, tokenizer, preprocess),
             labels=read_labels(labels),
             max_drop=max_drop,

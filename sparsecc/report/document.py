@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from sparsecc.report.rows import DENSE_KERNEL, LayerRow
+from sparsecc.report.rows import DENSE_KERNEL, TVM_KERNEL, LayerRow
 
 if TYPE_CHECKING:
     from sparsecc.manifest import NodeEntry
@@ -27,7 +27,7 @@ FORMAT = 1
 """Version of the JSON form."""
 
 Kind = Literal["sparse", "structured", "library", "dense"]
-"""Skips zeros; factors of its weight; dense, in the library; dense, left to ONNX Runtime."""
+"""Skips zeros; factors of its weight; dense, in the library; dense, left to another."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class LayerEntry:
     Attributes:
         row: What was decided.
         kind: Who runs it.
-        kernel: What runs it: a kernel's name, ``onnxruntime``, or ``step of a region``.
+        kernel: What runs it: a kernel's name, ``onnxruntime``, ``tvm``, or ``step of a region``.
         why: Why this was chosen.
         choice: Pattern and share of zeros asked for; "" where the plan does not name the layer.
         region: The region it is in; "" outside.
@@ -163,6 +163,11 @@ class Document:
     made_by: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
+    @property
+    def other(self) -> str:
+        """Who runs what the library does not."""
+        return "code by TVM" if self.target and self.target.stands_alone else "ONNX Runtime"
+
     def count(self, kind: Kind) -> int:
         """How many layers are of a kind."""
         return sum(layer.kind == kind for layer in self.layers)
@@ -247,7 +252,7 @@ def kind_of_layer(row: LayerRow, region: str) -> Kind:
         return "structured"
     if row.is_sparse:
         return "sparse"
-    return "dense" if row.kernel == DENSE_KERNEL and not region else "library"
+    return "dense" if row.kernel in (DENSE_KERNEL, TVM_KERNEL) and not region else "library"
 
 
 def _layer(

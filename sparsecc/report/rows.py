@@ -10,8 +10,11 @@ import pydantic
 
 from sparsecc.errors import ArtifactError
 
-DENSE_KERNEL = "onnxruntime"
-WHOLE_KERNELS = frozenset({DENSE_KERNEL, "tvm", "conv-dense", "conv-depthwise", "matmul-dense"})
+DENSE_KERNEL, TVM_KERNEL = "onnxruntime", "tvm"
+"""What runs a layer that the library does not."""
+WHOLE_KERNELS = frozenset(
+    {DENSE_KERNEL, TVM_KERNEL, "conv-dense", "conv-depthwise", "matmul-dense"}
+)
 """What multiplies by whole weights: a runtime, generated code, kernels of the library."""
 
 Amount = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
@@ -31,7 +34,8 @@ class LayerRow:
         pattern: Zero pattern detected in (or packed from) the weight, such as ``4x1`` or ``dense``.
         eligible: Whether the layer may run sparse at all.
         why: Why it stays dense, or why sparse was chosen.
-        kernel: Kernel that runs it: a kernel-table name, or ``onnxruntime`` when dense.
+        kernel: Kernel that runs it: a kernel-table name, or who runs it where no kernel of the
+            library does, ``onnxruntime`` or ``tvm``.
         est_ms: Estimated time of the chosen kernel, one thread, ms.
         dense_ms: Estimated time of the dense layer, one thread, ms.
         spread: Relative error of ``est_ms``, one standard deviation.

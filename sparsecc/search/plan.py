@@ -244,6 +244,7 @@ class Plan(_Strict):
         sparsecc: Version of sparsecc that wrote it.
         model_hash: Identifies the model it was made for.
         target: Name of the hardware.
+        backend: What the model becomes; "" for what the target says.
         spec: The sparsity asked for, or ``search``.
         overrides: Layer name pattern → sparsity asked for instead.
         allocation: How the sparsity was spread over the layers.
@@ -265,6 +266,7 @@ class Plan(_Strict):
     sparsecc: Text
     model_hash: Text
     target: Text
+    backend: Text = ""
     spec: Text
     overrides: dict[Text, Text] = {}
     allocation: Text = "uniform"

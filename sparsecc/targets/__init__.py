@@ -2,6 +2,7 @@
 
 from sparsecc.targets.base import Target
 from sparsecc.targets.registry import (
+    BACKENDS,
     TARGETS,
     buildable,
     described,
@@ -9,9 +10,11 @@ from sparsecc.targets.registry import (
     is_buildable,
     read,
     runs_here,
+    with_backend,
 )
 
 __all__ = [
+    "BACKENDS",
     "TARGETS",
     "Target",
     "buildable",
@@ -20,4 +23,5 @@ __all__ = [
     "is_buildable",
     "read",
     "runs_here",
+    "with_backend",
 ]

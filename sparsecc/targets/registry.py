@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import platform
@@ -11,7 +12,7 @@ from typing import Any
 
 from sparsecc.errors import TargetError
 from sparsecc.targets.arm import ARM64_A55, ARM64_A76, ARM64_LINUX, ARM64_X1
-from sparsecc.targets.base import Target
+from sparsecc.targets.base import Backend, Target
 from sparsecc.targets.cuda import CUDA_SM_80, CUDA_SM_90
 from sparsecc.targets.web import WASM, WASM_RELAXED
 from sparsecc.targets.x86 import X86_64, X86_64_V3, X86_64_V4
@@ -25,6 +26,11 @@ TARGETS: dict[str, Target] = {
         *(CUDA_SM_80, CUDA_SM_90),
     )
 }
+BACKENDS: Mapping[str, tuple[Backend, ...]] = {
+    "x86_64-linux-gnu": ("onnxruntime", "bundle", "tvm"),
+    "aarch64-linux-gnu": ("onnxruntime", "bundle", "tvm"),
+}
+"""Triple → what can be made for it; for any other only a target's own backend."""
 FILE_SUFFIX = ".json"
 """Ends the name of a target that is the path of a file."""
 
@@ -97,6 +103,23 @@ def read(name: str) -> Target:
             f"{name}: {target.name!r} is the name of another target", fix="give it its own name"
         )
     return target
+
+
+def with_backend(target: Target, backend: str | None) -> Target:
+    """The target, with the backend that is asked for in the place of its own.
+
+    Raises:
+        TargetError: The backend is unknown, or makes nothing for such a target.
+    """
+    if backend is None:
+        return target
+    able = BACKENDS.get(target.triple, (target.backend,))
+    for each in able:
+        if each == backend:
+            return dataclasses.replace(target, backend=each)
+    raise TargetError(
+        f"no backend {backend!r} for {target.name}", fix=f"use one of {', '.join(able)}"
+    )
 
 
 def described(name: str, hardware: Mapping[str, Any]) -> Target:

@@ -64,11 +64,17 @@ def masks(source: Compiled | str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises:
         ArtifactError: The folder is no artifact, or was altered.
         ModelError: The model is eight-bit, where rounding makes zeros of its own, or its channels
-            are in another order than the module's, or fewer.
+            are in another order than the module's, or fewer, or it is not in the folder.
     """
     path = source.path if isinstance(source, Compiled) else Path(source)
-    plan = Plan.from_json(json.dumps(open_artifact(path).plan), "the manifest's plan")
+    manifest = open_artifact(path)
+    plan = Plan.from_json(json.dumps(manifest.plan), "the manifest's plan")
     _check_whole(plan)
+    if not manifest.has_model:
+        raise ModelError(
+            f"{path} holds a library, not the model",
+            fix="compile it for ONNX Runtime by the same plan",
+        )
     if plan.permuted:
         raise ModelError(
             "masks of a model whose channels were put into another order",

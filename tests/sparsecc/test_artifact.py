@@ -193,3 +193,30 @@ def test_unreadable_files_are_told(artifact: Path, monkeypatch) -> None:
     monkeypatch.setattr(Path, "read_bytes", refused)
     with pytest.raises(ArtifactError, match="cannot be read: Permission denied"):
         open_artifact(artifact)
+
+
+def test_folders_below_are_copied_checked_and_replaced(artifact: Path, tmp_path: Path) -> None:
+    (artifact / "demo" / "deep").mkdir(parents=True)
+    (artifact / "demo" / "deep" / "x").write_bytes(b"x")
+    made = manifests.read_manifest(artifact)
+    files = manifests.files_of(artifact)
+    del files["manifest.json"]
+    listed = made.model_copy(update={"files": files})
+    (artifact / "manifest.json").write_bytes(listed.to_bytes())
+    out = tmp_path / "out"
+    for _ in range(2):  # the second replaces the first
+        copy_artifact(artifact, out)
+        assert tree(out) == tree(artifact)
+        assert open_artifact(out) == listed
+
+
+@pytest.mark.parametrize("foreign", ["demo/mine", "demo/", "empty/"])
+def test_what_lies_below_and_is_not_listed_is_somebodys_work(artifact: Path, foreign: str) -> None:
+    path = artifact / foreign
+    path.parent.mkdir(exist_ok=True)
+    if foreign.endswith("/"):
+        path.mkdir()
+    else:
+        path.write_bytes(b"mine")
+    with pytest.raises(ArtifactError, match=foreign.rstrip("/")):
+        check_destination(artifact)

@@ -101,12 +101,48 @@ def test_a_manifest_that_is_a_link(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../x", "/etc/passwd", "sub/x", "..", ".", "", "a/", "./model.onnx", "x\0y", "\ud800"]
+    "name",
+    [
+        *("../x", "/etc/passwd", "sub/x", "..", ".", "", "a/", "./model.onnx", "x\0y", "\ud800"),
+        *("sub/../model.onnx", "sub//x", "/sub/x", "sub/./x", "sub\\x", "C:/x"),
+    ],
 )
 def test_names_that_leave_the_folder_or_are_none(folder: Path, name: str) -> None:
     entry = manifests.file_entry(folder / "run.py").model_dump()
     edited(folder, lambda data: data["files"].update({name: entry}))
     refused(folder, r"outside its folder|is missing|not a valid manifest")
+
+
+def test_files_in_folders_below(folder: Path) -> None:
+    (folder / "sub" / "deep").mkdir(parents=True)
+    path = folder / "sub" / "deep" / "x"
+    path.write_bytes(b"x")
+    entry = manifests.file_entry(path).model_dump()
+    edited(folder, lambda data: data["files"].update({"sub/deep/x": entry}))
+    assert "sub/deep/x" in open_artifact(folder).files
+    path.write_bytes(b"y")
+    refused(folder, "was altered")
+
+
+def test_a_folder_below_that_is_a_link(folder: Path) -> None:
+    elsewhere = folder.parent / f"{folder.name}-elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "x").write_bytes(b"x")
+    (folder / "sub").symlink_to(elsewhere)
+    entry = manifests.file_entry(elsewhere / "x").model_dump()
+    edited(folder, lambda data: data["files"].update({"sub/x": entry}))
+    refused(folder, "outside its folder")
+
+
+def test_without_onnx_runtime_no_model_is_needed(folder: Path) -> None:
+    def edit(data: dict) -> None:
+        data["hardware"] = {"backend": "bundle"}
+        del data["files"]["model.onnx"]
+
+    edited(folder, edit)
+    assert not open_artifact(folder).has_model
+    edited(folder, lambda data: data["hardware"].update(backend="onnxruntime"))
+    refused(folder, "does not list 'model.onnx'")
 
 
 @pytest.mark.parametrize("name", ["../lib.so", "/lib.so", "other.so"])
@@ -121,7 +157,7 @@ def test_a_model_that_is_not_listed(folder: Path) -> None:
     refused(folder, "does not list 'model.onnx'")
 
 
-@pytest.mark.parametrize("version", [0, 1, 3, "2", None, [2], 2.5])
+@pytest.mark.parametrize("version", [0, 2, 4, "3", None, [3], 3.5])
 def test_a_format_of_another_version(folder: Path, version: object) -> None:
     edited(folder, lambda data: data.update(format=version))
     with pytest.raises(ArtifactError, match="has format") as caught:

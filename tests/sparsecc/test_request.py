@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from sparsecc.errors import PlanError, TargetError
 from sparsecc.formats.patterns import SparsitySpec
-from sparsecc.request import read_request
+from sparsecc.request import read_request, request_of
+from sparsecc.search.plan import Plan
 
 KNOWN = {
     "target": "x86-64",
@@ -47,12 +48,48 @@ def test_a_request_is_read() -> None:
         ("score", "luck", PlanError),
         ("score", "", PlanError),
         ("allocation", "fair", PlanError),
+        ("backend", "java", TargetError),
+        ("backend", "", TargetError),
     ],
 )
 def test_what_cannot_be_read_is_told_with_the_way_out(field, value, error) -> None:
     with pytest.raises(error) as caught:
         read_request(**KNOWN | {field: value})
     assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("target", "asked", "made"),
+    [
+        ("x86-64", None, "onnxruntime"),
+        ("x86-64", "bundle", "bundle"),
+        ("arm64-a76", "tvm", "tvm"),
+        ("arm64-a76", "onnxruntime", "onnxruntime"),
+    ],
+)
+def test_the_backend_is_the_targets_unless_another_is_asked_for(target, asked, made) -> None:
+    request = read_request(**KNOWN | {"target": target, "backend": asked})
+    assert request.target.backend == made
+    assert request.target.stands_alone == (made != "onnxruntime")
+
+
+def test_the_name_of_a_library() -> None:
+    assert read_request(**KNOWN).name == "model"
+    assert read_request(**KNOWN, name="Digits_2").name == "Digits_2"
+    for bad in ("", "2nd", "a-b", "a b", "größe", "a" * 33, "../x", "a.b", "_x"):
+        with pytest.raises(PlanError, match="name of a library") as caught:
+            read_request(**KNOWN, name=bad)
+        assert caught.value.fix
+
+
+def test_a_plan_keeps_its_backend_but_for_another_target() -> None:
+    plan = Plan(
+        sparsecc="0", model_hash="0", target="x86-64", backend="bundle", spec="4x1:0.5", layers=()
+    )
+    assert request_of(plan).target.backend == "bundle"
+    assert request_of(plan, "arm64-linux").target.backend == "onnxruntime"
+    assert request_of(plan, backend="tvm").target.backend == "tvm"
+    assert request_of(plan.model_copy(update={"backend": ""})).target.backend == "onnxruntime"
 
 
 LOOKS_LIKE_ONE = st.from_regex(r"[0-9xX×:.%a-z ]{0,12}", fullmatch=True)

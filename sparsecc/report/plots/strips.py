@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sparsecc.report.document import Document, NodeMark
@@ -46,12 +46,14 @@ def tip(node: NodeMark) -> str:
     return f"{node.name} · {node.op}" + (f": {node.why}" if node.why else "")
 
 
-def kinds(nodes: Iterable[NodeMark]) -> list[tuple[str, str, int]]:
-    """Kind, its words and how many nodes are of it; for a legend."""
-    counts: dict[str, int] = {}
-    for node in nodes:
-        counts[node.kind] = counts.get(node.kind, 0) + 1
-    return [(kind, words, counts[kind]) for kind, words in _WORDS.items() if kind in counts]
+def kinds(document: Document) -> list[tuple[str, str, int]]:
+    """Kind, its words and how many nodes of both graphs are of it; for a legend."""
+    counts = collections.Counter(node.kind for node in (*document.before, *document.after))
+    return [
+        (kind, words.format(other=document.other), counts[kind])
+        for kind, words in _WORDS.items()
+        if kind in counts
+    ]
 
 
 _WORDS = {
@@ -59,8 +61,8 @@ _WORDS = {
     "structured": "layer as smaller factors",
     "library": "dense layer in the library",
     "step": "other step of a region",
-    "dense": "dense layer in ONNX Runtime",
-    "outside": "other node in ONNX Runtime",
+    "dense": "dense layer in {other}",
+    "outside": "other node in {other}",
     "gone": "folded or fused away",
 }
 

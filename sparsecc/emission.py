@@ -1,0 +1,73 @@
+"""From a rewritten model to the files of an artifact: one way for each backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from sparsecc.backends.bundle.build import build_bundle
+from sparsecc.backends.bundle.whole import Port
+from sparsecc.backends.onnxruntime.emit import emit
+from sparsecc.backends.onnxruntime.generate import patterns
+from sparsecc.backends.onnxruntime.lower import lower
+from sparsecc.passes.base import Context, run
+from sparsecc.passes.regions.form import FormRegions, Region
+from sparsecc.passes.regions.whole import whole_of
+from sparsecc.request import Request
+
+WHOLE = "Whole"
+"""What the one region of a model without ONNX Runtime is called in a report."""
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """What was written.
+
+    Attributes:
+        regions: Parts of the model that the library runs in one call.
+        library: File name of the custom-op library for ONNX Runtime, if there is one.
+        inputs: Of a model without ONNX Runtime.
+        outputs: Likewise.
+    """
+
+    regions: tuple[Region, ...]
+    library: str | None = None
+    inputs: tuple[Port, ...] = ()
+    outputs: tuple[Port, ...] = ()
+
+
+Emitter = Callable[[ir.Model, Request, Path, Context], Emitted]
+"""Writes a rewritten model into an empty folder; the model may change, its function does not.
+
+Raises BackendError where a tool fails, or a node cannot be had in this backend; names it.
+"""
+
+
+def onnxruntime(graph: ir.Model, request: Request, folder: Path, ctx: Context) -> Emitted:
+    """The model as an ONNX file, and the library of its ops."""
+    generated = list(patterns(graph, request.target))
+    regions = FormRegions(request.target)
+    run([regions], graph, ctx)
+    lower(graph)
+    return Emitted(tuple(regions.formed), emit(graph, request.target, folder, generated))
+
+
+def bundle(graph: ir.Model, request: Request, folder: Path, ctx: Context) -> Emitted:
+    """The whole model as one region, in a library of its own."""
+    whole = whole_of(graph, request.target, ctx)
+    build_bundle(whole, request.target, request.name, folder)
+    outside = {each.node for each in ctx.refusals if each.pass_name == FormRegions.name}
+    names = (str(node.name) for node in graph.graph if node.op_type != "Constant")
+    region = Region(
+        WHOLE,
+        len(whole.program.steps),
+        tuple(name for name in names if name not in outside),
+    )
+    return Emitted((region,), inputs=whole.inputs, outputs=whole.outputs)
+
+
+EMITTERS: dict[str, Emitter] = {"onnxruntime": onnxruntime, "bundle": bundle}
+"""By ``Target.backend``."""
