@@ -68,24 +68,30 @@ def _wide_units(graph: ir.Graph, shapes: Shapes) -> list[Unit]:
     return units
 
 
-def groups(graph: ir.Graph, units: list[Unit]) -> list[list[Unit]]:
+def groups(graph: ir.Graph, units: Sequence[Unit], others: Sequence[Unit] = ()) -> list[list[Unit]]:
     """Connected units between which no path leaves the group and returns, in an order to run them.
 
     A level counts how often a path to a node changes between nodes with and without a unit. It
     never falls along a path, so a path between two units of one level stays on that level.
+
+    Args:
+        graph: What the units cover a part of.
+        units: What is grouped.
+        others: Units that are not, and run as a whole too; they share no node with these.
     """
-    unit_of = {node: unit for unit in units for node in unit.nodes}
+    unit_of = {node: unit for unit in (*units, *others) for node in unit.nodes}
+    among = set(units)
     levels: dict[ir.Node | Unit, int] = {}
     group_of: dict[Unit, list[Unit]] = {}
     for each in _order(graph, unit_of):
-        inside = isinstance(each, Unit)
+        inside = each in among
         known = _before(each, unit_of)
-        levels[each] = max((levels[p] + (inside != isinstance(p, Unit)) for p in known), default=0)
-        if not isinstance(each, Unit):
+        levels[each] = max((levels[p] + (inside != (p in among)) for p in known), default=0)
+        if not isinstance(each, Unit) or not inside:
             continue
         group_of[each] = group = [each]
         for other in known:
-            joined = group_of.get(other) if isinstance(other, Unit) else None
+            joined = group_of.get(other) if isinstance(other, Unit) else None  # of `units` alone
             if joined is None or joined is group or levels[other] != levels[each]:
                 continue
             joined.extend(group)

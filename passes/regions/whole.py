@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sparsecc.backends.bundle.whole import Port, Whole
 from sparsecc.backends.codegen.program import Program
+from sparsecc.backends.tvm.externs import externs_of
 from sparsecc.errors import BackendError
 from sparsecc.passes import edit
 from sparsecc.passes.base import Context
@@ -44,28 +45,20 @@ def whole_of(model: ir.Model, target: Target, ctx: Context | None = None) -> Who
     inputs, outputs = (tuple(map(_port, ends)) for ends in (graph.inputs, graph.outputs))
     units, reasons = units_of(model)
     units = chained(units, target)
+    rest = [node for node in graph if node in reasons]
+    left = externs_of(model, units, rest, target)
+    ordered = in_order(graph, [*units, *left.units])
+    _check_values(ordered)
+    _check_outputs(graph, ordered)
     if ctx is not None:
         for node, reason in reasons.items():
             ctx.refuse(FormRegions.name, node, reason)
-    extern = _externs(reasons)
-    ordered = in_order(graph, [*units, *extern])
-    _check_values(ordered)
-    _check_outputs(graph, ordered)
+        ctx.refusals += [note for note in left.notes if note not in ctx.refusals]
     names = tuple(port.name for port in outputs)
     steps = lay_out([unit.step for unit in ordered], names)
     program = Program(tuple(port.name for port in inputs), names, steps)
-    return Whole(inputs, outputs, program, _constants(graph, program))
-
-
-def _externs(reasons: Mapping[ir.Node, str]) -> list[Unit]:
-    """Steps for the nodes outside of all units."""
-    for node, reason in reasons.items():
-        raise BackendError(
-            reason,
-            node=node.name,
-            fix="take it out of the model, or compile for ONNX Runtime, which runs every op",
-        )
-    return []
+    constants = _constants(graph, program) | dict(left.constants)
+    return Whole(inputs, outputs, program, constants, left.externs, left.objects)
 
 
 def _port(value: ir.Value) -> Port:

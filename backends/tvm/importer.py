@@ -1,0 +1,221 @@
+"""Nodes of a graph as a Relax function, through TVM's importer of ONNX."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import types
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from sparsecc.backends.tvm.load import load
+from sparsecc.backends.tvm.operators import OPERATORS
+from sparsecc.backends.tvm.symbols import Symbols
+from sparsecc.errors import BackendError
+from sparsecc.passes.edit import STANDARD, constant
+from sparsecc.passes.fuse.shapes import Shapes
+from sparsecc.passes.fuse.terms import Terms
+
+TAKES_SIZES = {"Reshape": (1,), "Expand": (1,), "ConstantOfShape": (0,), "Slice": (1, 2)}
+"""Operands that TVM's importer reads as sizes with variables in them."""
+
+Convert = Callable[[Any, ir.Node, list[Any]], Any]
+"""A node of another domain, from the builder, the node and its operands."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A Relax function and what its parameters are.
+
+    Attributes:
+        module: Holds the function ``main``.
+        variables: Of the open sizes; each is a dimension of some parameter.
+        inputs: Values of the graph, one for each parameter.
+        outputs: Values of the graph, one for each result.
+    """
+
+    module: Any
+    variables: tuple[Any, ...]
+    inputs: tuple[ir.Value, ...]
+    outputs: tuple[ir.Value, ...]
+
+
+def import_nodes(
+    nodes: Sequence[ir.Node],
+    inputs: Sequence[ir.Value],
+    outputs: Sequence[ir.Value],
+    shapes: Shapes,
+    opset: int,
+    convert: Mapping[tuple[str, str], Convert] | None = None,
+) -> Imported:
+    """Nodes as one Relax function.
+
+    Args:
+        nodes: In an order in which they can run.
+        inputs: What they read from outside, besides constants and sizes that `shapes` knows.
+        outputs: What is wanted of them.
+        shapes: Of the model.
+        opset: Of the model's standard ops.
+        convert: How ops of other domains are called, by domain and type.
+
+    Raises:
+        BackendError: TVM has no such op, or not this form of it; names the node.
+    """
+    return _Importer(inputs, shapes, opset, convert or {}).run(nodes, outputs)
+
+
+class _Importer:
+    def __init__(
+        self,
+        inputs: Sequence[ir.Value],
+        shapes: Shapes,
+        opset: int,
+        convert: Mapping[tuple[str, str], Convert],
+    ) -> None:
+        self.tvm = load()
+        self.inputs, self.shapes, self.convert = tuple(inputs), shapes, convert
+        self.symbols = Symbols([self._terms(value) for value in inputs])
+        front = self.tvm.relax.frontend.onnx.onnx_frontend
+        self.base = front.ONNXGraphImporter({}, "float32")
+        self.base.opset = opset
+        self.bb = self.base.bb
+
+    def _terms(self, value: ir.Value) -> Terms:
+        terms = self.shapes.terms(value)
+        if terms is None:
+            raise BackendError(
+                f"the rank of {value.name!r} is not known",
+                fix="export the model with shapes, or run onnx.shape_inference on it",
+            )
+        return terms
+
+    def run(self, nodes: Sequence[ir.Node], outputs: Sequence[ir.Value]) -> Imported:
+        relax = self.tvm.relax
+        for at, value in enumerate(self.inputs):
+            dims = [self.symbols.expression(term) for term in self._terms(value)]
+            kind = relax.TensorType(dims, dtype_of(value))
+            self.base._nodes[value.name] = relax.Var(f"in{at}", kind)
+        parameters = [self.base._nodes[value.name] for value in self.inputs]
+        with self.bb.function("main", params=parameters):
+            with self.bb.dataflow():
+                for node in nodes:
+                    self._node(node)
+                made = [self._operand(value, None) for value in outputs]
+                result = self.bb.emit_output(relax.Tuple(made))
+            self.bb.emit_func_output(result)
+        variables = tuple(self.symbols.variables.values())
+        return Imported(self.bb.get(), variables, self.inputs, tuple(outputs))
+
+    def _node(self, node: ir.Node) -> None:
+        try:
+            self._convert(node)
+        except BackendError:
+            raise
+        except Exception as error:
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise BackendError(
+                f"TVM cannot take this {node.op_type}: {said}",
+                node=node.name,
+                fix="compile for a target that ONNX Runtime runs on, or write the layer otherwise",
+            ) from error
+
+    def _convert(self, node: ir.Node) -> None:
+        takes = TAKES_SIZES.get(node.op_type, ()) if node.domain in STANDARD else ()
+        operands = [
+            None if value is None else self._operand(value, node if at in takes else None)
+            for at, value in enumerate(node.inputs)
+        ]
+        own = self.convert.get((node.domain, node.op_type))
+        if node.domain in STANDARD:
+            own = OPERATORS.get(node.op_type)
+        if own is not None:
+            made = own(self, node, operands)
+        elif node.domain in STANDARD:
+            made = self._standard(node, operands)
+        else:
+            raise BackendError(
+                f"there is no kernel for {node.domain}::{node.op_type}",
+                node=node.name,
+                fix="compile the model from its original file",
+            )
+        results = made if isinstance(made, list) else [made]
+        for value, result in zip(node.outputs, results, strict=False):
+            self.base._nodes[value.name] = result
+
+    def _standard(self, node: ir.Node, operands: list[Any]) -> list[Any]:
+        """What TVM's own converter makes of a node."""
+        known, self.base._nodes = self.base._nodes, {}
+        names = [f"operand{at}" for at in range(len(operands))]
+        self.base._nodes = dict(zip(names, operands, strict=True))
+        proto = ir.serde.serialize_node(node)
+        del proto.input[:]
+        proto.input.extend(
+            "" if operand is None else name for name, operand in zip(names, operands, strict=True)
+        )
+        try:
+            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.base._construct_nodes(types.SimpleNamespace(node=[proto]))
+            return [self.base._nodes.get(value.name) for value in node.outputs]
+        finally:
+            self.base._nodes = known
+
+    def _operand(self, value: ir.Value, sizes_of: ir.Node | None) -> Any:
+        """A value inside the function: made there, a constant, or sizes."""
+        if value.name in self.base._nodes:
+            return self.base._nodes[value.name]
+        array = constant(value)
+        if array is not None:
+            return self.constant(array)
+        held = self.shapes.numbers(value)
+        terms = None if held is None else [self.symbols.expression(term) for term in held]
+        if terms is None or any(term is None for term in terms):
+            maker = value.producer()
+            raise BackendError(
+                f"the numbers in {value.name!r} depend on data",
+                node=None if maker is None else maker.name,
+                fix="export the model with fixed sizes there",
+            )
+        if sizes_of is not None:
+            return self.tvm.relax.ShapeExpr(terms)
+        return self.tensor_of(terms, dtype_of(value), 0 if _is_scalar(value) else 1)
+
+    def constant(self, array: Any) -> Any:
+        """A constant of the function."""
+        plain = np.ascontiguousarray(array).reshape(np.shape(array))
+        return self.tvm.relax.const(plain, plain.dtype.name)
+
+    def tensor_of(self, terms: Sequence[Any], dtype: str, rank: int) -> Any:
+        """A tensor ``[n]``, or ``[]``, of whole numbers that are computed from sizes."""
+        tirx, te = self.tvm.tirx, self.tvm.te
+
+        def tensor(numbers: Sequence[Any]) -> Any:
+            def element(*index: Any) -> Any:
+                chosen = numbers[-1]
+                for at in reversed(range(len(numbers) - 1)):
+                    chosen = tirx.Select(index[0] == at, numbers[at], chosen)
+                return chosen.astype(dtype)
+
+            return te.compute((len(numbers),) * rank, element, name="sizes")
+
+        return self.bb.emit_te(tensor, list(terms))
+
+
+def _is_scalar(value: ir.Value) -> bool:
+    return value.shape is not None and len(value.shape) == 0
+
+
+def dtype_of(value: ir.Value) -> str:
+    """TVM's and numpy's name of a value's type.
+
+    Raises:
+        BackendError: It is not known, or not one that arrays have.
+    """
+    if value.dtype is None:
+        raise BackendError(f"the type of {value.name!r} is not known", fix="export it with types")
+    return str(value.dtype.numpy().name)
