@@ -19,6 +19,7 @@ CALLED = (
 
 _LOG2_E = 1.44269504088896341
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
+_EXP_LOWEST, _EXP_HIGHEST = -87.3365, 88.7228
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5)
 """(e^r − 1 − r) / r² for |r| ≤ ln 2 / 2: Cephes, expf."""
 _TANH = (
@@ -80,21 +81,17 @@ def _polynomial(x: Any, coefficients: tuple[float, ...]) -> Any:
 
 
 def _exp(x: Any) -> Any:
-    """Two ulp; 0 below the numbers of float32, infinity above, NaN of NaN."""
+    """Two ulp; 0 below the normal numbers of float32, infinity above the largest, NaN of NaN."""
     tirx = load().tirx
-    inside = tirx.max(tirx.min(x, _f32(89.0)), _f32(-104.0))
+    inside = tirx.max(tirx.min(x, _f32(_EXP_HIGHEST)), _f32(_EXP_LOWEST))
     whole = tirx.floor(inside * _f32(_LOG2_E) + _f32(0.5))
     rest = inside - whole * _f32(_LN2_HIGH) - whole * _f32(_LN2_LOW)
     power = _polynomial(rest, _EXP) * rest * rest + rest + _f32(1.0)
-    exponent = whole.astype("int32")
-    half = exponent >> 1
-    made = power * _two_to(half) * _two_to(exponent - half)
-    return tirx.Select(x == x, made, x)
-
-
-def _two_to(exponent: Any) -> Any:
-    tirx = load().tirx
-    return tirx.reinterpret("float32", (exponent + 127) << 23)
+    bits = tirx.reinterpret("int32", power) + (whole.astype("int32") << 23)
+    made = tirx.reinterpret("float32", bits)
+    made = tirx.Select(x < _f32(_EXP_LOWEST), _f32(0.0), made)
+    made = tirx.Select(x > _f32(_EXP_HIGHEST), tirx.infinity("float32"), made)
+    return tirx.Select(tirx.isnan(x), x, made)
 
 
 def _tanh(x: Any) -> Any:
@@ -115,7 +112,8 @@ def _erf(x: Any) -> Any:
     tail = _polynomial(t, _ERF_TAIL) * t * _exp(-size * size)
     large = _f32(1.0) - tail
     signed = tirx.Select(x < _f32(0.0), -large, large)
-    return tirx.Select(x == x, tirx.Select(tirx.abs(x) < _f32(1.0), small, signed), x)
+    made = tirx.Select(tirx.abs(x) < _f32(1.0), small, signed)
+    return tirx.Select(tirx.isnan(x), x, made)
 
 
 _ERF_TAIL = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)

@@ -37,8 +37,9 @@ _TRIPLES = {
 _MEMORY = {b"memcpy": b"sccopy", b"memset": b"scfill", b"memmove": b"scmoves"}
 """What LLVM calls for loops that copy or fill, and what ``runtime.c`` calls its own, which is fast
 where there is no libc."""
-_FAST = ("fast-math-contract", "fast-math-reassoc", "fast-math-nsz")
-"""What floating-point arithmetic may do: sums in another order, and products joined with them."""
+_FAST = ("fast-math-contract",)
+"""What floating-point arithmetic may do: join a product with a sum. Sums in another order would
+undo what keeps functions exact; schedules say where they may be."""
 
 
 def machine(target: Target) -> Any:
