@@ -13,9 +13,11 @@ from sparsecc.backends.bundle.whole import Port
 from sparsecc.backends.onnxruntime.emit import emit
 from sparsecc.backends.onnxruntime.generate import patterns
 from sparsecc.backends.onnxruntime.lower import lower
+from sparsecc.backends.web.build import write_demo, write_module
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.regions.form import FormRegions, Region
 from sparsecc.passes.regions.whole import whole_of
+from sparsecc.passes.weights.to_dense import twin_of
 from sparsecc.request import Request
 
 WHOLE = "Whole"
@@ -59,6 +61,9 @@ def bundle(graph: ir.Model, request: Request, folder: Path, ctx: Context) -> Emi
     """The whole model as one region, in a library of its own."""
     whole = whole_of(graph, request.target, ctx)
     build_bundle(whole, request.target, request.name, folder)
+    if request.target.family == "wasm":
+        write_module(folder, request.name, whole.inputs, whole.outputs)
+        write_demo(folder, request.name, whole.inputs, twin_of(graph))
     outside = {each.node for each in ctx.refusals if each.pass_name == FormRegions.name}
     names = (str(node.name) for node in graph.graph if node.op_type != "Constant")
     region = Region(

@@ -1,10 +1,11 @@
-"""What runs an artifact on this machine: ONNX Runtime, a library by itself, or wasmtime.
+"""What runs an artifact on this machine: ONNX Runtime, a library by itself, or an emulator.
 
 Each is imported where it is opened: a process that measures one holds no other.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 from sparsecc import targets
@@ -12,15 +13,6 @@ from sparsecc.errors import TargetError
 from sparsecc.manifest import MODEL_NAME, Manifest
 from sparsecc.measure import Session
 from sparsecc.targets import Target
-
-
-def target_of(manifest: Manifest) -> Target:
-    """What an artifact was compiled for.
-
-    Raises:
-        TargetError: The manifest describes no target.
-    """
-    return targets.described(manifest.target, manifest.hardware)
 
 
 def open_engine(
@@ -39,30 +31,55 @@ def open_engine(
         BackendError: What should run it refuses it, or is not installed.
         ArtifactError: The library or the weights are not whole.
     """
-    if manifest.has_model:
-        from sparsecc.backends.onnxruntime.run import check_runs_here, open_session
+    if not manifest.has_model:
+        return next(iter(open_variants(folder, manifest).values()))
+    from sparsecc.backends.onnxruntime.run import check_runs_here, open_session
 
-        own = None if portable or manifest.library is None else folder / manifest.library
-        if own is not None:
-            check_runs_here(manifest)
-        session: Session = open_session(folder / MODEL_NAME, library=own, threads=threads)
-        return session
-    target = target_of(manifest)
+    own = None if portable or manifest.library is None else folder / manifest.library
+    if own is not None:
+        check_runs_here(manifest)
+    session: Session = open_session(folder / MODEL_NAME, library=own, threads=threads)
+    return session
+
+
+def open_variants(folder: Path, manifest: Manifest) -> dict[str, Session]:
+    """Sessions over all that computes in an artifact without ONNX Runtime, by a name for each.
+
+    A page chooses one of several modules; a library is one.
+
+    Raises:
+        TargetError, BackendError, ArtifactError: As :func:`open_engine`.
+    """
+    target = targets.described(manifest.target, manifest.hardware)
     if why := why_not_here(target):
-        raise TargetError(
-            why, fix="run it where it is meant to run; its hashes can be checked here"
-        )
+        raise TargetError(why, fix="run it where it belongs; its report can be read anywhere")
     if target.family == "wasm":
-        from sparsecc.backends.web.run import WebSession
+        from sparsecc.backends.web.run import MODULE, RELAXED, WebSession
 
-        return WebSession(folder)
-    from sparsecc.backends.bundle.run import open_bundle
+        modules = {"": MODULE, "relaxed": RELAXED}
+        return {
+            name: WebSession(folder, module)
+            for name, module in modules.items()
+            if module in manifest.files
+        }
+    if targets.runs_here(target):
+        from sparsecc.backends.bundle.run import open_bundle
 
-    return open_bundle(folder)
+        return {"": open_bundle(folder)}
+    from sparsecc.backends.bundle.emulated import EmulatedSession, emulator
+
+    command = str(emulator(target.triple))
+    ends = (manifest.inputs, manifest.outputs)
+    return {"": EmulatedSession(folder, manifest.name, command, *ends)}
 
 
 def why_not_here(target: Target) -> str:
-    """Why nothing on this machine runs what is compiled for a target, or ""."""
-    if target.family == "wasm" or targets.runs_here(target):
+    """Why nothing on this machine runs a library or module made for a target, or ""."""
+    if target.family == "wasm":
+        found = importlib.util.find_spec("wasmtime") is not None
+        return "" if found else "wasmtime, which runs WebAssembly here, is not installed"
+    from sparsecc.backends.bundle.emulated import emulator
+
+    if targets.runs_here(target) or emulator(target.triple):
         return ""
     return f"nothing on this machine runs what was compiled for {target.name}"

@@ -18,6 +18,7 @@ MODEL_NAME = "model.onnx"
 DATA_NAME = "model.onnx.data"
 RUN_NAME = "run.py"
 REPORT_NAME = "report.html"
+DEMO = "demo/"
 MAX_MANIFEST_BYTES = 64 << 20
 DISTRUST = "compile the model again; do not run files you do not trust"
 TOOLS = ("numpy", "onnx", "onnx-ir", "onnxruntime", "ziglang")
@@ -160,8 +161,12 @@ class Manifest(_Strict):
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of what is needed to run: all files but the report."""
-        return sum(entry.bytes for name, entry in self.files.items() if name != REPORT_NAME)
+        """Bytes of what is needed to run: no report, no demo page, and of a library one form."""
+        return sum(entry.bytes for name, entry in self.files.items() if self._runs(name))
+
+    def _runs(self, name: str) -> bool:
+        other = name == REPORT_NAME or name.startswith(DEMO)
+        return not (other or name.endswith(".a") or (name == self.name and not self.has_model))
 
     def to_bytes(self) -> bytes:
         """The file's bytes: same manifest, same bytes."""

@@ -22,7 +22,7 @@ from sparsecc.backends.onnxruntime.save import weight_bytes
 from sparsecc.capture import capture
 from sparsecc.compiled import Compiled
 from sparsecc.emission import EMITTERS
-from sparsecc.engines import open_engine, why_not_here
+from sparsecc.engines import open_engine, open_variants, why_not_here
 from sparsecc.errors import CalibrationError
 from sparsecc.identity import model_hash
 from sparsecc.inspection import rewrite
@@ -191,16 +191,19 @@ def judged(made: Manifest, job: Job, graph: ir.Model, folder: Path, *, portable:
     Where nothing here runs the artifact, the twin stands for it, which computes the same function.
     """
     twin, feeds = session_of_model(twin_of(graph)), judging_feeds(job.graph, job.data)
-    ours: Session = twin
-    numerics = {}
-    not_run = "" if made.has_model else why_not_here(job.request.target)
-    if not not_run:
-        ours = open_engine(folder, made, portable=portable)
-        error = largest_error(ours, twin, feeds)
-        numerics = {"max_rel_error": rounded(error)}
+    not_run, variants = "", dict[str, Session]()
+    if made.has_model:
+        variants = {"": open_engine(folder, made, portable=portable)}
+    elif not (not_run := why_not_here(job.request.target)):
+        variants = open_variants(folder, made)
+    errors = {name: largest_error(each, twin, feeds) for name, each in variants.items()}
+    for error in errors.values():
         _warn_of(error, INT8_TOLERANCE if int8.DOMAIN in graph.opset_imports else TOLERANCE)
+    ours = next(iter(variants.values()), twin)
     found: dict[str, Any] = {
-        "numerics": numerics,
+        "numerics": {
+            f"max_rel_error_{name}".rstrip("_"): rounded(error) for name, error in errors.items()
+        },
         "quality": agreement(ours, session_of_model(job.graph), feeds),
         "not_run": not_run,
     }

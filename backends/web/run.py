@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 Kind = TypeVar("Kind")
 
-MODULE = "model.wasm"
+MODULE, RELAXED = "model.wasm", "model.relaxed.wasm"
 WEIGHTS = "weights.bin"
 
 # The structs of the C API as 32-bit WebAssembly lays them out: 64-bit numbers on multiples of 8.

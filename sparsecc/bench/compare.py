@@ -13,13 +13,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from sparsecc import targets
 from sparsecc.artifact import open_artifact
 from sparsecc.backends.onnxruntime.run import check_runs_here
 from sparsecc.bench.process import Worker
 from sparsecc.bench.result import PORTABLE, BenchResult, Round, summarise
 from sparsecc.bench.turns import take_turns
 from sparsecc.bench.worker import Job
-from sparsecc.errors import BackendError, ModelError
+from sparsecc.errors import BackendError, ModelError, TargetError
 from sparsecc.manifest import MODEL_NAME, Manifest
 from sparsecc.measure import max_rel_error
 from sparsecc.progress import Progress, silent
@@ -69,7 +70,7 @@ def compare(
     if manifest.library is not None:
         check_runs_here(manifest)
     if not manifest.has_model:
-        _check_alone(folder, baseline is None, threads)
+        _check_alone(folder, manifest, baseline is None, threads)
     ours = folder / MODEL_NAME if manifest.has_model else folder
     model = interface(folder, manifest)
     theirs = ours if baseline is None else _checked_baseline(Path(baseline), input_specs(model))
@@ -108,12 +109,23 @@ def compare(
     )
 
 
-def _check_alone(folder: Path, without_baseline: bool, threads: int) -> None:
+def _is_timed_here(manifest: Manifest) -> bool:
+    """Whether what runs it here takes the time it takes where it belongs."""
+    target = targets.described(manifest.target, manifest.hardware)
+    return target.family == "wasm" or targets.runs_here(target)
+
+
+def _check_alone(folder: Path, manifest: Manifest, without_baseline: bool, threads: int) -> None:
     """What an artifact without ONNX Runtime can be measured with."""
     if without_baseline:
         raise ModelError(
             f"there is no model in {folder} that ONNX Runtime could run beside it",
             fix="pass the model it was compiled from as the baseline",
+        )
+    if not _is_timed_here(manifest):
+        raise TargetError(
+            f"{folder} is for {manifest.target}: how fast that is cannot be measured here",
+            fix="measure it on such a machine",
         )
     if threads != 1:
         raise BackendError(

@@ -12,7 +12,7 @@ from typing import Any
 
 from sparsecc.errors import TargetError
 from sparsecc.targets.arm import ARM64_A55, ARM64_A76, ARM64_LINUX, ARM64_X1
-from sparsecc.targets.base import Backend, Target
+from sparsecc.targets.base import Backend, Isa, Target
 from sparsecc.targets.cuda import CUDA_SM_80, CUDA_SM_90
 from sparsecc.targets.web import WASM, WASM_RELAXED
 from sparsecc.targets.x86 import X86_64, X86_64_V3, X86_64_V4
@@ -34,7 +34,8 @@ BACKENDS: Mapping[str, tuple[Backend, ...]] = {
 FILE_SUFFIX = ".json"
 """Ends the name of a target that is the path of a file."""
 
-_FAMILIES_BUILT = ("x86-64", "arm64")
+_LEAST: Mapping[str, Isa] = {"wasm": "wasm-simd128"}
+"""Of a family, the instruction set that no artifact can do without: that of all engines."""
 
 _V3_FLAGS = {"avx2", "fma", "bmi2", "f16c"}
 _V4_FLAGS = _V3_FLAGS | {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
@@ -144,8 +145,8 @@ def described(name: str, hardware: Mapping[str, Any]) -> Target:
 
 
 def is_buildable(target: Target) -> bool:
-    """Whether a backend can make artifacts for a target; kernels alone are not enough."""
-    return bool(target.isas) and target.family in _FAMILIES_BUILT
+    """Whether a backend can make artifacts for a target."""
+    return bool(target.isas) and _LEAST.get(target.family, target.isas[0]) in target.isas
 
 
 def buildable(target: Target) -> Target:

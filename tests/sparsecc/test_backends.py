@@ -12,7 +12,10 @@ import pytest
 
 import sparsecc
 from sparsecc import manifest as manifests
+from sparsecc import targets
+from sparsecc.backends.bundle import emulated
 from sparsecc.bench import compare
+from sparsecc.engines import why_not_here
 from sparsecc.errors import ArtifactError, BackendError, ModelError, TargetError
 from sparsecc.inspection import inspect
 from sparsecc.report import Report
@@ -142,3 +145,58 @@ def test_a_backend_that_a_target_has_not_is_refused() -> None:
         with pytest.raises(TargetError, match=backend) as caught:
             inspect(small.mlp(), target, backend)
         assert caught.value.fix
+
+
+ELSEWHERE = {
+    "wasm": ({}, {"max_rel_error", "max_rel_error_relaxed"}),
+    "arm64-linux": ({"backend": "bundle"}, {"max_rel_error"}),
+}
+
+
+@pytest.mark.parametrize("target", ELSEWHERE)
+def test_what_runs_elsewhere_is_run_by_an_engine_of_it(target: str, tmp_path: Path) -> None:
+    options, measured = ELSEWHERE[target]
+    if why := why_not_here(targets.TARGETS[target]):
+        pytest.skip(why)
+    made = sparsecc.compile(small.mlp("n"), target, sparsity="4x1:0.8", **options)
+    numerics = made.manifest.numerics
+    assert set(numerics) == measured
+    assert max(numerics.values()) <= TOLERANCE
+    out = made.save(tmp_path / "out")
+    result = verify(out)
+    assert result["ok"]
+    assert len(result["checks"]) == len(measured)
+    x = small.tokens(0, 3)
+    theirs = sparsecc.compile(small.mlp("n"), sparsity="4x1:0.8")(x)
+    np.testing.assert_allclose(sparsecc.load(out)(x), theirs, atol=1e-5 * np.abs(theirs).max())
+    with pytest.raises(ModelError, match="x"):
+        sparsecc.load(out).run({"x": x[:, :-1]})
+
+
+def test_a_folder_for_the_web_can_be_published(tmp_path: Path) -> None:
+    made = sparsecc.compile(small.mobilenet("4x1:0.8"), "wasm", name="tiny")
+    wanted = {"model.wasm", "model.relaxed.wasm", "index.js", "index.d.ts", "package.json"}
+    assert wanted | {"weights.bin", "demo/index.html", "demo/dense.onnx"} <= set(
+        made.manifest.files
+    )
+    out = made.save(tmp_path / "out")
+    assert made.save(out) == out  # over itself, folders below included
+    assert made.size_bytes < sum(entry.bytes for entry in made.manifest.files.values())
+    assert verify(out)["ok"]
+
+
+def test_an_emulator_says_nothing_of_time(tmp_path: Path) -> None:
+    onnx.save(small.mlp("n"), tmp_path / "dense.onnx")
+    made = sparsecc.compile(small.mlp("n"), "arm64-linux", backend="bundle")
+    with pytest.raises(TargetError, match="cannot be measured here"):
+        compare(made.path, tmp_path / "dense.onnx", seconds=0.2)
+
+
+def test_what_nothing_runs_here_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulated, "EMULATORS", {})
+    made = sparsecc.compile(small.mlp(), "arm64-linux", backend="bundle", sparsity="4x1:0.8")
+    assert made.manifest.numerics == {}
+    assert "arm64-linux" in made.manifest.not_run
+    assert made.quality["cosine"] > 0  # of the twin, which computes the same
+    with pytest.raises(TargetError, match="arm64-linux"):
+        made(small.tokens(0))
