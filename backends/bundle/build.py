@@ -20,13 +20,13 @@ from sparsecc.backends.bundle.plan import check_name, header, plan_source
 from sparsecc.backends.bundle.weights import NAME as WEIGHTS_NAME
 from sparsecc.backends.bundle.weights import write_weights
 from sparsecc.backends.bundle.whole import Whole
+from sparsecc.backends.codegen.systems import ARCHIVE, ELF_SHARED, filled
 from sparsecc.backends.codegen.toolchain import (
-    ARCHIVE_FLAGS,
     OBJECT_FLAGS,
-    SHARED_FLAGS,
     WASM_FLAGS,
     Build,
     Unit,
+    archive_flags,
     build_cached,
     compile_flags,
     compile_objects,
@@ -36,6 +36,7 @@ from sparsecc.backends.codegen.toolchain import (
 from sparsecc.backends.kernels.sources import chosen_units, read_sources, units
 from sparsecc.errors import ArtifactError, BackendError
 from sparsecc.targets import Target
+from sparsecc.targets.base import Triple
 
 HERE = Path(__file__).parent
 WEB = HERE.parent / "web"
@@ -75,7 +76,7 @@ class Kernels:
         shared: Whether threads share the memory of a WebAssembly module.
     """
 
-    triple: str
+    triple: Triple
     isas: tuple[str, ...]
     shared: bool = False
 
@@ -99,7 +100,7 @@ class Parts:
     """
 
     objects: tuple[str, ...]
-    triple: str
+    triple: Triple
     name: str
 
 
@@ -170,7 +171,8 @@ def kernels_build(kernels: Kernels) -> Build:
         sources=read_sources(HERE),
         units=kernels.built(units(kernels.isas, "bundle.c", "weights.c")),
         compile_flags=compile_flags(kernels.triple),
-        link_flags=ARCHIVE_FLAGS,
+        link_flags=archive_flags(kernels.triple),
+        link=ARCHIVE,
     )
 
 
@@ -212,7 +214,7 @@ def _chosen(whole: Whole, isas: Sequence[str]) -> tuple[Unit, ...]:
 
 
 def _link_shared(parts: Parts, file: str, folder: Path) -> None:
-    flags = (*SHARED_FLAGS, "--gc-sections", "-soname", file)
+    flags = (*ELF_SHARED, "--gc-sections", "-soname", file)
     run_zig(["ld.lld", *flags, *parts.objects, "-o", file], folder)
 
 
@@ -221,7 +223,7 @@ def _link_static(parts: Parts, file: str, folder: Path) -> None:
     merged = f"{parts.name}.o"
     run_zig(["ld.lld", *OBJECT_FLAGS, *parts.objects, "-o", merged], folder)
     (folder / merged).write_bytes(localize((folder / merged).read_bytes()))
-    run_zig([*ARCHIVE_FLAGS, file, merged], folder)
+    run_zig(filled(ARCHIVE, archive_flags(parts.triple), [merged], file), folder)
 
 
 def _link_program(parts: Parts, file: str, folder: Path) -> None:

@@ -19,7 +19,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from sparsecc.backends.codegen.systems import (
+    ARCHIVE,
+    ARCHIVE_FLAGS,
+    ELF_LINK,
+    ELF_SHARED,
+    IMPORTS,
+    SYSTEMS,
+    WASM_LINK,
+    Command,
+    filled,
+)
 from sparsecc.errors import BackendError
+from sparsecc.targets.base import Triple
 
 ZIG = (sys.executable, "-m", "ziglang")
 TIMEOUT_S = 300
@@ -38,10 +50,6 @@ COMPILE_FLAGS = (
 WASM_COMPILE_FLAGS = tuple(flag for flag in COMPILE_FLAGS if flag != "-fPIC")
 """A module has its memory to itself: nothing in it moves."""
 
-SHARED_FLAGS = ("-shared", "-z", "defs", "-z", "noexecstack", "--strip-all", "--build-id=none")
-"""For ld.lld, called directly: through ``zig cc`` a link would first build runtime libraries that
-the freestanding objects do not need."""
-
 OBJECT_FLAGS = ("-r",)
 """For one relocatable object, to be linked by :func:`link_library`."""
 
@@ -51,9 +59,6 @@ WASM_FLAGS = (
 )
 """For wasm-ld, called directly. The memory is exported and may grow; what no export reaches falls
 away. Below the stack nothing lies: a stack that grows out of it traps."""
-
-ARCHIVE_FLAGS = ("ar", "rcsD")
-"""For an archive, of which a link takes the objects that it needs."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ class Build:
         units: What to compile.
         compile_flags: For every unit.
         link_flags: For the link.
+        link: Command of the link, a template of ``codegen/systems.py``.
     """
 
     name: str
@@ -91,7 +97,8 @@ class Build:
     sources: dict[str, str]
     units: tuple[Unit, ...]
     compile_flags: tuple[str, ...] = COMPILE_FLAGS
-    link_flags: tuple[str, ...] = SHARED_FLAGS
+    link_flags: tuple[str, ...] = ELF_SHARED
+    link: Command = ELF_LINK
 
 
 def is_wasm(triple: str) -> bool:
@@ -99,9 +106,17 @@ def is_wasm(triple: str) -> bool:
     return triple.startswith("wasm")
 
 
-def compile_flags(triple: str) -> tuple[str, ...]:
+def compile_flags(triple: Triple) -> tuple[str, ...]:
     """Flags for every unit of a triple."""
-    return WASM_COMPILE_FLAGS if is_wasm(triple) else COMPILE_FLAGS
+    if is_wasm(triple):
+        return WASM_COMPILE_FLAGS
+    system = SYSTEMS.get(triple)
+    return (*COMPILE_FLAGS, *(system.compile_flags if system else ()))
+
+
+def archive_flags(triple: Triple) -> tuple[str, ...]:
+    """Flags for an archive of a triple's objects."""
+    return ARCHIVE_FLAGS if is_wasm(triple) else SYSTEMS[triple].archive_flags
 
 
 def wasm_module(
@@ -120,7 +135,50 @@ def wasm_module(
         exports: C functions.
     """
     flags = (*WASM_FLAGS, *(f"--export={function}" for function in exports))
-    return Build(name, WASM_TRIPLE, sources, units, WASM_COMPILE_FLAGS, flags)
+    return Build(name, WASM_TRIPLE, sources, units, WASM_COMPILE_FLAGS, flags, WASM_LINK)
+
+
+def shared_library(
+    stem: str,
+    triple: Triple,
+    sources: dict[str, str],
+    units: tuple[Unit, ...],
+    exports: Sequence[str],
+) -> Build:
+    """A shared library, to be made by :func:`build_cached`.
+
+    Args:
+        stem: What it is of: the library's name without what the system puts around it.
+        triple: zig's target triple.
+        sources: Text of every source and header by file name.
+        units: What to compile.
+        exports: C functions that are reachable from outside.
+    """
+    system = SYSTEMS[triple]
+    flags, name = system.shared_flags(exports), system.shared.format(stem)
+    return Build(name, triple, sources, units, compile_flags(triple), flags, system.link)
+
+
+def static_library(
+    stem: str, triple: Triple, sources: dict[str, str], units: tuple[Unit, ...]
+) -> Build:
+    """The same as an archive, of which a link takes the objects that it needs."""
+    flags, name = archive_flags(triple), SYSTEMS[triple].archive.format(stem)
+    return Build(name, triple, sources, units, compile_flags(triple), flags, ARCHIVE)
+
+
+def import_library(stem: str, triple: Triple, exports: Sequence[str]) -> Build:
+    """What a program is linked with that calls a shared library's functions, where that is a file.
+
+    Args:
+        stem: The same as that of the shared library.
+        triple: zig's target triple; its system has ``imports``.
+        exports: C functions that are reachable from outside.
+    """
+    system = SYSTEMS[triple]
+    name = system.imports.format(stem)
+    text = "\n".join((f"LIBRARY {system.shared.format(stem)}", "EXPORTS", *exports, ""))
+    return Build(name, triple, {f"{Path(name).stem}.def": text}, (), (), (), IMPORTS)
 
 
 def cache_dir() -> Path:
@@ -162,7 +220,7 @@ def zig_version() -> str:
 
 def _key(build: Build) -> str:
     content = repr((zig_version(), build.name, build.triple, sorted(build.sources.items())))
-    how = repr((build.units, build.compile_flags, build.link_flags))
+    how = repr((build.units, build.compile_flags, build.link_flags, build.link))
     return hashlib.sha256((content + how).encode()).hexdigest()[:32]
 
 
@@ -224,11 +282,7 @@ def compile_and_link(build: Build, folder: Path) -> Path:
         BackendError: zig failed.
     """
     objects = compile_objects(build, folder)
-    if build.link_flags == ARCHIVE_FLAGS:
-        run_zig([*ARCHIVE_FLAGS, build.name, *objects], folder)
-    else:
-        linker = "wasm-ld" if is_wasm(build.triple) else "ld.lld"
-        run_zig([linker, *build.link_flags, *objects, "-o", build.name], folder)
+    run_zig(filled(build.link, build.link_flags, objects, build.name), folder)
     return folder / build.name
 
 
@@ -259,7 +313,7 @@ def build_cached(build: Build) -> Path:
 
 
 def link_library(
-    built: Path, output: Path, triple: str, sources: Mapping[str, bytes] | None = None
+    built: Path, output: Path, triple: Triple, sources: Mapping[str, bytes] | None = None
 ) -> None:
     """Link an object, and what assembler sources define, into a shared library.
 
@@ -280,7 +334,8 @@ def link_library(
             for name in (name for name in sources or {} if name.endswith(".s")):
                 run_zig(["cc", "-target", triple, "-c", name, "-o", f"{name}.o"], folder)
                 objects.append(f"{name}.o")
-            run_zig(["ld.lld", *SHARED_FLAGS, *objects, "-o", output.name], folder)
+            system = SYSTEMS[triple]
+            run_zig(filled(system.link, system.flags, objects, output.name), folder)
             os.replace(folder / output.name, output)
     except OSError as error:
         raise BackendError(

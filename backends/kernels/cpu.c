@@ -31,6 +31,41 @@ static int level(void)
 }
 #endif
 
+#if defined(__aarch64__) && defined(__linux__)
+/* Linux lets programs read the registers that describe the CPU from 4.11 on; before, that ends them
+   (Documentation/arch/arm64/cpu-feature-registers.rst). */
+static int tells_features(void)
+{
+  enum { SYS_UNAME = 160, FIELD = 65 };
+  char name[6][FIELD];           /* struct utsname: system, node, release, ... */
+  register i64 x8 __asm__("x8") = SYS_UNAME, x0 __asm__("x0") = (i64)name;
+  __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8) : "memory");
+  if (x0) return 0;
+  int version[2] = {0, 0}, at = 0;
+  for (const char *c = name[2]; *c && at < 2; c++)
+    if (*c >= '0' && *c <= '9') version[at] = 10 * version[at] + *c - '0';
+    else at++;
+  return version[0] > 4 || (version[0] == 4 && version[1] >= 11);
+}
+
+static int has_dot_product(void)
+{
+  u64 features;                  /* ID_AA64ISAR0_EL1 */
+  if (!tells_features()) return 0;
+  __asm__("mrs %0, S3_0_C0_C6_0" : "=r"(features));
+  return features >> 44 & 15;    /* DotProd */
+}
+#elif defined(__aarch64__) && defined(__APPLE__)
+extern int sysctlbyname(const char *name, void *old, u64 *old_bytes, void *fresh, u64 fresh_bytes);
+
+static int has_dot_product(void)
+{
+  int has = 0;
+  u64 bytes = sizeof has;
+  return !sysctlbyname("hw.optional.arm.FEAT_DotProd", &has, &bytes, 0, 0) && has;
+}
+#endif
+
 const sc_isa *sc_pick_isa(void)
 {
 #if defined(SC_HAS_V4)
@@ -54,10 +89,8 @@ int sc_has_dot4(int vector_bytes)
 #if defined(__x86_64__)
   const u32 avx512_vnni = BIT(11);
   return vector_bytes == 64 && level() >= 4 && has(cpuid(7).c, avx512_vnni);
-#elif defined(__aarch64__) && defined(__linux__)
-  u64 features; /* ID_AA64ISAR0_EL1, whose bits 44-47 say DotProd: Linux lets programs read it */
-  __asm__("mrs %0, S3_0_C0_C6_0" : "=r"(features));
-  return vector_bytes == 16 && (features >> 44 & 15);
+#elif defined(__aarch64__)
+  return vector_bytes == 16 && has_dot_product();
 #else
   return (void)vector_bytes, 0;
 #endif

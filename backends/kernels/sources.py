@@ -40,7 +40,10 @@ INT8 = (
 )
 """The same; the last one a second time where there is an instruction for products of bytes."""
 
-BASE = ("check.c", "cpu.c", "codes.c", "externs.c", "weight.c", "region.c", "region_plan.c")
+BASE = (
+    *("check.c", "cpu.c", "stack.c", "codes.c", "externs.c", "weight.c"),
+    *("region.c", "region_plan.c"),
+)
 """Compiled once, for a CPU that may have none of them."""
 
 SELDOM = ("cpu.c", "weight.c", "region.c", "region_plan.c", "bundle.c")

@@ -8,7 +8,9 @@ from pathlib import Path
 import onnx_ir as ir
 
 from sparsecc import ops
+from sparsecc.backends.bundle.whole import Port
 from sparsecc.backends.codegen.code_table import Pattern, code_table
+from sparsecc.backends.mobile.arrange import NOTES, write_notes
 from sparsecc.backends.onnxruntime.library import build_library
 from sparsecc.backends.onnxruntime.save import save_model
 from sparsecc.manifest import MODEL_NAME, RUN_NAME
@@ -48,6 +50,19 @@ def emit(
     library = None
     if any(ops.is_sparse(node) for node in model.graph.all_nodes()):
         library = build_library(target, folder, code_table(generated)).name
-    register = f'options.register_custom_ops_library(str(here / "{library}"))\n' if library else ""
-    (folder / RUN_NAME).write_text(_RUN.format(register=register, model=MODEL_NAME))
+    register = ""
+    if library is not None and target.triple in NOTES:
+        write_notes(folder, target, library, _first_input(model))
+    elif library is not None:
+        register = f'options.register_custom_ops_library(str(here / "{library}"))\n'
+    text = _RUN.format(register=register, model=MODEL_NAME)
+    (folder / RUN_NAME).write_bytes(text.encode())
     return library
+
+
+def _first_input(model: ir.Model) -> Port:
+    """What an example feeds."""
+    value = model.graph.inputs[0]
+    dims = [dim if isinstance(dim, int) else str(dim.value) for dim in value.shape or ()]
+    dtype = value.dtype.numpy().name if value.dtype is not None else "float32"
+    return Port(str(value.name), dtype, tuple(dims))

@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from sparsecc.backends.codegen.code_table import CodeTable
+from sparsecc.backends.codegen.systems import SYSTEMS
 from sparsecc.backends.codegen.toolchain import (
     OBJECT_FLAGS,
     Build,
+    Unit,
     build_cached,
     copy_into,
     link_library,
+    shared_library,
+    static_library,
 )
 from sparsecc.backends.kernels.sources import read_sources, units
 from sparsecc.backends.onnxruntime.ep_header import HEADER, ep_header
@@ -24,20 +28,38 @@ UNITS = (
 """Compiled once, for a CPU that may have no instruction set of the kernels."""
 
 
+EXPORTS = ("RegisterCustomOps", "CreateEpFactories", "ReleaseEpFactory")
+"""What ONNX Runtime looks for in the library."""
+
+
 def library_name(target: Target) -> str:
     """File name of a target's library."""
-    return f"libsparsecc-{target.name}.so"
+    system = SYSTEMS[target.triple]
+    return (system.shared or system.archive).format(f"sparsecc-{target.name}")
+
+
+def _parts(target: Target) -> tuple[dict[str, str], tuple[Unit, ...]]:
+    return read_sources(HERE) | {HEADER: ep_header(target)}, units(target.isas, *UNITS)
 
 
 def library_build(target: Target) -> Build:
-    """What every library of a target is made of, as one object."""
+    """What every library of a target is made of, as one object of ELF."""
+    sources, parts = _parts(target)
     return Build(
         name=f"sparsecc-{target.name}.o",
         triple=target.triple,
-        sources=read_sources(HERE) | {HEADER: ep_header(target)},
-        units=units(target.isas, *UNITS),
+        sources=sources,
+        units=parts,
         link_flags=OBJECT_FLAGS,
     )
+
+
+def _finished(target: Target) -> Path:
+    """The library of a target that code of a model is never linked into, in the cache."""
+    what = (f"sparsecc-{target.name}", target.triple, *_parts(target))
+    if SYSTEMS[target.triple].shared:
+        return build_cached(shared_library(*what, EXPORTS))
+    return build_cached(static_library(*what))
 
 
 def build_library(
@@ -51,17 +73,14 @@ def build_library(
         table: Code generated for the weights of one model; it needs ``out_dir``.
 
     Returns:
-        Path of ``libsparsecc-<target name>.so``.
+        Path of the library; its name is :func:`library_name`.
 
     Raises:
         BackendError: zig failed, or a folder cannot be written.
     """
-    built = build_cached(library_build(target))
-    if table is not None and table.count and out_dir is not None:
-        library = out_dir / library_name(target)
-        link_library(built, library, target.triple, table.files("codes"))
-        return library
-    library = built.parent / library_name(target)
-    if not library.exists():
-        link_library(built, library, target.triple)
-    return library if out_dir is None else copy_into(library, out_dir)
+    if table is None or not table.count or out_dir is None:
+        library = _finished(target)
+        return library if out_dir is None else copy_into(library, out_dir)
+    library = out_dir / library_name(target)
+    link_library(build_cached(library_build(target)), library, target.triple, table.files("codes"))
+    return library

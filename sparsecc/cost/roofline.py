@@ -68,6 +68,8 @@ GENERATED = Efficiency(0.85, 0.8)
 GENERATED_ROWS = 30
 GENERATED_ISA = "x86-64-v4"
 """The instruction set that unstructured weights get machine code of their own for."""
+GENERATED_TRIPLE = "x86_64-linux-gnu"
+"""That code is called as functions are on Linux."""
 INPUT_GROUPS = Efficiency(0.36, 6.0)
 ROW_BLOCKS = {2: Efficiency(0.6, 8.0), 4: Efficiency(0.82, 8.0)}
 WIDE_ROW_BLOCKS = Efficiency(0.84, 8.0)
@@ -128,7 +130,7 @@ def generates(block: Block, groups: int, points: int | None, target: Target) -> 
         points: Tokens of a matmul; None where any number may come, and for a convolution.
         target: What it is compiled for.
     """
-    if target.stands_alone:
+    if target.stands_alone or target.triple != GENERATED_TRIPLE:
         return False  # only the library for ONNX Runtime is linked with code of a model
     few = points is not None and points <= FEW_POINTS
     return block == (1, 1) and groups == 1 and not few and GENERATED_ISA in target.isas

@@ -18,6 +18,7 @@ from sparsecc.cost.rates import Rates
 from sparsecc.cost.roofline import GENERATED_ISA, Work
 from sparsecc.errors import CostTableError
 from sparsecc.targets import TARGETS, Target
+from sparsecc.targets.base import TRIPLES, Triple
 from sparsecc.versioned import FileKind
 
 FORMAT: Final = 1
@@ -105,7 +106,7 @@ def kernels_hash(target: Target) -> str:
 
 
 @functools.cache
-def _hash_of(isas: tuple[str, ...], triple: str) -> str:
+def _hash_of(isas: tuple[str, ...], triple: Triple) -> str:
     from sparsecc.backends.codegen import outer_product, x86_encoder
     from sparsecc.backends.codegen.toolchain import compile_flags
     from sparsecc.backends.kernels.sources import isa_units, timed_sources
@@ -140,13 +141,20 @@ def read_table(path: Path, target: Target) -> Table:
 
 
 def measured_as(target: Target) -> Target:
-    """The target whose table serves: of several instruction sets, that of the best one alone."""
-    best = TARGETS.get(target.isas[-1]) if target.isas else None
-    if best is None:
+    """The target whose table serves.
+
+    Of several instruction sets that of the best one alone; of another system that of Linux.
+    """
+    first = TRIPLES[target.family][:1]  # Linux, or all there is
+    if len(target.isas) == 1 and target.triple in first:
         return target
-    best = dataclasses.replace(best, backend=target.backend)
-    same = dataclasses.replace(best, name=target.name, isas=target.isas) == target
-    return best if same else target
+    for each in TARGETS.values():
+        if each.triple not in first or each.isas != target.isas[-1:]:
+            continue
+        here = dataclasses.replace(target, name=each.name, triple=each.triple, isas=each.isas)
+        if here == dataclasses.replace(each, backend=target.backend):
+            return here
+    return target
 
 
 def own_path(target: Target) -> Path:

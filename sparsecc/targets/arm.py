@@ -1,4 +1,4 @@
-"""64-bit ARM targets: a server core, and three classes of cores of phones and boards.
+"""64-bit ARM targets: a server core, three classes of cores of phones and boards, other systems.
 
 Ports, registers and caches are those of Arm's software optimization guides; clocks and bandwidths
 are those of common products.
@@ -40,3 +40,8 @@ ARM64_X1 = dataclasses.replace(
     caches=(64 << 10, 1 << 20, 8 << 20),
     bandwidths=(134.0, 90.0, 60.0, 15.0),
 )
+ARM64_ANDROID = dataclasses.replace(
+    ARM64_LINUX, name="arm64-android", triple="aarch64-linux-android"
+)
+ARM64_IOS = dataclasses.replace(ARM64_LINUX, name="arm64-ios", triple="aarch64-ios.13.0")
+ARM64_MACOS = dataclasses.replace(ARM64_LINUX, name="arm64-macos", triple="aarch64-macos.11.0")

@@ -18,7 +18,17 @@ MOST_LEVELS = 4
 MOST_LANES = 64
 
 Family = Literal["x86-64", "arm64", "wasm", "cuda"]
-Triple = Literal["", "x86_64-linux-gnu", "aarch64-linux-gnu", "wasm32-freestanding"]
+Triple = Literal[
+    "",
+    "x86_64-linux-gnu",
+    "x86_64-windows-gnu",
+    "aarch64-linux-gnu",
+    "aarch64-linux-android",
+    "aarch64-macos.11.0",
+    "aarch64-ios.13.0",
+    "wasm32-freestanding",
+]
+"""zig's, with the oldest version of a system where there are versions."""
 Isa = Literal["x86-64-v3", "x86-64-v4", "arm64-neon", "wasm-simd128", "wasm-relaxed"]
 """Instruction sets that there are kernels for: the names of ``backends/kernels/table.py``."""
 Backend = Literal["onnxruntime", "bundle", "tvm"]
@@ -26,8 +36,11 @@ Backend = Literal["onnxruntime", "bundle", "tvm"]
 runtime; a library that TVM's virtual machine drives."""
 
 TRIPLES: dict[Family, tuple[Triple, ...]] = {
-    "x86-64": ("x86_64-linux-gnu",),
-    "arm64": ("aarch64-linux-gnu",),
+    "x86-64": ("x86_64-linux-gnu", "x86_64-windows-gnu"),
+    "arm64": (
+        *("aarch64-linux-gnu", "aarch64-linux-android"),
+        *("aarch64-macos.11.0", "aarch64-ios.13.0"),
+    ),
     "wasm": ("wasm32-freestanding",),
     "cuda": (),
 }

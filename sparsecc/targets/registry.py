@@ -11,17 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from sparsecc.errors import TargetError
-from sparsecc.targets.arm import ARM64_A55, ARM64_A76, ARM64_LINUX, ARM64_X1
-from sparsecc.targets.base import Backend, Isa, Target
+from sparsecc.targets.arm import (
+    ARM64_A55,
+    ARM64_A76,
+    ARM64_ANDROID,
+    ARM64_IOS,
+    ARM64_LINUX,
+    ARM64_MACOS,
+    ARM64_X1,
+)
+from sparsecc.targets.base import Backend, Isa, Target, Triple
 from sparsecc.targets.cuda import CUDA_SM_80, CUDA_SM_90
 from sparsecc.targets.web import WASM, WASM_RELAXED
-from sparsecc.targets.x86 import X86_64, X86_64_V3, X86_64_V4
+from sparsecc.targets.x86 import X86_64, X86_64_V3, X86_64_V4, X86_64_WINDOWS
 
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        *(X86_64, X86_64_V3, X86_64_V4),
+        *(X86_64, X86_64_V3, X86_64_V4, X86_64_WINDOWS),
         *(ARM64_LINUX, ARM64_A55, ARM64_A76, ARM64_X1),
+        *(ARM64_ANDROID, ARM64_IOS, ARM64_MACOS),
         *(WASM, WASM_RELAXED),
         *(CUDA_SM_80, CUDA_SM_90),
     )
@@ -29,6 +38,10 @@ TARGETS: dict[str, Target] = {
 BACKENDS: Mapping[str, tuple[Backend, ...]] = {
     "x86_64-linux-gnu": ("onnxruntime", "bundle", "tvm"),
     "aarch64-linux-gnu": ("onnxruntime", "bundle", "tvm"),
+    "aarch64-linux-android": ("onnxruntime", "bundle"),
+    "aarch64-ios.13.0": ("onnxruntime", "bundle"),
+    "aarch64-macos.11.0": ("onnxruntime", "bundle"),
+    "x86_64-windows-gnu": ("onnxruntime", "bundle"),
 }
 """Triple → what can be made for it; for any other only a target's own backend."""
 FILE_SUFFIX = ".json"
@@ -36,6 +49,16 @@ FILE_SUFFIX = ".json"
 
 _LEAST: Mapping[str, Isa] = {"wasm": "wasm-simd128"}
 """Of a family, the instruction set that no artifact can do without: that of all engines."""
+
+_MACHINES: Mapping[tuple[str, str], Triple] = {
+    ("Linux", "x86_64"): "x86_64-linux-gnu",
+    ("Linux", "amd64"): "x86_64-linux-gnu",
+    ("Linux", "aarch64"): "aarch64-linux-gnu",
+    ("Linux", "arm64"): "aarch64-linux-gnu",
+    ("Windows", "amd64"): "x86_64-windows-gnu",
+    ("Darwin", "arm64"): "aarch64-macos.11.0",
+}
+"""System and processor, as Python's ``platform`` names them, and the triple of their targets."""
 
 _V3_FLAGS = {"avx2", "fma", "bmi2", "f16c"}
 _V4_FLAGS = _V3_FLAGS | {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
@@ -54,22 +77,29 @@ def _cpu_flags() -> frozenset[str]:
     return frozenset()
 
 
+def _here() -> str:
+    """Triple of this machine; empty where there is none."""
+    return _MACHINES.get((platform.system(), platform.machine().lower()), "")
+
+
 def _native() -> Target:
     if platform.system() != "Linux":
+        here = [
+            name for name, target in TARGETS.items() if target.triple and target.triple == _here()
+        ]
         raise TargetError(
-            f"no kernels can be built for {platform.system()} yet",
-            fix=f"name a target to build for: {', '.join(TARGETS)}",
+            f"on {platform.system()} the best target is not known",
+            fix=f"name it: {', '.join(here) or ', '.join(TARGETS)}",
         )
-    machine = platform.machine()
-    if machine in ("aarch64", "arm64"):
+    if _here() == ARM64_LINUX.triple:
         return ARM64_LINUX
     flags = _cpu_flags()
-    if machine in ("x86_64", "AMD64") and flags >= _V4_FLAGS:
+    if _here() == X86_64.triple and flags >= _V4_FLAGS:
         return X86_64_V4
-    if machine in ("x86_64", "AMD64") and flags >= _V3_FLAGS:
+    if _here() == X86_64.triple and flags >= _V3_FLAGS:
         return X86_64_V3
     raise TargetError(
-        f"this {machine} processor has no kernels: x86-64 needs AVX2 and FMA",
+        f"this {platform.machine()} processor has no kernels: x86-64 needs AVX2 and FMA",
         fix=f"compile for another machine with one of: {', '.join(TARGETS)}",
     )
 
@@ -165,14 +195,17 @@ def buildable(target: Target) -> Target:
 
 
 def runs_here(target: Target) -> bool:
-    """Whether this machine can run a target's library."""
+    """Whether this machine can run a target's library.
+
+    Outside Linux nothing tells what its processor has: the library itself does when it is loaded.
+    """
+    if not target.isas or target.triple != _here():
+        return False
+    if target.triple != X86_64.triple:
+        return True
     try:
         native = _native()
     except TargetError:
         return False
-    if not target.isas or native.triple != target.triple:
-        return False
     order = (X86_64_V3.name, X86_64_V4.name)
-    if native.name not in order:
-        return True
     return order.index(target.isas[0]) <= order.index(native.name)

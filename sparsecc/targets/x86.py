@@ -30,3 +30,4 @@ X86_64_V3 = dataclasses.replace(
     X86_64_V4, name=_V3, isas=(_V3,), lanes=8, registers=16, int8_gain=1.0
 )
 X86_64 = dataclasses.replace(X86_64_V4, name="x86-64", isas=(_V3, _V4))
+X86_64_WINDOWS = dataclasses.replace(X86_64, name="x86-64-windows", triple="x86_64-windows-gnu")

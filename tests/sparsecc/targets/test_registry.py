@@ -22,6 +22,7 @@ MACHINES = {
     "arm": ("Linux", "aarch64", frozenset()),
     "mac": ("Darwin", "arm64", frozenset()),
     "windows": ("Windows", "AMD64", V4),
+    "old mac": ("Darwin", "x86_64", frozenset()),
     "riscv": ("Linux", "riscv64", frozenset()),
 }
 NATIVE = {"avx512": "x86-64-v4", "avx2": "x86-64-v3", "arm": "arm64-linux"}
@@ -29,6 +30,8 @@ RUNS = {
     "avx512": {"x86-64", "x86-64-v3", "x86-64-v4"},
     "avx2": {"x86-64", "x86-64-v3"},
     "arm": {"arm64-linux", "arm64-a55", "arm64-a76", "arm64-x1"},
+    "mac": {"arm64-macos"},
+    "windows": {"x86-64-windows"},
 }
 
 
@@ -48,7 +51,7 @@ def test_native_is_the_best_this_machine_runs(machine: str) -> None:
         return
     with pytest.raises(TargetError) as caught:
         targets.get("native")
-    assert all(name in str(caught.value) for name in TARGETS)
+    assert all(name in str(caught.value) for name in RUNS.get(machine, TARGETS))
 
 
 @pytest.mark.parametrize("machine", MACHINES, indirect=True)
@@ -71,8 +74,9 @@ def test_an_unknown_name_is_told_with_the_known_ones(name: str) -> None:
 
 def test_the_targets_of_the_project() -> None:
     assert list(TARGETS) == [
-        *("x86-64", "x86-64-v3", "x86-64-v4"),
+        *("x86-64", "x86-64-v3", "x86-64-v4", "x86-64-windows"),
         *("arm64-linux", "arm64-a55", "arm64-a76", "arm64-x1"),
+        *("arm64-android", "arm64-ios", "arm64-macos"),
         *("wasm", "wasm-relaxed", "cuda-sm_80", "cuda-sm_90"),
     ]
     assert TARGETS["x86-64"].isas == ("x86-64-v3", "x86-64-v4")

@@ -1,0 +1,1 @@
+"""Libraries for phones: what an app needs around a compiled model."""
