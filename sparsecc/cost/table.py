@@ -102,7 +102,7 @@ def call_of(sample: Sample) -> tuple[Call, float]:
 
 def kernels_hash(target: Target) -> str:
     """Changes with what a target's kernels compute how, not with comments or blanks."""
-    return _hash_of(target.isas, target.triple)
+    return _hash_of(target.isas, (*TRIPLES[target.family], target.triple)[0])
 
 
 @functools.cache

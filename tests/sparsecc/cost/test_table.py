@@ -84,7 +84,8 @@ def test_a_table_of_other_kernels_or_targets_is_refused(tmp_path: Path) -> None:
 def other_hashes() -> set[str]:
     """Targets whose kernels are no longer those of the sources as they are."""
     hash_of = table_module._hash_of.__wrapped__
-    new = {name: hash_of(target.isas, target.triple) for name, target in TARGETS.items()}
+    triples = {name: measured_as(target).triple for name, target in TARGETS.items()}
+    new = {name: hash_of(target.isas, triples[name]) for name, target in TARGETS.items()}
     return {name for name, target in TARGETS.items() if new[name] != kernels_hash(target)}
 
 
@@ -93,7 +94,16 @@ def test_the_hash_is_of_a_targets_own_instruction_sets(monkeypatch: pytest.Monke
     assert len({kernels_hash(target) for target in TARGETS.values()}) == 7  # families and variants
     v4 = ISAS["x86-64-v4"]
     monkeypatch.setitem(ISAS, v4.name, dataclasses.replace(v4, tiles=v4.tiles | {1: 5}))
-    assert other_hashes() == {"x86-64", "x86-64-v4"}
+    assert other_hashes() == {"x86-64", "x86-64-v4", "x86-64-windows"}
+
+
+def test_another_system_has_the_table_of_linux() -> None:
+    served = {name: measured_as(target).name for name, target in TARGETS.items()}
+    systems = dict.fromkeys(("arm64-android", "arm64-ios", "arm64-macos"), "arm64-linux")
+    both = dict.fromkeys(("x86-64", "x86-64-windows"), "x86-64-v4")
+    assert served == {name: name for name in TARGETS} | systems | both
+    own = dataclasses.replace(TARGETS["arm64-ios"], name="mine", ghz=3.3)
+    assert measured_as(own) == own
 
 
 def test_the_hash_is_of_no_list_of_steps_and_no_base(monkeypatch: pytest.MonkeyPatch) -> None:
