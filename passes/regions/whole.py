@@ -72,10 +72,15 @@ def _port(value: ir.Value) -> Port:
             fix="convert it to one of them in the model, or compile for ONNX Runtime",
         )
     dims = [
-        dim if isinstance(dim, int) else dim.value or f"dim{axis}"
+        dim if isinstance(dim, int) else _dim_name(dim.value, f"{name}_{axis}")
         for axis, dim in enumerate(value.shape)
     ]
     return Port(name, dtype, tuple(dims))
+
+
+def _dim_name(given: str | None, own: str) -> str:
+    """The name of an open dimension: those of one name are one size, those of none any."""
+    return own if given in (None, "", "?", "None") else str(given)
 
 
 def _dtype(value: ir.Value) -> str:
