@@ -48,10 +48,7 @@ MODULES = {"wasm-simd128": "model", "wasm-relaxed": "model.relaxed"}
 there is one for a single thread, ``.wasm``, and one whose memory threads share,
 ``.threads.wasm``."""
 WASM_BASE, SHARED_CPU = "lime1", "+atomics+bulk_memory"
-SHARED_MEMORY_FLAGS = (
-    *("--shared-memory", "--import-memory", f"--max-memory={1 << 32}"),
-    "--export=__stack_pointer",
-)
+SHARED_MEMORY_FLAGS = ("--shared-memory", "--import-memory", f"--max-memory={1 << 32}")
 """The page makes the memory; every thread has an instance of the module, and a stack of its own."""
 WINDOWED = ("conv", "chain")
 """Step kinds with packed weights of convolutions, of :data:`PACKED` constants each."""

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from sparsecc.backends.bundle.plan import PORT_RANK, PORT_TYPES
 from sparsecc.backends.bundle.weights import ALIGN
 from sparsecc.backends.bundle.weights import NAME as WEIGHTS_NAME
-from sparsecc.errors import ArtifactError, BackendError
+from sparsecc.errors import ArtifactError, BackendError, SparseccError
 
-_TYPES = {
+TYPE_NAMES = {
     "float32": "float",
     **{name: name for name in PORT_TYPES if name != "float32"},
 }
@@ -133,7 +133,7 @@ class Session:
         host = ctypes.byref(self._memory.host)
         weights = (self._weights.ctypes.data, self._weights.nbytes)
         if create(*weights, host, ctypes.byref(model), message, _ROOM):
-            raise _error(message.value, BackendError)
+            raise refusal(message.value, BackendError)
         return model
 
     def get_inputs(self) -> list[Port]:
@@ -173,7 +173,7 @@ class Session:
         if self._call(what)(self._model, inputs, outputs):
             said = self._call("error")
             said.restype = c_char_p
-            raise _error(said(self._model), BackendError)
+            raise refusal(said(self._model), BackendError)
 
     def _check_names(self, names: Sequence[str] | None, feed: Mapping[str, Any]) -> None:
         for side, ports, given in (
@@ -239,7 +239,7 @@ def _described(port: CPort) -> Port:
         name.decode() if dim < 0 else dim
         for name, dim in zip(names, port.dims[: port.rank], strict=True)
     ]
-    return Port(port.name.decode(), shape, f"tensor({_TYPES[PORT_TYPES[port.type]]})")
+    return Port(port.name.decode(), shape, f"tensor({TYPE_NAMES[PORT_TYPES[port.type]]})")
 
 
 def _fed(feed: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
@@ -260,6 +260,7 @@ def _tensor(array: NDArray[Any]) -> CTensor:
     return CTensor(array.ctypes.data, dims, array.ndim, PORT_TYPES.index(array.dtype.name))
 
 
-def _error(said: bytes, kind: type[BackendError]) -> BackendError:
+def refusal(said: bytes, kind: type[SparseccError]) -> SparseccError:
+    """The error that a sentence of the C API is."""
     message, _, fix = said.decode(errors="replace").partition(_FIX)
     return kind(message, fix=fix or None)

@@ -11,12 +11,12 @@ from typing import Any
 import jinja2
 import onnx_ir as ir
 
+from sparsecc.backends.bundle.weights import NAME as WEIGHTS_NAME
 from sparsecc.backends.bundle.whole import Port
-from sparsecc.manifest import file_entry
+from sparsecc.manifest import DEMO, file_entry
 
 HERE = Path(__file__).parent
 SCRIPTS = ("index.js", "engine.js", "files.js", "messages.js", "ports.js", "thread.js", "worker.js")
-WEIGHTS = "weights.bin"
 TWINS = (
     *("model.wasm", "model.relaxed.wasm"),
     *("model.threads.wasm", "model.relaxed.threads.wasm"),
@@ -58,10 +58,10 @@ def write_module(folder: Path, name: str, inputs: Sequence[Port], outputs: Seque
         inputs: In the order of the model's inputs.
         outputs: In the order of the model's outputs.
     """
-    weights = file_entry(folder / WEIGHTS)
+    weights = file_entry(folder / WEIGHTS_NAME)
     about = {
         "name": name,
-        "files": [WEIGHTS, *(twin for twin in TWINS if (folder / twin).exists())],
+        "files": [WEIGHTS_NAME, *(twin for twin in TWINS if (folder / twin).exists())],
         "weights": {"bytes": weights.bytes, "hash": weights.sha256},
     }
     ports = {
@@ -85,7 +85,7 @@ def write_demo(folder: Path, name: str, inputs: Sequence[Port], twin: ir.Model) 
         inputs: In the order of the model's inputs.
         twin: The model in standard ops with the same weights, which onnxruntime-web runs beside.
     """
-    demo = folder / "demo"
+    demo = folder / DEMO
     demo.mkdir()
     for file in sorted((HERE / "demo").iterdir()):
         shutil.copyfile(file, demo / file.name)

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsecc.backends.bundle.plan import PORT_RANK, PORT_TYPES
+from sparsecc.backends.bundle.run import TYPE_NAMES, Port, refusal
+from sparsecc.backends.bundle.weights import NAME as WEIGHTS_NAME
 from sparsecc.errors import BackendError, ModelError
 
 if TYPE_CHECKING:
@@ -23,33 +26,18 @@ Array = NDArray[Any]
 Kind = TypeVar("Kind")
 
 MODULE, RELAXED = "model.wasm", "model.relaxed.wasm"
-WEIGHTS = "weights.bin"
 
 # The structs of the C API as 32-bit WebAssembly lays them out: 64-bit numbers on multiples of 8.
 PORT = struct.Struct("<Iii4x8q8I")
 TENSOR = struct.Struct("<I4x8qii")
-MOST_DIMS = 8
 MESSAGE_BYTES = 1024
-FIX = "; fix: "
 MOST_PORTS = 4096
-DTYPES = ("float32", "int32", "int64", "uint8", "int8", "bool")
-"""By their number in the C API."""
 
 
 @dataclass(frozen=True)
-class Meta:
-    """An input or an output.
+class Typed(Port):
+    """An input or an output, and its type as numpy spells it."""
 
-    Attributes:
-        name: Its name.
-        type: Its type, as ONNX Runtime spells it.
-        shape: Its dimensions; open ones by name.
-        dtype: Its type, as numpy spells it.
-    """
-
-    name: str
-    type: str
-    shape: list[int | str]
     dtype: np.dtype[Any]
 
 
@@ -83,16 +71,16 @@ class WebSession:
                 fix="compile the model again, or install a newer wasmtime",
             ) from error
         self._memory = self._export("memory", wasmtime.Memory)
-        self._model = self._create(folder / WEIGHTS)
+        self._model = self._create(folder / WEIGHTS_NAME)
         self._inputs = self._ports("model_inputs")
         self._outputs = self._ports("model_outputs")
         self._structs = self._alloc((len(self._inputs) + len(self._outputs)) * TENSOR.size)
 
-    def get_inputs(self) -> list[Meta]:
+    def get_inputs(self) -> list[Typed]:
         """The inputs."""
         return self._inputs
 
-    def get_outputs(self) -> list[Meta]:
+    def get_outputs(self) -> list[Typed]:
         """The outputs."""
         return self._outputs
 
@@ -138,7 +126,7 @@ class WebSession:
         }
         return [answers[name] for name in (answers if names is None else names)]
 
-    def _array(self, at: int, meta: Meta, shape: tuple[int, ...]) -> Array:
+    def _array(self, at: int, meta: Typed, shape: tuple[int, ...]) -> Array:
         size = math.prod(shape) * meta.dtype.itemsize
         return np.frombuffer(bytes(self._view(at, size)), meta.dtype).reshape(shape)
 
@@ -150,28 +138,26 @@ class WebSession:
                 raise BackendError(f"{weights} ended early", fix="compile the model again")
         text, host = room + 8, self._call("sc_web_host")
         if self._call("model_create", place, size, host, room, text, MESSAGE_BYTES):
-            message, _, fix = self._text(text).partition(FIX)
-            raise BackendError(message, fix=fix or None)
+            raise refusal(self._said(text), BackendError)
         (model,) = struct.unpack("<I", bytes(self._view(room, 4)))
         self._call("sc_web_free", room)
         return int(model)
 
-    def _ports(self, export: str) -> list[Meta]:
+    def _ports(self, export: str) -> list[Typed]:
         out = self._alloc(4)
         count = self._call(export, out)
         (table,) = struct.unpack("<I", bytes(self._view(out, 4)))
         self._call("sc_web_free", out)
         return [self._port(table + at * PORT.size) for at in range(min(count, MOST_PORTS))]
 
-    def _port(self, at: int) -> Meta:
+    def _port(self, at: int) -> Typed:
         name, kind, rank, *rest = PORT.unpack(bytes(self._view(at, PORT.size)))
-        dims, texts = rest[:rank], rest[MOST_DIMS : MOST_DIMS + rank]
+        dims, texts = rest[:rank], rest[PORT_RANK : PORT_RANK + rank]
         shape = [
             self._text(text) if dim < 0 else dim for dim, text in zip(dims, texts, strict=True)
         ]
-        dtype = DTYPES[kind]
-        spelt = f"tensor({'float' if dtype == 'float32' else dtype})"
-        return Meta(self._text(name), spelt, shape, np.dtype(dtype))
+        dtype = PORT_TYPES[kind]
+        return Typed(self._text(name), shape, f"tensor({TYPE_NAMES[dtype]})", np.dtype(dtype))
 
     def _alloc(self, size: int) -> int:
         place = self._call("sc_web_alloc", size)
@@ -194,8 +180,7 @@ class WebSession:
 
     def _check(self, failed: int) -> None:
         if failed:
-            message, _, fix = self._text(self._call("model_error", self._model)).partition(FIX)
-            raise ModelError(message, fix=fix or None)
+            raise refusal(self._said(self._call("model_error", self._model)), ModelError)
 
     def _view(self, at: int, size: int) -> NDArray[np.uint8]:
         """Bytes of the module's memory, where they are: until it grows.
@@ -213,13 +198,16 @@ class WebSession:
             )
         )
 
-    def _text(self, at: int) -> str:
+    def _said(self, at: int) -> bytes:
         size = min(MESSAGE_BYTES, self._memory.data_len(self._store) - at)
-        return bytes(self._view(at, size)).partition(b"\0")[0].decode(errors="replace")
+        return bytes(self._view(at, size)).partition(b"\0")[0]
 
-    def _describe(self, at: int, place: int, shape: Sequence[int], meta: Meta) -> None:
-        dims = [*shape, *([0] * (MOST_DIMS - len(shape)))]
-        packed = TENSOR.pack(place, *dims, len(shape), DTYPES.index(meta.dtype.name))
+    def _text(self, at: int) -> str:
+        return self._said(at).decode(errors="replace")
+
+    def _describe(self, at: int, place: int, shape: Sequence[int], meta: Typed) -> None:
+        dims = [*shape, *([0] * (PORT_RANK - len(shape)))]
+        packed = TENSOR.pack(place, *dims, len(shape), PORT_TYPES.index(meta.dtype.name))
         self._view(at, TENSOR.size)[:] = np.frombuffer(packed, np.uint8)
 
     def _dims(self, at: int) -> tuple[int, ...]:
@@ -236,7 +224,7 @@ def _config() -> wasmtime.Config:
     return config
 
 
-def _fitting(meta: Meta, array: Array) -> Array:
+def _fitting(meta: Typed, array: Array) -> Array:
     """An input as the module reads it.
 
     Raises:
