@@ -15,6 +15,7 @@ from sparsecc.backends.onnxruntime.generate import patterns
 from sparsecc.backends.onnxruntime.lower import lower
 from sparsecc.backends.web.build import write_demo, write_module
 from sparsecc.passes.base import Context, run
+from sparsecc.passes.canonicalize.dead_code import DeadCode
 from sparsecc.passes.regions.form import FormRegions, Region
 from sparsecc.passes.regions.whole import whole_of
 from sparsecc.passes.weights.to_dense import twin_of
@@ -63,7 +64,9 @@ def bundle(graph: ir.Model, request: Request, folder: Path, ctx: Context) -> Emi
     build_bundle(whole, request.target, request.name, folder)
     if request.target.family == "wasm":
         write_module(folder, request.name, whole.inputs, whole.outputs)
-        write_demo(folder, request.name, whole.inputs, twin_of(graph))
+        twin = twin_of(graph)
+        run([DeadCode()], twin, ctx)  # packed weights, which nobody reads any more
+        write_demo(folder, request.name, whole.inputs, twin)
     outside = {each.node for each in ctx.refusals if each.pass_name == FormRegions.name}
     names = (str(node.name) for node in graph.graph if node.op_type != "Constant")
     region = Region(

@@ -8,24 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+import sparsecc
 from sparsecc import targets
 from sparsecc.backends.bundle.build import build_bundle
 from sparsecc.backends.bundle.whole import Extern, Port, Whole
 from sparsecc.backends.codegen.program import Program, Step
-from sparsecc.backends.web.build import write_demo, write_module
-from sparsecc.capture import capture
-from sparsecc.inspection import rewrite
-from sparsecc.passes import pipeline
-from sparsecc.passes.base import Context, run
-from sparsecc.passes.regions.whole import whole_of
+from sparsecc.backends.web.build import write_module
 from tests import small
 
-WASM = targets.TARGETS["wasm"]
 PICTURES, NUMBERS = "pictures", "numbers"
 RUNS = 3
 
@@ -77,29 +70,14 @@ def outer(x: NDArray[np.float32], k: int) -> NDArray[np.float32]:
     return (square.reshape(2, -1) + BIAS[:, None]).astype(np.float32)
 
 
-def whole_model(model: onnx.ModelProto) -> Whole:
-    """A model as the compiler lowers it for WebAssembly."""
-    graph = capture(ir.from_proto(model))
-    context = Context(target=WASM)
-    run(pipeline.EXACT_BEFORE, graph, context)
-    rewrite(graph, WASM, context)
-    return whole_of(graph, WASM, context)
-
-
-def publish(whole: Whole, name: str, folder: Path, twin: onnx.ModelProto | None = None) -> None:
-    """Builds a model's folder."""
-    folder.mkdir()
-    build_bundle(whole, WASM, name, folder)
-    write_module(folder, name, whole.inputs, whole.outputs)
-    if twin is not None:
-        write_demo(folder, name, whole.inputs, ir.from_proto(twin))
-
-
 def publish_all(root: Path) -> None:
     """Folders of both models, broken copies of one, and ``cases.json``: what JavaScript checks."""
     model = small.mobilenet("4x1:0.8")
-    publish(whole_model(model), PICTURES, root / PICTURES, model)
-    publish(numbers(), NUMBERS, root / NUMBERS)
+    sparsecc.compile(model, target="wasm", name=PICTURES).save(root / PICTURES)
+    (root / NUMBERS).mkdir()
+    whole = numbers()
+    build_bundle(whole, targets.get("wasm"), NUMBERS, root / NUMBERS)
+    write_module(root / NUMBERS, NUMBERS, whole.inputs, whole.outputs)
     _broken(root)
     session = ort.InferenceSession(model.SerializeToString())
     pictures = [small.image(seed) for seed in range(RUNS)]
