@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -10,13 +11,7 @@ from pathlib import Path
 import pytest
 
 from sparsecc.backends.bundle.build import SHARED_MEMORY_FLAGS, WEB, Kernels
-from sparsecc.backends.codegen.toolchain import (
-    WASM_FLAGS,
-    Build,
-    Unit,
-    build_cached,
-    compile_flags,
-)
+from sparsecc.backends.codegen.toolchain import Unit, build_cached, wasm_module
 from sparsecc.backends.kernels.sources import read_sources
 from sparsecc.backends.web.build import SCRIPTS
 
@@ -41,14 +36,14 @@ def test_published(name: str, published: Path) -> None:
 def test_threads(tmp_path: Path) -> None:
     """The pool alone, many jobs of all sizes on more threads than there are cores."""
     kernels = Kernels("wasm32-freestanding", (), shared=True)
-    build = Build(
-        name="stress.wasm",
-        triple=kernels.triple,
-        sources=read_sources(WEB) | {"stress.c": (HERE / "stress.c").read_text()},
-        units=kernels.built((Unit("memory.c"), Unit("threads.c"), Unit("stress.c"))),
-        compile_flags=compile_flags(kernels.triple),
-        link_flags=(*WASM_FLAGS, *SHARED_MEMORY_FLAGS, "--export=stress"),
+    plain = wasm_module(
+        "stress.wasm",
+        read_sources(WEB) | {"stress.c": (HERE / "stress.c").read_text()},
+        kernels.built((Unit("memory.c"), Unit("threads.c"), Unit("stress.c"))),
+        ["stress"],
     )
+    flags = (*plain.link_flags, *SHARED_MEMORY_FLAGS)
+    build = dataclasses.replace(plain, link_flags=flags)
     shutil.copyfile(build_cached(build), tmp_path / build.name)
     for script in SCRIPTS:
         shutil.copyfile(WEB / "js" / script, tmp_path / script)
