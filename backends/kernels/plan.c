@@ -15,9 +15,13 @@ static i32 pick_mr(i64 rows)
 /* The blocks [*from, *to) of block-row b, `*from` being the end of the block-row before. */
 static void block_row(const sc_spec *s, i64 b, i64 *from, i64 *to)
 {
+  const i64 end = (b + 1) * s->grid_cols;
   *from = *to;
-  while (*to < s->count && s->index[*to] / s->grid_cols == b) ++*to;
+  while (*to < s->count && s->index[*to] < end) ++*to;
 }
+
+/* The first column of a block of block-row b. */
+static i64 block_column(const sc_spec *s, i64 b, i64 block) { return (s->index[block] - b * s->grid_cols) * s->block_cols; }
 
 /* Rows of one strip that starts at `row`: it ends with its block, its group and its mr. */
 static i32 strip_rows(const sc_spec *s, i64 row)
@@ -29,30 +33,40 @@ static i32 strip_rows(const sc_spec *s, i64 row)
 }
 
 /* Blocks of the last grid column may reach beyond the depth: their padding is not a tap. */
-static i64 block_taps(const sc_spec *s, i64 block, i64 depth)
+static i64 block_taps(const sc_spec *s, i64 column, i64 depth)
 {
-  i64 left = depth - s->index[block] % s->grid_cols * s->block_cols;
+  i64 left = depth - column;
   return left < s->block_cols ? left : s->block_cols;
 }
 
-/* Taps of a strip in the order of their channels, which is the order of their addresses: a counting sort. `start` has room
-   for channels + 1 numbers. */
+/* Where the taps of each channel begin, in `start`. */
+static void count_channels(const sc_spec *s, i64 b, i64 from, i64 to, i64 depth, i64 *start)
+{
+  const u32 channels = (u32)s->channels;
+  for (i64 c = 0; c <= s->channels; c++) start[c] = 0;
+  for (i64 i = from; i < to; i++)
+    for (i64 d = block_column(s, b, i), end = d + block_taps(s, d, depth); d < end; d++) start[(u32)d % channels + 1]++;
+  for (i64 c = 0; c < s->channels; c++) start[c + 1] += start[c];
+}
+
+/* Taps of a strip in the order of their channels, which is the order of their addresses: a counting sort, where a window is
+   more than one pixel. `start` has room for channels + 1 numbers. */
 static void fill_strip(sc_kernel *k, const sc_spec *s, const sc_strip *strip, i64 from, i64 to, i64 *start)
 {
-  i64 depth = s->channels * s->kernel[0] * s->kernel[1], row0 = strip->row % s->block_rows;
-  i32 base = (i32)(strip->row / (s->rows / s->group) * depth);
-  for (i64 c = 0; c <= s->channels; c++) start[c] = 0;
-  for (i64 b = from; b < to; b++)
-    for (i64 j = 0, d = s->index[b] % s->grid_cols * s->block_cols; j < block_taps(s, b, depth); j++)
-      start[(d + j) % s->channels + 1]++;
-  for (i64 c = 0; c < s->channels; c++) start[c + 1] += start[c];
-  for (i64 b = from; b < to; b++)
-    for (i64 j = 0, d = s->index[b] % s->grid_cols * s->block_cols; j < block_taps(s, b, depth); j++) {
-      i64 at = start[(d + j) % s->channels]++;
+  const i64 depth = s->channels * s->kernel[0] * s->kernel[1], b = strip->row / s->block_rows, row0 = strip->row % s->block_rows;
+  const i32 base = (i32)(strip->row / (s->rows / s->group) * depth);
+  const int sorted = depth == s->channels;
+  const u32 channels = (u32)s->channels;
+  if (!sorted) count_channels(s, b, from, to, depth, start);
+  for (i64 i = from, next = 0; i < to; i++) {
+    const i64 d = block_column(s, b, i), taps = block_taps(s, d, depth);
+    for (i64 j = 0; j < taps; j++) {
+      const i64 at = sorted ? next++ : start[(u32)(d + j) % channels]++;
       k->columns[strip->tap + at] = base + (i32)(d + j);
-      const float *v = s->values + b * s->block_rows * s->block_cols + row0 * s->block_cols + j;
+      const float *v = s->values + i * s->block_rows * s->block_cols + row0 * s->block_cols + j;
       for (i32 r = 0; k->packed && r < strip->mr; r++) k->packed[strip->weight + at * strip->mr + r] = v[r * s->block_cols];
     }
+  }
 }
 
 /* Counts strips, taps and weights when k->strips is null, fills them otherwise. */
@@ -62,7 +76,7 @@ static i64 walk(sc_kernel *k, const sc_spec *s, i64 *start)
   for (i64 b = 0; b < s->grid_rows; b++) {
     block_row(s, b, &from, &to);
     i64 each = 0;
-    for (i64 i = from; i < to; i++) each += block_taps(s, i, depth);
+    for (i64 i = from; i < to; i++) each += block_taps(s, block_column(s, b, i), depth);
     i64 end = (b + 1) * s->block_rows < s->rows ? (b + 1) * s->block_rows : s->rows;
     for (i64 row = b * s->block_rows; row < end; strips++) {
       i32 mr = strip_rows(s, row);
