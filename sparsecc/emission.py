@@ -13,11 +13,12 @@ from sparsecc.backends.bundle.whole import Port
 from sparsecc.backends.onnxruntime.emit import emit
 from sparsecc.backends.onnxruntime.generate import patterns
 from sparsecc.backends.onnxruntime.lower import lower
+from sparsecc.backends.tvm.library import build_library
 from sparsecc.backends.web.build import write_demo, write_module
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.canonicalize.dead_code import DeadCode
 from sparsecc.passes.regions.form import FormRegions, Region
-from sparsecc.passes.regions.whole import whole_of
+from sparsecc.passes.regions.whole import ends_of, parts_of, whole_of
 from sparsecc.passes.weights.to_dense import twin_of
 from sparsecc.request import Request
 
@@ -77,5 +78,18 @@ def bundle(graph: ir.Model, request: Request, folder: Path, ctx: Context) -> Emi
     return Emitted((region,), inputs=whole.inputs, outputs=whole.outputs)
 
 
-EMITTERS: dict[str, Emitter] = {"onnxruntime": onnxruntime, "bundle": bundle}
+def tvm(graph: ir.Model, request: Request, folder: Path, ctx: Context) -> Emitted:
+    """A library for TVM's virtual machine, which calls ours for what it has steps for."""
+    units, rest = parts_of(graph, request.target, ctx)
+    library = build_library(graph, units, rest, request.target, request.name, folder)
+    ctx.refusals += [note for note in library.notes if note not in ctx.refusals]
+    regions = tuple(
+        Region(each.name, len(each.whole.program.steps), tuple(str(n.name) for n in each.nodes))
+        for each in library.regions
+    )
+    inputs, outputs = ends_of(graph)
+    return Emitted(regions, inputs=inputs, outputs=outputs)
+
+
+EMITTERS: dict[str, Emitter] = {"onnxruntime": onnxruntime, "bundle": bundle, "tvm": tvm}
 """By ``Target.backend``."""

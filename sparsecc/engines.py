@@ -53,6 +53,11 @@ def open_variants(folder: Path, manifest: Manifest) -> dict[str, Session]:
     target = targets.described(manifest.target, manifest.hardware)
     if why := why_not_here(target):
         raise TargetError(why, fix="run it where it belongs; its report can be read anywhere")
+    if target.backend == "tvm":
+        from sparsecc.backends.tvm.library import LIBRARY_NAME
+        from sparsecc.backends.tvm.run import TvmSession
+
+        return {"": TvmSession(folder / LIBRARY_NAME, manifest.inputs, manifest.outputs)}
     if target.family == "wasm":
         from sparsecc.backends.web.run import MODULE, RELAXED, WebSession
 
@@ -80,6 +85,6 @@ def why_not_here(target: Target) -> str:
         return "" if found else "wasmtime, which runs WebAssembly here, is not installed"
     from sparsecc.backends.bundle.emulated import emulator
 
-    if targets.runs_here(target) or emulator(target.triple):
+    if targets.runs_here(target) or (target.backend != "tvm" and emulator(target.triple)):
         return ""
     return f"nothing on this machine runs what was compiled for {target.name}"

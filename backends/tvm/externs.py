@@ -11,24 +11,14 @@ from typing import Any
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from sparsecc.backends.bundle.build import SHARED_CPU
 from sparsecc.backends.bundle.whole import Extern
 from sparsecc.backends.codegen.program import Step
-from sparsecc.backends.codegen.toolchain import (
-    OBJECT_FLAGS,
-    Build,
-    Unit,
-    compile_flags,
-    compile_objects,
-    is_wasm,
-    run_zig,
-)
-from sparsecc.backends.kernels.table import ISAS
+from sparsecc.backends.codegen.toolchain import OBJECT_FLAGS, is_wasm, run_zig
 from sparsecc.backends.tvm.importer import import_nodes
 from sparsecc.backends.tvm.load import tvm_ffi
 from sparsecc.backends.tvm.lower import Buffer, Call, Chain, chain_of, dims_of, legalized
 from sparsecc.backends.tvm.nests import nests_of
-from sparsecc.backends.tvm.objects import machine, object_of
+from sparsecc.backends.tvm.objects import KERNELS, RUNTIME, machine, object_of, runtime_object
 from sparsecc.backends.tvm.schedule import schedule
 from sparsecc.backends.tvm.source import Link, Run, c_source
 from sparsecc.backends.tvm.symbols import atoms
@@ -40,8 +30,6 @@ from sparsecc.passes.regions.units import groups
 from sparsecc.targets import Target
 
 PASS_NAME = "tvm"
-HERE = Path(__file__).parent
-KERNELS, RUNTIME = "tvm-kernels.o", "tvm-runtime.o"
 
 
 @dataclass(frozen=True)
@@ -83,6 +71,43 @@ def externs_of(
     return _Maker(model, target).make(units, nodes)
 
 
+Readers = dict[str, list[ir.Node | None]]
+"""Of values by name: the nodes that read them as data, and None for units."""
+
+
+def needed(
+    model: ir.Model, shapes: Shapes, units: Sequence[Work], nodes: Sequence[ir.Node]
+) -> tuple[set[ir.Node], Readers]:
+    """Those nodes of which data are read; sizes are computed where they are needed.
+
+    Args:
+        model: What the nodes are of.
+        shapes: Of the model.
+        units: What the kernel library computes.
+        nodes: All other nodes, in the order of the graph.
+    """
+    readers: Readers = {}
+    for name in (name for unit in units for name in unit.step.inputs):
+        readers.setdefault(name, []).append(None)
+    wanted = set()
+    for node in reversed(nodes):
+        names = [str(value.name) for value in node.outputs]
+        if any(value.is_graph_output() for value in node.outputs) or set(names) & set(readers):
+            wanted.add(node)
+            for value in data_read(node, shapes):
+                readers.setdefault(str(value.name), []).append(node)
+    return wanted, readers
+
+
+def data_read(node: ir.Node, shapes: Shapes) -> list[ir.Value]:
+    """Operands of a node that are neither constants nor sizes."""
+    return [
+        value
+        for value in node.inputs
+        if value is not None and constant(value) is None and shapes.numbers(value) is None
+    ]
+
+
 class _Maker:
     def __init__(self, model: ir.Model, target: Target) -> None:
         self.model, self.target, self.machine = model, target, machine(target)
@@ -90,10 +115,10 @@ class _Maker:
         self.kernels: dict[str, Any] = {}
         self.constants: dict[str, NDArray[Any]] = {}
         self.notes: list[Refusal] = []
-        self.readers: dict[str, list[ir.Node | None]] = {}
+        self.readers: Readers = {}
 
     def make(self, units: Sequence[Work], nodes: Sequence[ir.Node]) -> Leftovers:
-        wanted = self._needed(units, nodes)
+        wanted, self.readers = needed(self.model, self.shapes, units, nodes)
         single = [Work((node,), Step("extern", str(node.name), (), ())) for node in nodes]
         made: list[Work] = []
         externs: list[Extern] = []
@@ -108,7 +133,10 @@ class _Maker:
 
     def _objects(self) -> dict[str, bytes]:
         """The kernels, and what they call; without notes for debuggers where that can be."""
-        objects = {KERNELS: object_of(self.kernels, self.machine), RUNTIME: _runtime(self.target)}
+        objects = {
+            KERNELS: object_of(self.kernels, self.machine),
+            RUNTIME: runtime_object(self.target),
+        }
         linker = "wasm-ld" if is_wasm(self.target.triple) else "ld.lld"
         if not (is_wasm(self.target.triple) or "linux" in self.target.triple):
             return objects
@@ -120,31 +148,6 @@ class _Maker:
             )
             return {KERNELS: (Path(folder) / "both.o").read_bytes()}
 
-    def _needed(self, units: Sequence[Work], nodes: Sequence[ir.Node]) -> set[ir.Node]:
-        """Those nodes of which data are read; sizes are computed where they are needed."""
-        for name in (name for unit in units for name in unit.step.inputs):
-            self.readers.setdefault(name, []).append(None)
-        for node in reversed(nodes):
-            names = [str(value.name) for value in node.outputs]
-            ends = any(value.is_graph_output() for value in node.outputs)
-            if ends or any(name in self.readers for name in names):
-                for value in self._data(node):
-                    self.readers.setdefault(str(value.name), []).append(node)
-        read = set(self.readers)
-        return {
-            node
-            for node in nodes
-            if any(value.is_graph_output() or str(value.name) in read for value in node.outputs)
-        }
-
-    def _data(self, node: ir.Node) -> list[ir.Value]:
-        """Operands of a node that are neither constants nor sizes."""
-        return [
-            value
-            for value in node.inputs
-            if value is not None and constant(value) is None and self.shapes.numbers(value) is None
-        ]
-
     def _group(self, nodes: Sequence[ir.Node], at: int) -> tuple[Step, Extern]:
         name = f"tvm{at}"
         inputs, outputs = self._ends(nodes)
@@ -154,7 +157,8 @@ class _Maker:
         runs = tuple(run for call in chain.calls for run in self._runs(call, chain, nodes, name))
         used = dict.fromkeys([*(b for run in runs for b in run.buffers), *chain.outputs])
         constants = tuple(buffer for buffer in used if buffer.array is not None)
-        link = Link(name, chain.variables, chain.inputs, chain.outputs, constants, runs)
+        ends = chain.inputs, chain.outputs
+        link = Link(name, chain.variables, *ends, chain.equal, constants, runs)
         names = tuple(f"{name}.{number}" for number in range(len(constants)))
         for each, buffer in zip(names, constants, strict=True):
             assert buffer.array is not None
@@ -166,7 +170,7 @@ class _Maker:
     def _ends(self, nodes: Sequence[ir.Node]) -> tuple[list[ir.Value], list[ir.Value]]:
         """What a group reads from outside, and what others read of it."""
         inside = set(nodes)
-        read = dict.fromkeys(value for node in nodes for value in self._data(node))
+        read = dict.fromkeys(value for node in nodes for value in data_read(node, self.shapes))
         inputs = [value for value in read if value.producer() not in inside]
         inputs += self._witnesses(nodes, inputs)
         outputs = [
@@ -226,20 +230,3 @@ class _Maker:
         symbol = f"sc_{name}_{len(self.kernels)}"
         self.kernels[symbol] = function
         return symbol
-
-
-def _runtime(target: Target) -> bytes:
-    """What the kernels call, for the least processor that the target's files run on."""
-    source, cpu = "runtime.c", ISAS[target.isas[0]].cpu
-    if is_wasm(target.triple):
-        cpu = ISAS["wasm-simd128"].cpu + SHARED_CPU
-    build = Build(
-        name=RUNTIME,
-        triple=target.triple,
-        sources={source: (HERE / source).read_text()},
-        units=(Unit(source, cpu, flags=("-fno-builtin",)),),
-        compile_flags=compile_flags(target.triple),
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        (name,) = compile_objects(build, Path(folder))
-        return (Path(folder) / name).read_bytes()

@@ -6,13 +6,14 @@ import contextlib
 import io
 import types
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from sparsecc.backends.tvm.agreement import agreed
 from sparsecc.backends.tvm.load import load
 from sparsecc.backends.tvm.operators import OPERATORS
 from sparsecc.backends.tvm.symbols import Symbols
@@ -24,8 +25,20 @@ from sparsecc.passes.fuse.terms import Terms
 TAKES_SIZES = {"Reshape": (1,), "Expand": (1,), "ConstantOfShape": (0,), "Slice": (1, 2)}
 """Operands that TVM's importer reads as sizes with variables in them."""
 
-Convert = Callable[[Any, ir.Node, list[Any]], Any]
-"""A node of another domain, from the builder, the node and its operands."""
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """Nodes that a function of the library computes.
+
+    Attributes:
+        name: Of the function.
+        inputs: What it reads.
+        outputs: What it makes.
+    """
+
+    name: str
+    inputs: tuple[ir.Value, ...]
+    outputs: tuple[ir.Value, ...]
 
 
 @dataclass(frozen=True)
@@ -46,39 +59,31 @@ class Imported:
 
 
 def import_nodes(
-    nodes: Sequence[ir.Node],
+    nodes: Sequence[ir.Node | Call],
     inputs: Sequence[ir.Value],
     outputs: Sequence[ir.Value],
     shapes: Shapes,
     opset: int,
-    convert: Mapping[tuple[str, str], Convert] | None = None,
 ) -> Imported:
     """Nodes as one Relax function.
 
     Args:
-        nodes: In an order in which they can run.
+        nodes: Nodes, and calls in the place of some, in an order in which they can run.
         inputs: What they read from outside, besides constants and sizes that `shapes` knows.
         outputs: What is wanted of them.
         shapes: Of the model.
         opset: Of the model's standard ops.
-        convert: How ops of other domains are called, by domain and type.
 
     Raises:
         BackendError: TVM has no such op, or not this form of it; names the node.
     """
-    return _Importer(inputs, shapes, opset, convert or {}).run(nodes, outputs)
+    return _Importer(inputs, shapes, opset).run(nodes, outputs)
 
 
 class _Importer:
-    def __init__(
-        self,
-        inputs: Sequence[ir.Value],
-        shapes: Shapes,
-        opset: int,
-        convert: Mapping[tuple[str, str], Convert],
-    ) -> None:
+    def __init__(self, inputs: Sequence[ir.Value], shapes: Shapes, opset: int) -> None:
         self.tvm = load()
-        self.inputs, self.shapes, self.convert = tuple(inputs), shapes, convert
+        self.inputs, self.shapes = tuple(inputs), shapes
         self.symbols = Symbols([self._terms(value) for value in inputs])
         front = self.tvm.relax.frontend.onnx.onnx_frontend
         self.base = front.ONNXGraphImporter({}, "float32")
@@ -94,22 +99,39 @@ class _Importer:
             )
         return terms
 
-    def run(self, nodes: Sequence[ir.Node], outputs: Sequence[ir.Value]) -> Imported:
+    def run(self, nodes: Sequence[ir.Node | Call], outputs: Sequence[ir.Value]) -> Imported:
         relax = self.tvm.relax
         for at, value in enumerate(self.inputs):
-            dims = [self.symbols.expression(term) for term in self._terms(value)]
-            kind = relax.TensorType(dims, dtype_of(value))
-            self.base._nodes[value.name] = relax.Var(f"in{at}", kind)
+            self.base._nodes[value.name] = relax.Var(f"in{at}", self._kind(value))
         parameters = [self.base._nodes[value.name] for value in self.inputs]
         with self.bb.function("main", params=parameters):
             with self.bb.dataflow():
-                for node in nodes:
-                    self._node(node)
+                for each in nodes:
+                    self._call(each) if isinstance(each, Call) else self._node(each)
                 made = [self._operand(value, None) for value in outputs]
                 result = self.bb.emit_output(relax.Tuple(made))
             self.bb.emit_func_output(result)
         variables = tuple(self.symbols.variables.values())
         return Imported(self.bb.get(), variables, self.inputs, tuple(outputs))
+
+    def _call(self, call: Call) -> None:
+        """A call of a function by name, which writes into tensors that the caller made."""
+        kinds = [self._kind(value) for value in call.outputs]
+        operands = [self._operand(value, None) for value in call.inputs]
+        relax = self.tvm.relax
+        made = self.bb.emit(relax.call_dps_packed(call.name, relax.Tuple(operands), kinds))
+        for at, value in enumerate(call.outputs):
+            one = made if len(kinds) == 1 else self.bb.emit(relax.TupleGetItem(made, at))
+            self.base._nodes[value.name] = one
+
+    def _kind(self, value: ir.Value) -> Any:
+        dims = [self.symbols.expression(term) for term in self._terms(value)]
+        if any(dim is None for dim in dims):
+            raise BackendError(
+                f"the shape of {value.name!r} does not follow from the inputs",
+                fix="use the backend onnxruntime or bundle, which find shapes as they run",
+            )
+        return self.tvm.relax.TensorType(dims, dtype_of(value))
 
     def _node(self, node: ir.Node) -> None:
         try:
@@ -130,9 +152,9 @@ class _Importer:
             None if value is None else self._operand(value, node if at in takes else None)
             for at, value in enumerate(node.inputs)
         ]
-        own = self.convert.get((node.domain, node.op_type))
         if node.domain in STANDARD:
-            own = OPERATORS.get(node.op_type)
+            operands = agreed(self.bb, node, operands)
+        own = OPERATORS.get(node.op_type) if node.domain in STANDARD else None
         if own is not None:
             made = own(self, node, operands)
         elif node.domain in STANDARD:
@@ -146,6 +168,14 @@ class _Importer:
         results = made if isinstance(made, list) else [made]
         for value, result in zip(node.outputs, results, strict=False):
             self.base._nodes[value.name] = result
+            self._learn(value, result)
+
+    def _learn(self, value: ir.Value, made: Any) -> None:
+        """Sizes of a value that only TVM knows, for what the library makes of it."""
+        terms = self.shapes.terms(value)
+        shape = getattr(getattr(made, "ty", None), "shape", None)
+        if terms is not None and shape is not None and len(shape) == len(terms):
+            self.symbols.learn(terms, list(shape))
 
     def _standard(self, node: ir.Node, operands: list[Any]) -> list[Any]:
         """What TVM's own converter makes of a node."""

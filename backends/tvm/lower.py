@@ -55,22 +55,26 @@ class Chain:
         variables: Of the open sizes.
         inputs: One for each parameter of the function.
         outputs: One for each result; several may be the same, an input, or a constant.
+        equal: Pairs of sizes that a run must find equal.
         calls: In order.
     """
 
     variables: tuple[Any, ...]
     inputs: tuple[Buffer, ...]
     outputs: tuple[Buffer, ...]
+    equal: tuple[tuple[Any, Any], ...] = ()
     calls: list[Call] = field(default_factory=list)
 
 
 def legalized(module: Any, target: Any) -> Any:
-    """Ops as loops, fused where they only pass elements on."""
+    """Ops as loops, fused where they only pass elements on.
+
+    No pass that makes bindings canonical runs: it would drop casts that say which sizes agree.
+    """
     tvm = load()
     step = tvm.relax.transform
     passes = [
         step.DecomposeOpsForInference(),
-        step.CanonicalizeBindings(),
         step.FoldConstant(),
         step.LegalizeOps(),
         step.AnnotateTIROpPattern(),
@@ -78,7 +82,6 @@ def legalized(module: Any, target: Any) -> Any:
         step.FuseOps(),
         step.FuseTIR(),
         step.DeadCodeElimination(),
-        step.CanonicalizeBindings(),
     ]
     with target:
         return tvm.transform.Sequential(passes)(module)
@@ -99,6 +102,7 @@ class _Reader:
         self.nodes = ", ".join(sorted({_maker(value) for value in imported.outputs}))
         self.known: dict[Any, Buffer | list[Buffer]] = {}
         self.calls: list[Call] = []
+        self.equal: list[tuple[Any, Any]] = []
 
     def read(self) -> Chain:
         main = self.module["main"]
@@ -107,10 +111,17 @@ class _Reader:
         for block in main.body.blocks:
             for binding in block.bindings:
                 self.known[binding.var] = self._value(binding.value)
+                if isinstance(binding, self.tvm.relax.MatchCast):
+                    self._same(self._one(binding.var), binding.ty)
         inputs = tuple(self._one(parameter) for parameter in main.params)
         results = self._value(main.body.body)
         outputs = tuple(results) if isinstance(results, list) else (results,)
-        return Chain(self.variables, inputs, outputs, self.calls)
+        return Chain(self.variables, inputs, outputs, tuple(self.equal), self.calls)
+
+    def _same(self, buffer: Buffer, kind: Any) -> None:
+        """Note that a value has dimensions which nothing proves."""
+        pairs = zip(buffer.dims, dims_of(kind.shape), strict=True)
+        self.equal += [(a, b) for a, b in pairs if not (a is b or (isinstance(a, int) and a == b))]
 
     def _one(self, expression: Any) -> Buffer:
         value = self._value(expression)

@@ -8,11 +8,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sparsecc.backends.bundle.build import SHARED_CPU
+from sparsecc.backends.codegen.toolchain import (
+    Build,
+    Unit,
+    compile_flags,
+    compile_objects,
+    is_wasm,
+)
+from sparsecc.backends.kernels.table import ISAS
 from sparsecc.backends.tvm.functions import without_library
 from sparsecc.backends.tvm.load import load, tvm_ffi
 from sparsecc.errors import BackendError, TargetError
 from sparsecc.targets import Target
 
+KERNELS, RUNTIME = "tvm-kernels.o", "tvm-runtime.o"
+"""File names of objects: the kernels, and what they call."""
+HERE = Path(__file__).parent
 _CALLED_FROM_C = 3
 """A calling convention that TVM leaves alone: arguments are those of the function."""
 _CPUS: dict[str, dict[str, Any]] = {
@@ -148,3 +160,20 @@ def _plain(function: Any) -> Any:
     parameters = [pointers.get(parameter, parameter) for parameter in function.params]
     made = tvm.tirx.PrimFunc(parameters, body, function.ret_type, function.attrs)
     return made.with_attr("calling_conv", _CALLED_FROM_C)
+
+
+def runtime_object(target: Target) -> bytes:
+    """What the kernels call, for the least processor that the target's files run on."""
+    source, cpu = "runtime.c", ISAS[target.isas[0]].cpu
+    if is_wasm(target.triple):
+        cpu = ISAS["wasm-simd128"].cpu + SHARED_CPU
+    build = Build(
+        name=RUNTIME,
+        triple=target.triple,
+        sources={source: (HERE / source).read_text()},
+        units=(Unit(source, cpu, flags=("-fno-builtin",)),),
+        compile_flags=compile_flags(target.triple),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        (name,) = compile_objects(build, Path(folder))
+        return (Path(folder) / name).read_bytes()

@@ -53,6 +53,7 @@ class Link:
         variables: Of its open sizes; each is a dimension of some input.
         inputs: Values that come in.
         outputs: Values that leave.
+        equal: Pairs of sizes that have to be equal.
         constants: In the order in which the step names them.
         runs: Its loop nests.
     """
@@ -61,6 +62,7 @@ class Link:
     variables: tuple[Any, ...]
     inputs: tuple[Buffer, ...]
     outputs: tuple[Buffer, ...]
+    equal: tuple[tuple[Any, Any], ...]
     constants: tuple[Buffer, ...]
     runs: tuple[Run, ...]
 
@@ -125,7 +127,8 @@ class _Writer:
                     lines.append(f"  {self.names[dim]} = in[{at}]->dims[{axis}];")
                 else:
                     checks.append(f"in[{at}]->dims[{axis}] != {self._c(dim)}")
-        for check in checks:
+        checks += [f"{self._c(a)} != {self._c(b)}" for a, b in self.link.equal]
+        for check in dict.fromkeys(checks):
             lines.append(f'  if ({check}) return "the sizes of the inputs do not agree";')
         return "\n".join([*lines, "  return 0;", "}", ""])
 

@@ -24,6 +24,7 @@ class Symbols:
 
     def __init__(self, shapes: Sequence[Terms]) -> None:
         self.variables: dict[Term, Any] = {}
+        self.learned: dict[Term, Any] = {}
         for term in (term for terms in shapes for term in terms):
             if _is_atom(term):
                 self._bind(term)
@@ -41,9 +42,17 @@ class Symbols:
             return load().tirx.IntImm("int64", term)
         if term in self.variables:
             return self.variables[term]
+        if term in self.learned:
+            return self.learned[term]
         if _is_atom(term) or not isinstance(term, tuple):
             return None
         return self._compound(term)
+
+    def learn(self, terms: Terms, dims: Sequence[Any]) -> None:
+        """Note what dimensions are that TVM knows better."""
+        for term, dim in zip(terms, dims, strict=True):
+            if self.expression(term) is None:
+                self.learned[term] = dim
 
     def _compound(self, term: tuple[Any, ...]) -> Any | None:
         kind, *operands = term

@@ -42,23 +42,40 @@ def whole_of(model: ir.Model, target: Target, ctx: Context | None = None) -> Who
             nor generated code for a node; names it.
     """
     graph = model.graph
-    inputs, outputs = (tuple(map(_port, ends)) for ends in (graph.inputs, graph.outputs))
-    units, reasons = units_of(model)
-    units = chained(units, target)
-    rest = [node for node in graph if node in reasons]
+    inputs, outputs = ends_of(model)
+    units, rest = parts_of(model, target, ctx)
     left = externs_of(model, units, rest, target)
     ordered = in_order(graph, [*units, *left.units])
     _check_values(ordered)
     _check_outputs(graph, ordered)
     if ctx is not None:
-        for node, reason in reasons.items():
-            ctx.refuse(FormRegions.name, node, reason)
         ctx.refusals += [note for note in left.notes if note not in ctx.refusals]
     names = tuple(port.name for port in outputs)
     steps = lay_out([unit.step for unit in ordered], names)
     program = Program(tuple(port.name for port in inputs), names, steps)
     constants = _constants(graph, program) | dict(left.constants)
     return Whole(inputs, outputs, program, constants, left.externs, left.objects)
+
+
+def parts_of(
+    model: ir.Model, target: Target, ctx: Context | None
+) -> tuple[list[Unit], list[ir.Node]]:
+    """What the library has steps for, and all other nodes; `ctx` is told why."""
+    units, reasons = units_of(model)
+    if ctx is not None:
+        for node, reason in reasons.items():
+            ctx.refuse(FormRegions.name, node, reason)
+    return chained(units, target), [node for node in model.graph if node in reasons]
+
+
+def ends_of(model: ir.Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Inputs and outputs of a model.
+
+    Raises:
+        BackendError: One has a type that no bundle has, or no known rank.
+    """
+    graph = model.graph
+    return tuple(map(_port, graph.inputs)), tuple(map(_port, graph.outputs))
 
 
 def _port(value: ir.Value) -> Port:

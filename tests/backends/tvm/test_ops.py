@@ -14,7 +14,8 @@ import onnxruntime as ort
 import pytest
 
 from sparsecc import targets
-from sparsecc.backends.tvm.externs import KERNELS, Leftovers, externs_of
+from sparsecc.backends.tvm.externs import Leftovers, externs_of
+from sparsecc.backends.tvm.objects import KERNELS
 from tests.backends.tvm import chains
 from tests.backends.tvm.cases import CASES, Case, model_of
 
