@@ -191,11 +191,30 @@ def _executable(module: Any, how: Any) -> Any:
         step.LowerRuntimeBuiltin(),
         step.ComputePrimValue(),
         step.VMShapeLower(),
+        tvm.transform.module_pass(_in_order, opt_level=0, name="sizes-in-order"),
         step.AttachGlobalSymbol(),
     ]
     pipeline = tvm.transform.Sequential(passes)
     with how:
         return tvm.relax.build(module, target=how, relax_pipeline=pipeline)
+
+
+def _in_order(module: Any, _: Any) -> Any:
+    """Functions that compute sizes, from a table into other places of it, by place.
+
+    TVM's order is that of addresses in this process.
+    """
+    tirx = load().tirx
+
+    def place(store: Any) -> int:
+        return int(store.indices[0])
+
+    for variable, function in module.functions_items():
+        statements = getattr(getattr(function, "body", None), "seq", ())
+        if len(statements) > 1 and all(isinstance(each, tirx.BufferStore) for each in statements):
+            ordered = tirx.SeqStmt(sorted(statements, key=place))
+            module[variable] = function.with_body(ordered)
+    return module
 
 
 def _linker(folder: Path) -> Any:
