@@ -22,34 +22,64 @@ _BROADCASTS = (
 )
 
 
-def agreed(builder: Any, node: ir.Node, operands: Sequence[Any]) -> list[Any]:
-    """The operands of a node, with dimensions that are the same where they have to be."""
+Pair = tuple[Any, Any]
+
+
+def agreed(
+    builder: Any, node: ir.Node, operands: Sequence[Any], variables: Sequence[Any]
+) -> tuple[list[Any], list[Pair]]:
+    """The operands of a node, with dimensions that are the same where they have to be.
+
+    Args:
+        builder: What is built.
+        node: A node of standard ops.
+        operands: Of the node.
+        variables: Sizes: none is negative.
+
+    Returns:
+        Operands, and pairs of sizes that every run must find equal.
+    """
     places = _PLACES.get(node.op_type)
-    if places is None:
-        return list(operands)
     dims = [_dims(operand) for operand in operands]
-    if any(each is None for each in dims):
-        return list(operands)
+    if places is None or any(each is None for each in dims):
+        return list(operands), []
     known = [list(each) for each in dims if each is not None]
-    analyzer, number = load().sym.Analyzer(), load().tirx.IntImm
-    changed: set[int] = set()
+    tvm, pairs, changed = load(), [], set()
+    analyzer = tvm.sym.Analyzer()
+    for variable in variables:
+        analyzer.bind(variable, tvm.ir.Range(0, _MOST))
     for group in places(node, known):
-        ones = [not (isinstance(known[a][b], number) and int(known[a][b]) == 1) for a, b in group]
-        rest = [place for place, other in zip(group, ones, strict=True) if other]
-        rest.sort(key=lambda place: not isinstance(known[place[0]][place[1]], number))
-        for operand, axis in rest[1:]:
-            first = known[rest[0][0]][rest[0][1]]
-            both = isinstance(known[operand][axis], number) and isinstance(first, number)
-            if not both and not analyzer.can_prove_equal(first, known[operand][axis]):
-                known[operand][axis] = first
-                changed.add(operand)
-    relax = load().relax
-    return [
-        builder.match_cast(operand, relax.TensorType(known[at], operand.ty.dtype))
-        if at in changed
-        else operand
-        for at, operand in enumerate(operands)
+        rest = [(at, axis) for at, axis in group if not _is_number(known[at][axis], 1)]
+        rest.sort(key=lambda place: not _is_number(known[place[0]][place[1]]))
+        for at, axis in rest[1:]:
+            first, other = known[rest[0][0]][rest[0][1]], known[at][axis]
+            if not _is_number(other) and not analyzer.can_prove_equal(first, other):
+                pairs.append((first, other))
+                known[at][axis] = first
+                changed.add(at)
+    made = [
+        _seen(builder, each, known[at]) if at in changed else each
+        for at, each in enumerate(operands)
     ]
+    return made, pairs
+
+
+def _is_number(dim: Any, number: int | None = None) -> bool:
+    known = isinstance(dim, load().tirx.IntImm)
+    return known and (number is None or int(dim) == number)
+
+
+def _seen(builder: Any, operand: Any, dims: Sequence[Any]) -> Any:
+    """The same tensor, by other expressions for its dimensions."""
+    te = load().te
+
+    def same(x: Any, shape: Sequence[Any]) -> Any:
+        return te.compute(list(shape), lambda *at: x(*at), name="same")
+
+    return builder.emit_te(same, operand, list(dims))
+
+
+_MOST = 1 << 40
 
 
 def _dims(operand: Any) -> list[Any] | None:

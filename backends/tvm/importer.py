@@ -50,12 +50,14 @@ class Imported:
         variables: Of the open sizes; each is a dimension of some parameter.
         inputs: Values of the graph, one for each parameter.
         outputs: Values of the graph, one for each result.
+        equal: Pairs of sizes that every run must find equal.
     """
 
     module: Any
     variables: tuple[Any, ...]
     inputs: tuple[ir.Value, ...]
     outputs: tuple[ir.Value, ...]
+    equal: tuple[tuple[Any, Any], ...] = ()
 
 
 def import_nodes(
@@ -89,6 +91,7 @@ class _Importer:
         self.base = front.ONNXGraphImporter({}, "float32")
         self.base.opset = opset
         self.bb = self.base.bb
+        self.equal: list[tuple[Any, Any]] = []
 
     def _terms(self, value: ir.Value) -> Terms:
         terms = self.shapes.terms(value)
@@ -112,7 +115,8 @@ class _Importer:
                 result = self.bb.emit_output(relax.Tuple(made))
             self.bb.emit_func_output(result)
         variables = tuple(self.symbols.variables.values())
-        return Imported(self.bb.get(), variables, self.inputs, tuple(outputs))
+        ends = self.inputs, tuple(outputs)
+        return Imported(self.bb.get(), variables, *ends, tuple(self.equal))
 
     def _call(self, call: Call) -> None:
         """A call of a function by name, which writes into tensors that the caller made."""
@@ -153,7 +157,9 @@ class _Importer:
             for at, value in enumerate(node.inputs)
         ]
         if node.domain in STANDARD:
-            operands = agreed(self.bb, node, operands)
+            variables = tuple(self.symbols.variables.values())
+            operands, equal = agreed(self.bb, node, operands, variables)
+            self.equal += equal
         own = OPERATORS.get(node.op_type) if node.domain in STANDARD else None
         if own is not None:
             made = own(self, node, operands)

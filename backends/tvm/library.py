@@ -35,6 +35,7 @@ from sparsecc.backends.tvm.lower import legalized
 from sparsecc.backends.tvm.objects import RUNTIME, machine, runtime_object
 from sparsecc.backends.tvm.regions import Region, region_of
 from sparsecc.backends.tvm.schedule import schedule
+from sparsecc.errors import BackendError
 from sparsecc.ops import int8
 from sparsecc.passes.base import Refusal
 from sparsecc.passes.fuse.shapes import Shapes
@@ -104,6 +105,12 @@ def build_library(
     items = [each if isinstance(each, ir.Node) else calls[each] for each in order]
     ends = model.graph.inputs, model.graph.outputs
     imported = import_nodes(items, *ends, shapes, model.opset_imports[""])
+    if imported.equal:
+        one, other = imported.equal[0]
+        raise BackendError(
+            f"nothing proves that the sizes {one} and {other} are equal, and TVM does not check it",
+            fix="use the backend bundle, which does, or export the model with the sizes' names",
+        )
     module, notes = _scheduled(legalized(imported.module, how))
     with tempfile.TemporaryDirectory() as scratch:
         objects = _objects(regions, target, name, Path(scratch))

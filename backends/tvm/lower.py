@@ -67,14 +67,12 @@ class Chain:
 
 
 def legalized(module: Any, target: Any) -> Any:
-    """Ops as loops, fused where they only pass elements on.
-
-    No pass that makes bindings canonical runs: it would drop casts that say which sizes agree.
-    """
+    """Ops as loops, fused where they only pass elements on."""
     tvm = load()
     step = tvm.relax.transform
     passes = [
         step.DecomposeOpsForInference(),
+        step.CanonicalizeBindings(),
         step.FoldConstant(),
         step.LegalizeOps(),
         step.AnnotateTIROpPattern(),
@@ -102,7 +100,7 @@ class _Reader:
         self.nodes = ", ".join(sorted({_maker(value) for value in imported.outputs}))
         self.known: dict[Any, Buffer | list[Buffer]] = {}
         self.calls: list[Call] = []
-        self.equal: list[tuple[Any, Any]] = []
+        self.equal = imported.equal
 
     def read(self) -> Chain:
         main = self.module["main"]
@@ -111,17 +109,10 @@ class _Reader:
         for block in main.body.blocks:
             for binding in block.bindings:
                 self.known[binding.var] = self._value(binding.value)
-                if isinstance(binding, self.tvm.relax.MatchCast):
-                    self._same(self._one(binding.var), binding.ty)
         inputs = tuple(self._one(parameter) for parameter in main.params)
         results = self._value(main.body.body)
         outputs = tuple(results) if isinstance(results, list) else (results,)
-        return Chain(self.variables, inputs, outputs, tuple(self.equal), self.calls)
-
-    def _same(self, buffer: Buffer, kind: Any) -> None:
-        """Note that a value has dimensions which nothing proves."""
-        pairs = zip(buffer.dims, dims_of(kind.shape), strict=True)
-        self.equal += [(a, b) for a, b in pairs if not (a is b or (isinstance(a, int) and a == b))]
+        return Chain(self.variables, inputs, outputs, self.equal, self.calls)
 
     def _one(self, expression: Any) -> Buffer:
         value = self._value(expression)

@@ -215,7 +215,9 @@ def _range(importer: Any, node: ir.Node, operands: list[Any]) -> Any:
     te = importer.tvm.te
 
     def count(start: Any, limit: Any, step: Any) -> Any:
-        length = te.max((limit - start + step - 1) // step, 0)
+        length = (limit - start + step - 1) // step
+        if numbers[0] != (0,):  # otherwise it is a size, which is not negative
+            length = te.max(length, 0)
         return te.compute((length,), lambda i: start + i * step, name="range")
 
     return importer.bb.emit_te(count, *terms)
