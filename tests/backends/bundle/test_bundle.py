@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import build, spec
@@ -52,6 +53,24 @@ def test_any_number_of_rows(session: Session, rows: int, seed: int) -> None:
     assert np.abs(got - want).max() <= TOLERANCE * np.abs(want).max()
 
 
+@given(
+    sizes=st.lists(st.integers(1, 70), min_size=2, max_size=4),
+    block=st.sampled_from([(1, 1), (2, 1), (4, 1), (16, 1), (1, 4), (3, 2)]),
+    density=st.sampled_from([0.0, 0.2, 1.0]),
+    rows=st.integers(1, 80),
+)
+@settings(max_examples=8)
+def test_any_small_model(
+    sizes: list[int], block: tuple[int, int], density: float, rows: int
+) -> None:
+    whole, layers = wholes.mlp(tuple(sizes), len(sizes), density, block)
+    x = random(rows, rows, sizes[0])
+    want = wholes.run_mlp(layers, x)
+    with tempfile.TemporaryDirectory() as folder:
+        (got,) = opened(whole, Path(folder)).run(None, {"x": x})
+    assert np.abs(got - want).max() <= TOLERANCE * np.abs(want).max()
+
+
 def test_it_looks_like_a_session_of_onnxruntime(session: Session) -> None:
     (x,), (y,) = session.get_inputs(), session.get_outputs()
     assert (x.name, x.shape, x.type) == ("x", ["rows", 33], "tensor(float)")
@@ -60,7 +79,12 @@ def test_it_looks_like_a_session_of_onnxruntime(session: Session) -> None:
 
 @pytest.mark.parametrize(
     ("name", "pattern"),
-    [("mobilenet_v1", "4x1:0.8"), ("resnet18", ""), ("vit_tiny", "4x1:0.5")],
+    [
+        ("mobilenet_v1", "4x1:0.8"),
+        ("mobilenet_v3_large", "4x1:0.8"),  # windows of 5x5 as well
+        ("resnet18", ""),
+        ("vit_tiny", "4x1:0.5"),
+    ],
 )
 def test_a_network(tmp_path: Path, name: str, pattern: str) -> None:
     layers = spec.shrink(spec.load(name), 0.25, 64)

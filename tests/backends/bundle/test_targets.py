@@ -132,7 +132,7 @@ def test_modules_import_nothing_but_a_shared_memory(modules: Path) -> None:
         assert [each.name for each in module.imports] == wanted
         exported = {each.name for each in module.exports}
         assert {f"model_{call}" for call in CALLS} <= exported
-        assert ("__stack_pointer" in exported) == ("threads" in path.name)
+        assert "__stack_pointer" not in exported
     assert len(list(modules.glob("*.wasm"))) == 4
 
 

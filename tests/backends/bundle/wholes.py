@@ -38,7 +38,7 @@ def sparse_weight(rng: np.random.Generator, rows: int, columns: int, density: fl
 
 
 def mlp(
-    sizes: tuple[int, ...], seed: int = 0, density: float = 0.5
+    sizes: tuple[int, ...], seed: int = 0, density: float = 0.5, block: tuple[int, int] = (4, 1)
 ) -> tuple[Whole, list[tuple[Array, Array]]]:
     """Linears with ReLU between, ``x [rows, first]`` to ``y [rows, last]``, and their weights."""
     rng = np.random.default_rng(seed)
@@ -46,7 +46,7 @@ def mlp(
     for at, (columns, rows) in enumerate(itertools.pairwise(sizes)):
         weight = sparse_weight(rng, rows, columns, density)
         bias = rng.standard_normal(rows).astype(np.float32)
-        mine = packed(f"fc{at}", weight, bias)
+        mine = packed(f"fc{at}", weight, bias, block)
         last = at == len(sizes) - 2
         step = Step(
             kind="matmul",
