@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from sparsecc import __version__
-from sparsecc.cli import apply, bench, calibrate, plan, verify
+from sparsecc.cli import apply, bench, calibrate, package, plan, verify
 from sparsecc.cli import compile as compile_command
 from sparsecc.cli import inspect as inspect_command
 from sparsecc.cli import report as report_command
@@ -84,6 +84,7 @@ for _command in (
     verify,
     inspect_command,
     report_command,
+    package,
     calibrate,
 ):
     app.command(

@@ -40,6 +40,7 @@ def test_the_commands():
         "verify",
         "inspect",
         "report",
+        "package",
         "calibrate",
     ]
 
