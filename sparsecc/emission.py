@@ -22,6 +22,7 @@ from sparsecc.passes.regions.whole import ends_of, parts_of, whole_of
 from sparsecc.passes.weights.to_dense import twin_of
 from sparsecc.request import Request
 
+TVM = ("apache-tvm", "apache-tvm-ffi")
 WHOLE = "Whole"
 """What the one region of a model without ONNX Runtime is called in a report."""
 
@@ -35,12 +36,14 @@ class Emitted:
         library: File name of the custom-op library for ONNX Runtime, if there is one.
         inputs: Of a model without ONNX Runtime.
         outputs: Likewise.
+        tools: Packages that took part beside those that always do.
     """
 
     regions: tuple[Region, ...]
     library: str | None = None
     inputs: tuple[Port, ...] = ()
     outputs: tuple[Port, ...] = ()
+    tools: tuple[str, ...] = ()
 
 
 Emitter = Callable[[ir.Model, Request, Path, Context], Emitted]
@@ -75,7 +78,8 @@ def bundle(graph: ir.Model, request: Request, folder: Path, ctx: Context) -> Emi
         len(whole.program.steps),
         tuple(name for name in names if name not in outside),
     )
-    return Emitted((region,), inputs=whole.inputs, outputs=whole.outputs)
+    tools = TVM if whole.externs else ()
+    return Emitted((region,), inputs=whole.inputs, outputs=whole.outputs, tools=tools)
 
 
 def tvm(graph: ir.Model, request: Request, folder: Path, ctx: Context) -> Emitted:
@@ -88,7 +92,7 @@ def tvm(graph: ir.Model, request: Request, folder: Path, ctx: Context) -> Emitte
         for each in library.regions
     )
     inputs, outputs = ends_of(graph)
-    return Emitted(regions, inputs=inputs, outputs=outputs)
+    return Emitted(regions, inputs=inputs, outputs=outputs, tools=TVM)
 
 
 EMITTERS: dict[str, Emitter] = {"onnxruntime": onnxruntime, "bundle": bundle, "tvm": tvm}

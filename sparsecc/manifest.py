@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -173,9 +174,9 @@ class Manifest(_Strict):
         return (json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n").encode()
 
 
-def tool_versions() -> dict[str, str]:
-    """Versions of the packages that shape an artifact."""
-    return {name: metadata.version(name) for name in TOOLS}
+def tool_versions(others: Sequence[str] = ()) -> dict[str, str]:
+    """Versions of the packages that shape an artifact, of these too."""
+    return {name: metadata.version(name) for name in (*TOOLS, *others)}
 
 
 def file_entry(path: Path) -> FileEntry:

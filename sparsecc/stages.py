@@ -113,7 +113,7 @@ def finish(job: Job, outcome: Outcome, progress: Progress) -> Compiled:
         made = Manifest(
             format=manifests.FORMAT,
             sparsecc=sparsecc.__version__,
-            tools=manifests.tool_versions(),
+            tools=manifests.tool_versions(emitted.tools),
             target=target.name,
             hardware=json.loads(target.to_json()),
             name=request.name,

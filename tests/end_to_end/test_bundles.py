@@ -64,6 +64,7 @@ def test_a_model_computes_what_its_twin_does(name: str, sparsity: str, models: P
     tolerance = DEEP.get(name, TOLERANCE)
     assert made.manifest.numerics["max_rel_error"] <= tolerance
     assert verify(made.path)["ok"]
+    assert ("apache-tvm" in made.manifest.tools) == (name == "minilm")
     kernels = {row["kernel"] for row in made.manifest.layers}
     assert "onnxruntime" not in kernels
     if sparsity == "dense":
