@@ -6,15 +6,14 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sparsecc.backends.bundle.weights import TYPES, Stored, Weights
+from sparsecc.backends.bundle.weights import Stored, Weights
 from sparsecc.backends.bundle.whole import Port, Whole
-from sparsecc.backends.kernels.table import REGION_VALUES
+from sparsecc.backends.kernels.table import RANK, REGION_VALUES, TYPES
 from sparsecc.errors import BackendError
 
 HERE = Path(__file__).parent
 PORT_TYPES = (*TYPES, "bool")
 """Element types of inputs and outputs, in the order of ``api.h``."""
-MOST_RANK = 6
 PORT_RANK = 8
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
@@ -147,10 +146,10 @@ def _check(whole: Whole) -> None:
                 fix="give it fewer, joined into one tensor",
             )
         for port in ports:
-            if port.dtype not in PORT_TYPES or len(port.dims) > MOST_RANK:
+            if port.dtype not in PORT_TYPES or len(port.dims) > RANK:
                 raise BackendError(
                     f"{side} {port.name!r} is {port.dtype} of {len(port.dims)} dimensions; a "
-                    f"bundle takes {', '.join(PORT_TYPES)} of at most {MOST_RANK}",
+                    f"bundle takes {', '.join(PORT_TYPES)} of at most {RANK}",
                     fix="convert it in the model before compiling",
                 )
     if len(set(program.outputs)) < len(program.outputs):

@@ -16,14 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecc.aside import aside
+from sparsecc.backends.kernels.table import RANK, TYPES
 from sparsecc.errors import ArtifactError, BackendError
 
 NAME = "weights.bin"
 ALIGN = 64
 FORMAT = 1
-TYPES = ("float32", "int32", "int64", "uint8", "int8")
-"""Element types, in the order of ``region.h``; a boolean is a byte."""
-MOST_RANK = 6
 
 _MAGIC = b"sparsecc"
 _HEADER = struct.Struct("<8sIIQQ32x")
@@ -91,14 +89,10 @@ def _checked(name: str, array: NDArray[Any]) -> NDArray[Any]:
     """
     if array.dtype == np.bool_:
         array = array.view(np.uint8)
-    if (
-        array.dtype.name not in TYPES
-        or array.ndim > MOST_RANK
-        or max(array.shape, default=0) > _MOST
-    ):
+    if array.dtype.name not in TYPES or array.ndim > RANK or max(array.shape, default=0) > _MOST:
         raise BackendError(
             f"constant {name!r} is {array.dtype.name} of {array.ndim} dimensions; a bundle holds "
-            f"{', '.join(TYPES)} and bool of at most {MOST_RANK}",
+            f"{', '.join(TYPES)} and bool of at most {RANK}",
             fix="convert it in the model before compiling",
         )
     return np.asarray(array, array.dtype.newbyteorder("<"), order="C")

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from sparsecc.backends.codegen.code_table import CodeTable, code_table
 from sparsecc.backends.codegen.toolchain import Build, build_cached
 from sparsecc.backends.kernels.sources import HERE, read_sources, units
-from sparsecc.backends.kernels.step_harness import RANK, TYPES, Array, Step, Tensor
-from sparsecc.backends.kernels.table import STEPS
+from sparsecc.backends.kernels.step_harness import Array, Step, Tensor
+from sparsecc.backends.kernels.table import RANK, STEPS, TYPES
 from sparsecc.errors import BackendError
 
 _CLOCK_S = 0.02

@@ -20,7 +20,7 @@ from sparsecc.backends.kernels.sources import (
     TOKENS,
     int8_units,
 )
-from sparsecc.backends.kernels.table import ISAS, TOKENS_IN_LANES
+from sparsecc.backends.kernels.table import ISAS, RANK, TOKENS_IN_LANES, TYPES
 
 Array = NDArray[np.generic]
 
@@ -36,11 +36,7 @@ TOKEN_KINDS = (
 IMAGE_KINDS = ("chain", "pool", "mean", "scale", "flatten")
 """The same for those of images in rows and columns."""
 
-TYPES = ("float32", "int32", "int64", "uint8", "int8")
-"""Element types, in the order of region.h."""
-
 PLAIN, C4, T64 = range(3)
-RANK = 6
 HEADER_BYTES = (3 + RANK) * 8
 
 

@@ -95,6 +95,11 @@ STEPS: tuple[str, ...] = (
 )
 """Step kinds of regions: a program names them by their position here."""
 
+TYPES = ("float32", "int32", "int64", "uint8", "int8")
+"""Element types of values and constants, in the order of ``region.h``; a boolean is a byte."""
+RANK = 6
+"""Most dimensions of theirs."""
+
 REGIONS = 16
 """Most regions of a model: the library has an op for each."""
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sparsecc.backends.bundle.whole import Port, Whole
 from sparsecc.backends.codegen.program import Program
+from sparsecc.backends.kernels.table import RANK
 from sparsecc.backends.tvm.externs import externs_of
 from sparsecc.errors import BackendError
 from sparsecc.passes import edit
@@ -23,8 +24,6 @@ from sparsecc.targets import Target
 
 DTYPES = frozenset({"float32", "int32", "int64", "uint8", "int8", "bool"})
 """Types of values between steps."""
-RANK = 6
-"""Most dimensions of a value."""
 _BYTES_IN_LANES = ("int8_quantize", "int8_conv", "int8_depthwise", "int8_maxpool", "int8_add")
 """Steps whose output lies as steps of bytes alone read it."""
 

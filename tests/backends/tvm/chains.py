@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sparsecc.backends.codegen.toolchain import Build, Unit, compile_and_link
 from sparsecc.backends.kernels.sources import read_sources
-from sparsecc.backends.kernels.step_harness import TYPES
+from sparsecc.backends.kernels.table import TYPES
 from sparsecc.backends.tvm.externs import Leftovers
 from sparsecc.targets import Target
 
