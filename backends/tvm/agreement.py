@@ -49,7 +49,8 @@ def agreed(
     for variable in variables:
         analyzer.bind(variable, tvm.ir.Range(0, _MOST))
     for group in places(node, known):
-        rest = [(at, axis) for at, axis in group if not _is_number(known[at][axis], 1)]
+        spreads = node.op_type != "Concat"  # where a 1 is any size
+        rest = [place for place in group if not (spreads and _is_number(_of(known, place), 1))]
         rest.sort(key=lambda place: not _is_number(known[place[0]][place[1]]))
         for at, axis in rest[1:]:
             first, other = known[rest[0][0]][rest[0][1]], known[at][axis]
@@ -62,6 +63,10 @@ def agreed(
         for at, each in enumerate(operands)
     ]
     return made, pairs
+
+
+def _of(dims: Sequence[Sequence[Any]], place: Place) -> Any:
+    return dims[place[0]][place[1]]
 
 
 def _is_number(dim: Any, number: int | None = None) -> bool:

@@ -20,6 +20,8 @@ from tests.end_to_end import zoo
 TOLERANCE = 1e-5
 DEEP = {"resnet50": 5e-5}
 """Fifty layers of random weights multiply what rounding does; ONNX Runtime is no nearer."""
+FOREIGN = ("minilm", "ocr_recognizer")
+"""Models with nodes that the library has no step for."""
 KERNELS = {"conv-dense", "conv-depthwise", "matmul-dense", "int8-conv", "int8-depthwise", "tvm"}
 
 
@@ -50,6 +52,7 @@ SHARES = {
     **dict.fromkeys(("mobilenet_v2", "vit", "minilm"), ("dense", "4x1:0.5", "4x1:0.8")),
     **dict.fromkeys(("efficientnet_lite0", "resnet18", "resnet50"), ("4x1:0.8",)),
     **dict.fromkeys(("ocr_direction", "opset_11", "quantised"), ("dense", "4x1:0.8")),
+    "ocr_recognizer": ("4x1:0.8",),
 }
 
 
@@ -64,7 +67,7 @@ def test_a_model_computes_what_its_twin_does(name: str, sparsity: str, models: P
     tolerance = DEEP.get(name, TOLERANCE)
     assert made.manifest.numerics["max_rel_error"] <= tolerance
     assert verify(made.path)["ok"]
-    assert ("apache-tvm" in made.manifest.tools) == (name == "minilm")
+    assert ("apache-tvm" in made.manifest.tools) == (name in FOREIGN)
     kernels = {row["kernel"] for row in made.manifest.layers}
     assert "onnxruntime" not in kernels
     if sparsity == "dense":
@@ -79,10 +82,11 @@ def stock(model: Path, feeds: zoo.Feeds) -> dict[str, NDArray[Any]]:
     return dict(zip(names, session.run(None, dict(feeds)), strict=True))
 
 
-def test_a_picture_of_any_width(models: Path) -> None:
+@pytest.mark.parametrize("name", ["ocr_direction", "ocr_recognizer"])
+def test_a_picture_of_any_width(name: str, models: Path) -> None:
     if package := zoo.missing_package("ocr_recognizer"):
         pytest.skip(f"{package} is not installed")
-    case = zoo.ZOO["ocr_direction"](models)
+    case = zoo.ZOO[name](models)
     made = compiled(case, "dense")
     rng = np.random.default_rng(0)
     for batch, width in ((1, 192), (2, 192), (1, 96)):
