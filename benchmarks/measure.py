@@ -118,7 +118,7 @@ def prepare(
     path = build.write(name, pattern, folder / "models", layers)
     plain = build.write(name, quantize.float_pattern(pattern), folder / "models", layers)
     feeds = build.inputs(layers)
-    reference = _plain(path, feeds)
+    reference = plain(path, feeds)
     say("compiling")
     start, failure = time.perf_counter(), ""
     try:
@@ -135,7 +135,8 @@ def prepare(
     return prepared
 
 
-def _plain(path: Path, feeds: dict[str, NDArray[Any]]) -> NDArray[Any]:
+def plain(path: Path, feeds: dict[str, NDArray[Any]]) -> NDArray[Any]:
+    """The first output of a model in ONNX Runtime without graph optimisation."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])

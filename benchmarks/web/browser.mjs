@@ -1,18 +1,12 @@
 // Runs a race in headless Chromium: `node browser.mjs JOB.json RESULT.json`. The page has the files of the job's folder.
-import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, readFile, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
-import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
-import { chromium } from "playwright-core";
-
 import { serve } from "../../backends/web/demo/serve.mjs";
+import { open, withBrowser } from "./chromium.mjs";
 
-const FLAGS = [
-  ...["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"],
-  ...["--disable-component-update", "--disable-sync"],
-];
 const PAGE = '<!doctype html><link rel="icon" href="data:,"><title>race</title>';
 
 const [, , jobFile, resultFile] = process.argv;
@@ -27,24 +21,17 @@ for (const name of ["onnxruntime-web", "@tensorflow/tfjs-core", "@tensorflow/tfj
 }
 
 const server = await serve(folder);
-const profile = await mkdtemp(join(tmpdir(), "race-"));
-const context = await chromium.launchPersistentContext(profile, { executablePath: "/usr/bin/chromium", args: FLAGS });
-try {
-  const page = await context.newPage();
-  page.setDefaultTimeout(600_000);
+await withBrowser(async (context) => {
+  const { page } = await open(context, server.url);
   page.on("console", (message) => console.error(message.text()));
-  await page.goto(server.url);
   const job = JSON.parse(await readFile(jobFile, "utf8"));
   if (job.engines.some(({ kind }) => kind === "tensorflow")) {
     await page.addScriptTag({ url: "/dist/tfjs-core/tf-core.min.js" });
     await page.addScriptTag({ url: "/dist/tfjs-backend-wasm/tf-backend-wasm.min.js" });
   }
   await writeFile(resultFile, JSON.stringify(await page.evaluate(inPage, job)));
-} finally {
-  await context.close();
-  server.close();
-  await rm(profile, { recursive: true, force: true });
-}
+});
+server.close();
 
 async function inPage(job) {
   const { onnxruntime, race, sparsecc, tensorflow, typed } = await import("/race.js");

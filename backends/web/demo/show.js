@@ -11,16 +11,17 @@ export function make(tag, attributes = {}, ...children) {
   return made;
 }
 
-/** The likeliest classes; the mark on each bar is what the twin says. */
+/** The likeliest classes, as long as they are likely beside the first; the mark on a bar is what the twin says. */
 export function classes(scores, twin, labels, count = 5) {
   const best = [...scores.keys()].sort((a, b) => scores[b] - scores[a]).slice(0, count);
+  const width = (share) => (100 * share) / Math.max(scores[best[0]], 0.01);
   const rows = best.flatMap((index, place) => [
     make("span", { class: place ? "name" : "name first", title: labels?.[index] ?? "" }, labels?.[index] ?? `class ${index}`),
     make(
       "span",
       { class: "bar" },
-      make("i", { style: `width: ${100 * scores[index]}%` }),
-      ...(twin ? [make("b", { style: `left: calc(${100 * twin[index]}% - 1px)`, title: "the dense twin" })] : []),
+      make("i", { style: `width: ${width(scores[index])}%` }),
+      ...(twin ? [make("b", { style: `left: calc(${width(twin[index])}% - 1px)`, title: "the dense twin" })] : []),
     ),
     make("span", { class: "num" }, `${(100 * scores[index]).toFixed(1)} %`),
   ]);

@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 
 import { serve } from "../../../backends/web/demo/serve.mjs";
-import { open, withBrowser } from "./chromium.mjs";
+import { open, withBrowser } from "../../../benchmarks/web/chromium.mjs";
 
 const root = process.env.SPARSECC_WEB;
 const MISSING = /404/; // what the browser logs where a test asks for a file that is not there

@@ -8,7 +8,7 @@ import { test } from "node:test";
 import { build } from "vite";
 
 import { serve } from "../../../backends/web/demo/serve.mjs";
-import { open, withBrowser } from "./chromium.mjs";
+import { open, withBrowser } from "../../../benchmarks/web/chromium.mjs";
 
 const root = process.env.SPARSECC_WEB;
 

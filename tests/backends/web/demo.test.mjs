@@ -6,7 +6,7 @@ import { dirname, join } from "node:path";
 import { test } from "node:test";
 
 import { serve } from "../../../backends/web/demo/serve.mjs";
-import { open, withBrowser } from "./chromium.mjs";
+import { open, withBrowser } from "../../../benchmarks/web/chromium.mjs";
 
 const demo = join(process.env.SPARSECC_WEB, "pictures", "demo");
 const runtime = join(demo, "node_modules", "onnxruntime-web", "dist");

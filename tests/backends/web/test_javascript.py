@@ -21,8 +21,8 @@ IN_BROWSER = ("browser", "bundler", "demo")
 LIMIT_S = 300
 
 pytestmark = pytest.mark.skipif(
-    not (NODE and (HERE / "node_modules").is_dir()),
-    reason="node is not installed, or `npm ci` was not run in tests/backends/web",
+    not (NODE and (HERE.parents[2] / "node_modules").is_dir()),
+    reason="node is not installed, or `npm ci` was not run",
 )
 
 

@@ -23,7 +23,7 @@ export async function withBrowser(use, options = {}) {
   }
 }
 
-/** A page at `url` that fails the test with what went wrong in it; `expected` errors are those a test provokes. */
+/** A page at `url`, and what goes wrong in it; `expected` errors are those that are provoked. */
 export async function open(context, url, { expected = /\bnever\b/ } = {}) {
   const page = await context.newPage();
   page.setDefaultTimeout(60_000);
