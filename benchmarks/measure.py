@@ -118,7 +118,7 @@ def prepare(
     path = build.write(name, pattern, folder / "models", layers)
     plain = build.write(name, quantize.float_pattern(pattern), folder / "models", layers)
     feeds = build.inputs(layers)
-    reference = plain(path, feeds)
+    reference = unoptimised(path, feeds)
     say("compiling")
     start, failure = time.perf_counter(), ""
     try:
@@ -135,7 +135,7 @@ def prepare(
     return prepared
 
 
-def plain(path: Path, feeds: dict[str, NDArray[Any]]) -> NDArray[Any]:
+def unoptimised(path: Path, feeds: dict[str, NDArray[Any]]) -> NDArray[Any]:
     """The first output of a model in ONNX Runtime without graph optimisation."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

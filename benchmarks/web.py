@@ -107,7 +107,7 @@ def prepare(
     tag = f"{model}-{pattern.replace(':', '-')}"
     sparsecc.compile(path, target="wasm", sparsity="existing").save(folder / tag)
     feeds = build.inputs(layers)
-    reference = measure.plain(path, feeds)
+    reference = measure.unoptimised(path, feeds)
     engines: list[dict[str, Any]] = [
         {"name": BASELINE, "kind": "onnxruntime", "model": path.relative_to(folder).as_posix()},
         {"name": OURS, "kind": "sparsecc", "folder": tag},
