@@ -136,6 +136,11 @@ def test_modules_import_nothing_but_a_shared_memory(modules: Path) -> None:
     assert len(list(modules.glob("*.wasm"))) == 4
 
 
+def test_modules_have_the_same_bytes_twice(modules: Path, tmp_path: Path) -> None:
+    for path in build_bundle(wholes.MLP[0], targets.TARGETS["wasm"], "tiny", tmp_path):
+        assert path.read_bytes() == (modules / path.name).read_bytes(), path.name
+
+
 def test_a_mobilenet_is_small(tmp_path: Path) -> None:
     layers = spec.shrink(spec.load("mobilenet_v1"), 0.25, 64)
     whole, _, _ = made(build.build(layers, "4x1:0.8"))
