@@ -54,7 +54,7 @@ OBJECT_FLAGS = ("-r",)
 """For one relocatable object, to be linked by :func:`link_library`."""
 
 WASM_FLAGS = (
-    *("--no-entry", "--gc-sections", "--strip-all"),
+    *("--no-entry", "--gc-sections", "--strip-all", "--compress-relocations"),
     *("--stack-first", "-z", f"stack-size={WASM_STACK}"),
 )
 """For wasm-ld, called directly. The memory is exported and may grow; what no export reaches falls

@@ -141,9 +141,10 @@ def test_modules_have_the_same_bytes_twice(modules: Path, tmp_path: Path) -> Non
         assert path.read_bytes() == (modules / path.name).read_bytes(), path.name
 
 
-def test_a_mobilenet_is_small(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pattern", [[], ["4x1:0.8"]])
+def test_a_mobilenet_is_small(tmp_path: Path, pattern: list[str]) -> None:
     layers = spec.shrink(spec.load("mobilenet_v1"), 0.25, 64)
-    whole, _, _ = made(build.build(layers, "4x1:0.8"))
+    whole, _, _ = made(build.build(layers, *pattern))
     build_bundle(whole, targets.TARGETS["wasm"], "net", tmp_path)
     sizes = {path.name: path.stat().st_size for path in tmp_path.glob("*.wasm")}
     assert all(size <= 150_000 for size in sizes.values()), sizes
