@@ -149,7 +149,7 @@ def with_backend(target: Target, backend: str | None) -> Target:
         if each == backend:
             return dataclasses.replace(target, backend=each)
     raise TargetError(
-        f"no backend {backend!r} for {target.name}", fix=f"use one of {', '.join(able)}"
+        f"no backend '{backend}' for {target.name}", fix=f"use one of {', '.join(able)}"
     )
 
 

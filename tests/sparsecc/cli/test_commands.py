@@ -50,6 +50,30 @@ def test_compile_with_everything(model, sparsecc, tmp_path):
     assert done.json["report"]["target"] == "x86-64"
 
 
+def test_a_library_by_itself_from_compile_to_package(model, sparsecc, tmp_path):
+    out = tmp_path / "out"
+    asked = ("--backend", "bundle", "--name", "tiny")
+    done = sparsecc("compile", model, "-o", out, *asked, "--json")
+    assert done.code == 0, done.err
+    assert open_artifact(out).backend == "bundle"
+    assert (out / "libtiny.so").is_file()
+    assert sparsecc("verify", out, "--json").json["ok"]
+    layers = sparsecc("inspect", out, "--json").json["layers"]
+    assert layers == done.json["report"]["layers"]
+    again = sparsecc("inspect", model, "--backend", "bundle", "--json").json["layers"]
+    assert again == layers
+    packed = sparsecc("package", out, "-o", tmp_path / "tiny.zip", "--json").json
+    assert packed["bytes"] == (tmp_path / "tiny.zip").stat().st_size
+
+
+def test_a_backend_that_a_target_has_not(model, sparsecc, tmp_path):
+    done = sparsecc(
+        "compile", model, "-o", tmp_path / "out", "--target", "wasm", "--backend", "tvm"
+    )
+    assert done.code == 6
+    assert "no backend 'tvm' for wasm" in done.err
+
+
 def test_a_guess_is_called_one(model, sparsecc, tmp_path):
     guessed = sparsecc("compile", model, "-o", tmp_path / "out", "--sparsity", "4x1:0.9")
     assert "no --calibration" in guessed.out
