@@ -19,7 +19,7 @@ from sparsecc.backends.tvm.load import tvm_ffi
 from sparsecc.backends.tvm.lower import Buffer, Call, Chain, chain_of, dims_of, legalized
 from sparsecc.backends.tvm.nests import nests_of
 from sparsecc.backends.tvm.objects import KERNELS, RUNTIME, machine, object_of, runtime_object
-from sparsecc.backends.tvm.schedule import schedule
+from sparsecc.backends.tvm.schedule import registers_of, schedule
 from sparsecc.backends.tvm.source import Link, Run, c_source
 from sparsecc.backends.tvm.symbols import atoms
 from sparsecc.passes.base import Refusal
@@ -205,7 +205,7 @@ class _Maker:
         return found
 
     def _runs(self, call: Call, chain: Chain, nodes: Sequence[ir.Node], name: str) -> list[Run]:
-        scheduled = schedule(call.function)
+        scheduled = schedule(call.function, registers_of(self.target))
         for left in scheduled.left:
             reason = f"a hot loop ({left} of {call.name}) runs without a schedule of its own"
             self.notes.append(Refusal(PASS_NAME, str(nodes[0].name), reason))

@@ -33,8 +33,9 @@ from sparsecc.backends.tvm.importer import Call, import_nodes
 from sparsecc.backends.tvm.load import load
 from sparsecc.backends.tvm.lower import legalized
 from sparsecc.backends.tvm.objects import RUNTIME, machine, runtime_object
+from sparsecc.backends.tvm.products import Registers
 from sparsecc.backends.tvm.regions import Region, region_of
-from sparsecc.backends.tvm.schedule import schedule
+from sparsecc.backends.tvm.schedule import registers_of, schedule
 from sparsecc.errors import BackendError
 from sparsecc.ops import int8
 from sparsecc.passes.base import Refusal
@@ -111,7 +112,7 @@ def build_library(
             f"nothing proves that the sizes {one} and {other} are equal, and TVM does not check it",
             fix="use the backend bundle, which does, or export the model with the sizes' names",
         )
-    module, notes = _scheduled(legalized(imported.module, how))
+    module, notes = _scheduled(legalized(imported.module, how), registers_of(target))
     with tempfile.TemporaryDirectory() as scratch:
         objects = _objects(regions, target, name, Path(scratch))
         executable = _executable(module, how)
@@ -167,11 +168,11 @@ def _partition(
     return regions, every
 
 
-def _scheduled(module: Any) -> tuple[Any, list[Refusal]]:
+def _scheduled(module: Any, registers: Registers) -> tuple[Any, list[Refusal]]:
     tvm, notes = load(), []
     for variable, function in module.functions_items():
         if isinstance(function, tvm.tirx.PrimFunc):
-            made = schedule(function)
+            made = schedule(function, registers)
             name = str(variable.name_hint)
             notes += [
                 Refusal("tvm", name, f"the hot loop {each} has no schedule") for each in made.left
@@ -202,7 +203,10 @@ def _executable(module: Any, how: Any) -> Any:
         step.AttachGlobalSymbol(),
     ]
     pipeline = tvm.transform.Sequential(passes)
-    with how:
+    apart = {
+        "tirx.disable_storage_rewrite": True
+    }  # which joins a tile's rows, too large for a stack
+    with how, tvm.transform.PassContext(opt_level=3, config=apart):
         return tvm.relax.build(module, target=how, relax_pipeline=pipeline)
 
 

@@ -89,7 +89,11 @@ def _buffers(statement: Any) -> list[Any]:
     keep = lambda var: found.append(var) if tvm.tirx.is_buffer_var(var) else None  # noqa: E731
     ffi.structural_walk(
         statement,
-        [(tvm.ir.Var, keep), (tvm.s_tir.SBlock, lambda each: inside.extend(each.alloc_buffers))],
+        [
+            (tvm.ir.Var, keep),
+            (tvm.s_tir.SBlock, lambda each: inside.extend(each.alloc_buffers)),
+            (tvm.tirx.AllocBuffer, lambda each: inside.append(each.buffer)),
+        ],
         order="pre",
     )
     return [buffer for buffer in dict.fromkeys(found) if buffer not in inside]

@@ -25,6 +25,7 @@ from sparsecc.targets import Target
 KERNELS, RUNTIME = "tvm-kernels.o", "tvm-runtime.o"
 """File names of objects: the kernels, and what they call."""
 HERE = Path(__file__).parent
+_CPU = 1
 _CALLED_FROM_C = 3
 """A calling convention that TVM leaves alone: arguments are those of the function."""
 _CPUS: dict[str, dict[str, Any]] = {
@@ -122,7 +123,6 @@ def _passes(tvm: Any, target: Any) -> list[Any]:
         tirx.NarrowDataType(32),
         s_tir.LoopPartition(),
         tirx.VectorizeLoop(True),
-        tirx.StorageRewrite(),
         s_tir.HoistIfThenElse(),
         tirx.UnrollLoop(),
         s_tir.RenormalizeSplitPattern(),
@@ -157,6 +157,8 @@ def _plain(function: Any) -> Any:
         return pointers[call.args[0]] if is_data else call
 
     body = tvm_ffi().structural_map(function.body, (tvm.ir.Call, pointer))
+    for key, value in (("device_id", 0), ("device_type", _CPU)):  # buffers inside: on the stack
+        body = tvm.tirx.AttrStmt(tvm.ir.StringImm("default"), key, value, body)
     parameters = [pointers.get(parameter, parameter) for parameter in function.params]
     made = tvm.tirx.PrimFunc(parameters, body, function.ret_type, function.attrs)
     return made.with_attr("calling_conv", _CALLED_FROM_C)

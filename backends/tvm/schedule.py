@@ -6,16 +6,19 @@ there is such a loop, and that sums have more than one place to go.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sparsecc.backends.kernels.table import ISAS
 from sparsecc.backends.tvm.load import load, tvm_ffi
+from sparsecc.backends.tvm.products import REDUCE, SPATIAL, Registers, product_nest, product_of
+from sparsecc.backends.tvm.reductions import neighbours, order_reduction, over_threads
+from sparsecc.backends.tvm.sums import sum_nest
+from sparsecc.targets import Target
 
 DEAR = {"exp", "exp2", "log", "tanh", "erf", "pow", "sqrt", "rsqrt", "sin", "cos", "sigmoid", "tan"}
 """Functions worth computing once for several readers."""
-ROWS = 4
-"""Rows of a product that share what they read of the other operand."""
 HOT = 1 << 20
 """Multiply-adds, or elements, from which on a loop nest counts as hot."""
 
@@ -33,18 +36,62 @@ class Scheduled:
     left: tuple[str, ...]
 
 
-def schedule(function: Any) -> Scheduled:
-    """Inline what only passes elements on, then order the loops of every nest."""
+def registers_of(target: Target) -> Registers:
+    """Those of the least processor that a target's files run on."""
+    lanes = ISAS[target.isas[0]].lanes
+    return Registers(lanes, 16 if target.isas[0] in _FEW else 32)
+
+
+_FEW = ("x86-64-v3", "wasm-simd128", "wasm-relaxed")
+"""Instruction sets of 16 vector registers."""
+
+
+def schedule(function: Any, registers: Registers) -> Scheduled:
+    """Inline what only passes elements on, then order the loops of every nest.
+
+    Args:
+        function: As TVM makes them of ops.
+        registers: Of the processor.
+    """
     tvm = load()
     if str(function.body.block.name_hint) != "root":
         return Scheduled(function, ())  # written as loops, by hand
     sch = tvm.s_tir.Schedule(tvm.IRModule({"main": function}))
     _inline(sch)
-    left = []
-    for block in sch.get_child_blocks(sch.get_sblock("root")):
+    left: list[str] = []
+    written: dict[int, Any] = {}
+    for at, block in enumerate(_blocks(sch)):
+        nest = _written(sch.get(block), registers)
+        if nest is not None:
+            written[at] = nest
+            continue
         if not _order(sch, block) and _work(sch, block) >= HOT:
             left.append(str(sch.get(block).name_hint))
-    return Scheduled(sch.mod["main"], tuple(left))
+    return Scheduled(_with(sch.mod["main"], written), tuple(left))
+
+
+def _written(block: Any, registers: Registers) -> Any | None:
+    """The loops of a block that has some of its own."""
+    if not _reduces(block):
+        return None
+    product = product_of(block)
+    if product is not None:
+        return product_nest(product, registers)
+    return None if neighbours(block, SPATIAL) else sum_nest(block, registers)
+
+
+def _with(function: Any, nests: Mapping[int, Any]) -> Any:
+    """A function with other statements in the place of some of its root's."""
+    tvm = load()
+    root = function.body.block
+    statements = list(root.body.seq) if hasattr(root.body, "seq") else [root.body]
+    if not nests:
+        return function
+    for at, nest in nests.items():
+        statements[at] = nest
+    body = tvm.tirx.SeqStmt(statements) if len(statements) > 1 else statements[0]
+    block = tvm.s_tir.SBlock([], [], [], "root", body, alloc_buffers=root.alloc_buffers)
+    return function.with_body(tvm.s_tir.SBlockRealize([], True, block))
 
 
 def _blocks(sch: Any) -> list[Any]:
@@ -83,11 +130,7 @@ def _several_readers(sch: Any, block: Any) -> bool:
 
 
 def _reduces(block: Any) -> bool:
-    return any(int(each.iter_type) == _REDUCE for each in block.iter_vars)
-
-
-_SPATIAL, _REDUCE = 0, 2
-"""``IterVar.DataPar`` and ``IterVar.CommReduce``."""
+    return any(int(each.iter_type) == REDUCE for each in block.iter_vars)
 
 
 def _repeats(block: Any, reader: Any) -> bool:
@@ -131,83 +174,12 @@ def _work(sch: Any, block: Any) -> int:
 
 def _order(sch: Any, block: Any) -> bool:
     """Order the loops of a nest; whether a rule fits."""
-    what = sch.get(block)
-    loops = sch.get_loops(block)
-    if len(loops) != len(what.iter_vars):
+    what, loops = sch.get(block), sch.get_loops(block)
+    kinds = {int(each.iter_type) for each in what.iter_vars}
+    if len(loops) != len(what.iter_vars) or kinds - {SPATIAL, REDUCE}:
         return False
-    kinds = [int(each.iter_type) for each in what.iter_vars]
-    if set(kinds) - {_SPATIAL, _REDUCE}:
-        return False
-    if _REDUCE not in kinds:
-        return _elementwise(sch, loops)
-    return _reduction(sch, block, what, loops, kinds)
-
-
-def _elementwise(sch: Any, loops: list[Any]) -> bool:
+    if REDUCE in kinds:
+        return order_reduction(sch, block)
     if loops:
-        _over_threads(sch, loops[:-1] or loops)
+        over_threads(sch, loops[:-1] or loops)
     return True
-
-
-def _over_threads(sch: Any, loops: list[Any]) -> None:
-    outer = sch.fuse(*loops) if len(loops) > 1 else loops[0]
-    sch.parallel(outer)
-
-
-def _reduction(sch: Any, block: Any, what: Any, loops: list[Any], kinds: list[int]) -> bool:
-    spatial = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == _SPATIAL]
-    reduced = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == _REDUCE]
-    if not spatial:
-        return True
-    lanes = spatial[-1] if _reads_neighbours(what, kinds) else None
-    outer = spatial if lanes is None else spatial[:-1]
-    rows = None
-    if lanes is not None and _is_product(what) and outer:
-        outer, rows = _tile_rows(sch, outer)
-    inner = [each for each in (rows, lanes) if each is not None]
-    sch.reorder(*outer, *reduced, *inner)
-    if outer:
-        _over_threads(sch, outer)
-    sch.decompose_reduction(block, (reduced + inner)[0])
-    return True
-
-
-def _tile_rows(sch: Any, outer: list[Any]) -> tuple[list[Any], Any]:
-    """Cut the last of the outer loops into groups of rows, where that leaves none over."""
-    extent = sch.get(outer[-1]).extent
-    if not isinstance(extent, load().tirx.IntImm) or int(extent) % ROWS:
-        return outer, None
-    groups, rows = sch.split(outer[-1], [None, ROWS])
-    sch.unroll(rows)
-    return [*outer[:-1], groups], rows
-
-
-def _is_product(block: Any) -> bool:
-    """Whether a reduction sums products of two operands."""
-    store = block.body
-    mul = load().tirx.Mul
-    return hasattr(store, "value") and any(
-        isinstance(each, mul)
-        for each in (getattr(store.value, "a", None), getattr(store.value, "b", None))
-    )
-
-
-def _reads_neighbours(block: Any, kinds: list[int]) -> bool:
-    """Whether the last of the output's axes steps through memory in some operand one by one."""
-    last = [
-        each.var for each, kind in zip(block.iter_vars, kinds, strict=True) if kind == _SPATIAL
-    ][-1]
-    return any(each.indices and last in _variables(each.indices[-1]) for each in _loads(block.body))
-
-
-def _loads(statement: Any) -> Iterator[Any]:
-    found: list[Any] = []
-    stored = statement.buffer if hasattr(statement, "buffer") else None
-    tvm_ffi().structural_walk(statement, (load().ir.TensorLoad, found.append))
-    return (each for each in found if stored is None or not each.source.same_as(stored))
-
-
-def _variables(expression: Any) -> list[Any]:
-    found: list[Any] = []
-    tvm_ffi().structural_walk(expression, (load().ir.Var, found.append))
-    return found
