@@ -79,11 +79,15 @@ def test_positions_outside_of_a_table_read_nothing_foreign(built: Built) -> None
     np.testing.assert_array_equal(rows[0], table[[9, 0, 9, 0, 3]])
 
 
-def test_the_same_model_gives_the_same_bytes(built: Built) -> None:
-    model = model_of(CASES)
-    again = externs_of(model, [], list(model.graph), targets.get("x86-64-v3"))
-    assert again.objects == built.left.objects
-    assert again.externs == built.left.externs
+def test_the_same_model_gives_the_same_bytes() -> None:
+    names = ("softmax", "mean", "heads", "embedding", "conv", "topk")
+    cases = [case for case in CASES if case.name in names]
+    made = []
+    for _ in range(2):
+        model = model_of(cases)
+        made.append(externs_of(model, [], list(model.graph), targets.get("x86-64-v3")))
+    assert made[0].objects == made[1].objects
+    assert made[0].externs == made[1].externs
 
 
 def test_the_object_needs_no_library(built: Built, tmp_path: Path) -> None:
