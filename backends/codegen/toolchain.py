@@ -47,8 +47,12 @@ COMPILE_FLAGS = (
     *("-ffunction-sections", "-fdata-sections"),
     *("-Wall", "-Wextra", "-Werror"),
 )
-WASM_COMPILE_FLAGS = tuple(flag for flag in COMPILE_FLAGS if flag != "-fPIC")
-"""A module has its memory to itself: nothing in it moves."""
+WASM_COMPILE_FLAGS = (
+    *(flag for flag in COMPILE_FLAGS if flag != "-fPIC"),
+    *("-mllvm", "-disable-lsr"),
+)
+"""A module has its memory to itself: nothing in it moves. Loop strength reduction would take the
+offsets out of loads and stores, as additions of their own."""
 
 OBJECT_FLAGS = ("-r",)
 """For one relocatable object, to be linked by :func:`link_library`."""

@@ -207,6 +207,10 @@ INLINE void down(const int SIDE, const int S, const int EDGE, const sc_channel *
   else down5(S, EDGE, c, f, column, rows);
 }
 
+#if defined(__wasm__)
+#include "depthwise_wasm.h"
+#endif
+
 /* Of a 3x3 of stride 2 only the left edge needs care: the row is twice as long as the output's. */
 INLINE void channel(const int SIDE, const int S, const sc_channel *c, const sc_filter *f, i64 rows)
 {
@@ -217,6 +221,12 @@ INLINE void channel(const int SIDE, const int S, const sc_channel *c, const sc_f
     w[i] = splat(f->weights[i]);
     KEEP(w[i]);
   }
+#if defined(__wasm__)
+  if (SIDE == 3) {
+    along3(S, c, f, w, rows);
+    return;
+  }
+#endif
   if (width <= VL) {
     down(SIDE, S, LEFT | right | SHORT, c, f, w, 0, rows);
     return;

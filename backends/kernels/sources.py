@@ -49,7 +49,7 @@ BASE = (
 SELDOM = ("cpu.c", "weight.c", "region.c", "region_plan.c", "bundle.c")
 """Of what is compiled once: what runs once for each model, input size or call, and may be small."""
 
-OF_FAMILY = {"wasm": ("vec_wasm.h", "dot4_wasm.h")}
+OF_FAMILY = {"wasm": ("vec_wasm.h", "dot4_wasm.h", "tile_wasm.h", "depthwise_wasm.h")}
 """Headers that only the kernels of a family of targets include."""
 
 NOT_TIMED = ("steps.c", "extern.c")

@@ -4,6 +4,10 @@
 
 typedef void (*sc_tile_fn)(const sc_kernel *, const sc_strip *, const sc_strip *end, const sc_tile *);
 
+#if defined(__wasm__)
+#include "tile_wasm.h"
+#else
+
 /* Inputs of the tap AHEAD of this one: columns are too irregular for the processor to foresee. */
 #define PREFETCH(floats, from)                                                                                 \
   {                                                                                                            \
@@ -71,6 +75,7 @@ INLINE void tile(const int MR, const int NR, const int PX, const sc_kernel *k, c
       SC(sc_activate_rows)(t->y + (s->row - t->row) * t->pitch, MR, t->pitch, last + VL + PX, t->activation);
   }
 }
+#endif
 
 #define DEFINE_TILE(mr, nr)                                                                                    \
   static void tile_##mr##_##nr(const sc_kernel *k, const sc_strip *s, const sc_strip *end, const sc_tile *t)   \

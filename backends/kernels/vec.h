@@ -29,6 +29,9 @@ INLINE vf at_most(vf a, vf high) { return select_vf(high < a, high, a); }
 #elif defined(__aarch64__)
 #define KEEP(v) __asm__("" : "+w"(v))
 #define SETTLE(v) __asm__ volatile("" : "+w"(v))
+#elif defined(__wasm__)
+#define KEEP(v) __asm__("" : "+r"(v))
+#define SETTLE(v) (void)0
 #else
 #define KEEP(v) (void)0
 #define SETTLE(v) (void)0
