@@ -16,7 +16,7 @@ from sparsecc.cost.model import cost_model
 from sparsecc.formats.blocks import pack_blocks
 from sparsecc.passes import edit
 from sparsecc.passes.base import Context, Pass
-from sparsecc.passes.weights.choose import has_few_rows, node_bias, node_work
+from sparsecc.passes.weights.choose import node_bias, node_work
 from sparsecc.passes.weights.dense_products import product_weight
 from sparsecc.passes.weights.pack_node import pack_node
 from sparsecc.targets import Target
@@ -25,9 +25,11 @@ _IMAGE = 4
 
 
 class DenseAlone(Pass):
-    """Replaces every convolution of images and every product of many rows by a constant.
+    """Replaces every convolution of images and every product by a constant.
 
-    Products of few rows have a step that reads their weight as it is (``passes/regions/tokens``).
+    Products of few rows too, although a step reads their weight as it is (``regions/tokens.py``):
+    packed they are as fast, nothing has to be turned when the model is made, activations join them,
+    and a module that needs no such step is smaller.
 
     Attributes:
         replaced: After ``call``, the names of the nodes it replaced.
@@ -45,7 +47,7 @@ class DenseAlone(Pass):
         self.replaced = []
         for node in [node for node in model.graph if edit.is_op(node, "Conv", "MatMul", "Gemm")]:
             weight = _conv_weight(node) if node.op_type == "Conv" else product_weight(node)
-            if weight is None or (node.op_type != "Conv" and has_few_rows(node.inputs[0])):
+            if weight is None:
                 continue
             bias = node_bias(node, len(weight))
             if bias is None:
