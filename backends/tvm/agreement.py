@@ -26,7 +26,7 @@ Pair = tuple[Any, Any]
 
 
 def agreed(
-    builder: Any, node: ir.Node, operands: Sequence[Any], variables: Sequence[Any]
+    builder: Any, node: ir.Node, operands: Sequence[Any], variables: Sequence[Any], same: str = ""
 ) -> tuple[list[Any], list[Pair]]:
     """The operands of a node, with dimensions that are the same where they have to be.
 
@@ -35,6 +35,7 @@ def agreed(
         node: A node of standard ops.
         operands: Of the node.
         variables: Sizes: none is negative.
+        same: Name of a function that copies a tensor where its sizes are those of the copy.
 
     Returns:
         Operands, and pairs of sizes that every run must find equal.
@@ -59,7 +60,7 @@ def agreed(
                 known[at][axis] = first
                 changed.add(at)
     made = [
-        _seen(builder, each, known[at]) if at in changed else each
+        _seen(builder, each, known[at], same) if at in changed else each
         for at, each in enumerate(operands)
     ]
     return made, pairs
@@ -74,17 +75,22 @@ def _is_number(dim: Any, number: int | None = None) -> bool:
     return known and (number is None or int(dim) == number)
 
 
-def _seen(builder: Any, operand: Any, dims: Sequence[Any]) -> Any:
+def _seen(builder: Any, operand: Any, dims: Sequence[Any], function: str) -> Any:
     """The same tensor, by other expressions for its dimensions."""
-    te = load().te
+    te, relax = load().te, load().relax
+    if function:
+        kind = relax.TensorType(list(dims), operand.ty.dtype)
+        return builder.emit(relax.call_dps_packed(function, relax.Tuple([operand]), kind))
 
     def same(x: Any, shape: Sequence[Any]) -> Any:
         return te.compute(list(shape), lambda *at: x(*at), name="same")
 
-    return builder.emit_te(same, operand, list(dims))
+    return builder.emit_te(same, operand, list(dims), primfunc_attrs={"op_pattern": _OPAQUE})
 
 
 _MOST = 1 << 40
+_OPAQUE = 8
+"""TVM's number for a function that it fuses with nothing: it would find the sizes different."""
 
 
 def _dims(operand: Any) -> list[Any] | None:

@@ -30,6 +30,8 @@ from sparsecc.passes.regions.units import groups
 from sparsecc.targets import Target
 
 PASS_NAME = "tvm"
+NAMED = 4
+"""Nodes that an error names."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,9 @@ class _Maker:
         name = f"tvm{at}"
         inputs, outputs = self._ends(nodes)
         opset = self.model.opset_imports[""]
+        where = ", ".join(str(node.name) for node in nodes[:NAMED])
         imported = import_nodes(nodes, inputs, outputs, self.shapes, opset)
-        chain = chain_of(imported, legalized(imported.module, self.machine))
+        chain = chain_of(imported, legalized(imported.module, self.machine, where))
         runs = tuple(run for call in chain.calls for run in self._runs(call, chain, nodes, name))
         used = dict.fromkeys([*(b for run in runs for b in run.buffers), *chain.outputs])
         constants = tuple(buffer for buffer in used if buffer.array is not None)

@@ -66,6 +66,7 @@ def import_nodes(
     outputs: Sequence[ir.Value],
     shapes: Shapes,
     opset: int,
+    same: str = "",
 ) -> Imported:
     """Nodes as one Relax function.
 
@@ -75,16 +76,18 @@ def import_nodes(
         outputs: What is wanted of them.
         shapes: Of the model.
         opset: Of the model's standard ops.
+        same: Name of a function that copies a tensor and checks that its copy has its sizes, for
+            sizes that nothing proves equal; without it the caller has to.
 
     Raises:
         BackendError: TVM has no such op, or not this form of it; names the node.
     """
-    return _Importer(inputs, shapes, opset).run(nodes, outputs)
+    return _Importer(inputs, shapes, opset, same).run(nodes, outputs)
 
 
 class _Importer:
-    def __init__(self, inputs: Sequence[ir.Value], shapes: Shapes, opset: int) -> None:
-        self.tvm = load()
+    def __init__(self, inputs: Sequence[ir.Value], shapes: Shapes, opset: int, same: str) -> None:
+        self.tvm, self.same = load(), same
         self.inputs, self.shapes = tuple(inputs), shapes
         self.symbols = Symbols([self._terms(value) for value in inputs])
         front = self.tvm.relax.frontend.onnx.onnx_frontend
@@ -158,7 +161,7 @@ class _Importer:
         ]
         if node.domain in STANDARD:
             variables = tuple(self.symbols.variables.values())
-            operands, equal = agreed(self.bb, node, operands, variables)
+            operands, equal = agreed(self.bb, node, operands, variables, self.same)
             self.equal += equal
         own = OPERATORS.get(node.op_type) if node.domain in STANDARD else None
         if own is not None:

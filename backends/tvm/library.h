@@ -28,6 +28,8 @@ typedef struct {
   int busy;                      /* one thread at a time */
 } sc_library_region;
 
+/* Copies a tensor into another, which has to have its sizes; zero, or an error that TVM was told. */
+SC_HIDDEN int sc_library_same(const sc_any *arguments, i32 count);
 SC_HIDDEN int sc_library_make(sc_library_region *region, void **out);
 /* Inputs, then outputs; zero, or an error that TVM was told. */
 SC_HIDDEN int sc_library_call(sc_library_region *region, const sc_any *arguments, i32 count);

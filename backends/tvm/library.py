@@ -36,7 +36,6 @@ from sparsecc.backends.tvm.objects import RUNTIME, machine, runtime_object
 from sparsecc.backends.tvm.products import Registers
 from sparsecc.backends.tvm.regions import Region, region_of
 from sparsecc.backends.tvm.schedule import registers_of, schedule
-from sparsecc.errors import BackendError
 from sparsecc.ops import int8
 from sparsecc.passes.base import Refusal
 from sparsecc.passes.fuse.shapes import Shapes
@@ -105,14 +104,8 @@ def build_library(
     calls = {region: Call(region.name, region.inputs, region.outputs) for region in regions}
     items = [each if isinstance(each, ir.Node) else calls[each] for each in order]
     ends = model.graph.inputs, model.graph.outputs
-    imported = import_nodes(items, *ends, shapes, model.opset_imports[""])
-    if imported.equal:
-        one, other = imported.equal[0]
-        raise BackendError(
-            f"nothing proves that the sizes {one} and {other} are equal, and TVM does not check it",
-            fix="use the backend bundle, which does, or export the model with the sizes' names",
-        )
-    module, notes = _scheduled(legalized(imported.module, how), registers_of(target))
+    imported = import_nodes(items, *ends, shapes, model.opset_imports[""], f"{name}_same")
+    module, notes = _scheduled(legalized(imported.module, how, "the model"), registers_of(target))
     with tempfile.TemporaryDirectory() as scratch:
         objects = _objects(regions, target, name, Path(scratch))
         executable = _executable(module, how)
@@ -240,7 +233,7 @@ def _linker(folder: Path) -> Any:
 
 def _objects(regions: Sequence[Region], target: Target, name: str, folder: Path) -> list[str]:
     """Objects of the regions: plans, weights, the calls of TVM, and the kernels."""
-    sources, parts, lines = read_sources(BUNDLE, HERE), [], ['#include "library.h"']
+    sources, parts, lines = read_sources(BUNDLE, HERE), [], [_same(name)]
     for at, region in enumerate(regions):
         weights = write_weights(
             region.whole.constants, region.whole.program.constants, folder / f"weights{at}.bin"
@@ -250,15 +243,13 @@ def _objects(regions: Sequence[Region], target: Target, name: str, folder: Path)
         parts.append(Unit(f"plan{at}.c", defines=_renamed(at)))
         lines.append(_wrapper(region.name, at))
     sources["regions.c"] = "\n".join(lines) + "\n"
-    own = [Unit("library.c"), Unit("regions.c")] if regions else []
     kinds = {step.kind for region in regions for step in region.whole.program.steps}
     build = Build(
         name="",
         triple=target.triple,
         sources=sources,
         units=(
-            *parts,
-            *own,
+            *(*parts, Unit("library.c"), Unit("regions.c")),
             *(chosen_units(target.isas, kinds, LARGEST_WINDOW) if regions else ()),
         ),
         compile_flags=compile_flags(target.triple),
@@ -279,6 +270,18 @@ def _renamed(at: int) -> tuple[str, ...]:
     return tuple(
         f"{each}={each}_{at}" for each in ("sc_model_plan", "sc_externs", "sc_extern_count")
     )
+
+
+def _same(name: str) -> str:
+    return f"""\
+#include "library.h"
+extern int __tvm_ffi_{name}_same(void *self, const sc_any *arguments, i32 count, sc_any *result);
+SC_EXPORT int __tvm_ffi_{name}_same(void *self, const sc_any *arguments, i32 count, sc_any *result)
+{{
+  (void)self;
+  *result = (sc_any){{0}};
+  return sc_library_same(arguments, count);
+}}"""
 
 
 def _wrapper(name: str, at: int) -> str:

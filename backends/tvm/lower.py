@@ -66,8 +66,17 @@ class Chain:
     calls: list[Call] = field(default_factory=list)
 
 
-def legalized(module: Any, target: Any) -> Any:
-    """Ops as loops, fused where they only pass elements on."""
+def legalized(module: Any, target: Any, where: str) -> Any:
+    """Ops as loops, fused where they only pass elements on.
+
+    Args:
+        module: Holds a Relax function.
+        target: What TVM generates code for.
+        where: The nodes it is of, for errors.
+
+    Raises:
+        BackendError: TVM cannot.
+    """
     tvm = load()
     step = tvm.relax.transform
     passes = [
@@ -81,8 +90,15 @@ def legalized(module: Any, target: Any) -> Any:
         step.FuseTIR(),
         step.DeadCodeElimination(),
     ]
-    with target:
-        return tvm.transform.Sequential(passes)(module)
+    try:
+        with target:
+            return tvm.transform.Sequential(passes)(module)
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BackendError(
+            f"TVM cannot make loops of {where}: {said}",
+            fix="compile for a target that ONNX Runtime runs on, or export with fixed sizes",
+        ) from error
 
 
 def chain_of(imported: Imported, module: Any) -> Chain:

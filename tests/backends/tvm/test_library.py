@@ -9,13 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper
 
 import sparsecc
 from sparsecc.backends.tvm.load import load
 from sparsecc.backends.tvm.run import TvmSession
-from sparsecc.errors import ModelError
+from sparsecc.errors import ModelError, SparseccError
 from tests import small
 from tests.backends.tvm import models
 
@@ -104,6 +106,30 @@ def test_a_region_tells_tvm_what_is_wrong(compiled: sparsecc.Compiled) -> None:
         region(*tensors)
     with pytest.raises(RuntimeError, match="another number of tensors"):
         region(tensors[0])
+
+
+def two_lengths() -> onnx.ModelProto:
+    """A sum that has a meaning where two open sizes are equal."""
+    nodes = [
+        helper.make_node("Add", ["x", "y"], ["s"], "sum"),
+        helper.make_node("Exp", ["s"], ["z"]),
+    ]
+    rows = {"x": ["n", 4], "y": ["m", 4]}
+    inputs = [
+        helper.make_tensor_value_info(key, TensorProto.FLOAT, dims) for key, dims in rows.items()
+    ]
+    outputs = [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", 4])]
+    graph = helper.make_graph(nodes, "lengths", inputs, outputs)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+@pytest.mark.parametrize("backend", ["tvm", "bundle"])
+def test_sizes_that_nothing_proves_equal_are_checked(backend: str) -> None:
+    session = sparsecc.compile(two_lengths(), target="x86-64", backend=backend).session
+    x, y = (np.float32(np.random.default_rng(at).standard_normal((5, 4))) for at in range(2))
+    assert relative(session.run(None, {"x": x, "y": y})[0], np.exp(x + y)) < CLOSE
+    with pytest.raises(SparseccError, match="sizes of the inputs do not agree"):
+        session.run(None, {"x": x, "y": y[:3]})
 
 
 def test_a_model_without_zeros_runs_in_our_kernels_too() -> None:
