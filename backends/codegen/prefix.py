@@ -43,6 +43,35 @@ def prefixed(objects: Sequence[bytes], prefix: str, public: Set[str]) -> list[by
     return [table.renamed({name: prefix + name for name in own}) for table in tables]
 
 
+def needed(own: Sequence[bytes], rest: Sequence[bytes]) -> list[int]:
+    """Which objects of an archive a link takes: those that define what is not defined before.
+
+    Args:
+        own: Relocatable files that are linked.
+        rest: Those of the archive.
+
+    Raises:
+        ValueError: A file is of another format.
+    """
+    tables = [_Table(content) for content in rest]
+    known: set[str] = set()
+    wanted: set[str] = set()
+    for content in own:
+        table = _Table(content)
+        known |= table.defined()
+        wanted |= table.used()
+    chosen: list[int] = []
+    while missing := wanted - known:
+        taken = [number for number, each in enumerate(tables) if each.defined() & missing]
+        if not set(taken) - set(chosen):
+            break  # the system has the rest
+        for number in sorted(set(taken) - set(chosen)):
+            chosen.append(number)
+            known |= tables[number].defined()
+            wanted |= tables[number].used()
+    return sorted(chosen)
+
+
 class _Table:
     """The symbols of an object."""
 
@@ -113,6 +142,10 @@ class _Table:
     def defined(self) -> set[str]:
         """Names, as C has them, that others can use."""
         return {self._name(number) for number in self._numbers(self.here)}
+
+    def used(self) -> set[str]:
+        """Names, as C has them, that others define."""
+        return {self._name(number) for number in self._numbers(self.shared & ~self.here)}
 
     def renamed(self, names: dict[str, str]) -> bytes:
         """The object with other names for some of its symbols."""

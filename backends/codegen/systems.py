@@ -7,7 +7,7 @@ A command is a template for zig: ``{flags}`` and ``{objects}`` stand for several
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sparsecc.targets.base import Triple
@@ -23,6 +23,7 @@ IMPORTS: Command = ("lib", "/machine:x64", "/def:{stem}.def", "/out:{name}")
 
 ARCHIVE_FLAGS = ("--format=gnu", "rcsD")
 ELF_SHARED = ("-shared", "-z", "defs", "-z", "noexecstack", "--strip-all", "--build-id=none")
+BASE_CPU = "generic"
 PAGES_16K = ("-z", "max-page-size=16384", "-z", "common-page-size=16384")
 """Android 15 runs on pages of 4 and of 16 KB; segments have to lie apart for the larger ones."""
 SONAME = ("-soname", "{name}")
@@ -42,7 +43,10 @@ class System:
         link: Command that links a shared library.
         flags: Of that command.
         archive_flags: Of :data:`ARCHIVE`.
+        compiled_as: Triple that zig is told when it compiles, where that is another.
+        features: Of the processor, added to every unit's.
         compile_flags: Of every unit, beside those of all systems.
+        sweep: Flags that leave out what nothing reaches, where the linker does not do it anyway.
         export: Flag that makes a function of a shared library reachable; empty where the visibility
             in its source does.
         imports: File name of the library to link with instead of the shared one; empty where there
@@ -55,7 +59,10 @@ class System:
     link: Command
     flags: tuple[str, ...]
     archive_flags: tuple[str, ...] = ARCHIVE_FLAGS
+    compiled_as: str = ""
+    features: str = ""
     compile_flags: tuple[str, ...] = ()
+    sweep: tuple[str, ...] = ()
     export: str = ""
     imports: str = ""
 
@@ -63,6 +70,11 @@ class System:
         """Flags of a shared library with these functions."""
         wanted = (self.export.format(name) for name in exports) if self.export else ()
         return (*self.flags, *wanted)
+
+
+LINUX = System(
+    "Linux", "lib{}.so", "lib{}.a", ELF_LINK, (*ELF_SHARED, *SONAME), sweep=("--gc-sections",)
+)
 
 
 def _apple(title: str, triple: Triple) -> System:
@@ -73,19 +85,19 @@ def _apple(title: str, triple: Triple) -> System:
         ("cc", "-target", triple, "{flags}", "{objects}", "-o", "{name}"),
         MACHO_SHARED,
         ("--format=darwin", "rcsD"),
+        sweep=("-Wl,-dead_strip",),
     )
 
 
-SYSTEMS: dict[Triple, System] = {
-    "x86_64-linux-gnu": System("Linux", "lib{}.so", "lib{}.a", ELF_LINK, ELF_SHARED),
-    "aarch64-linux-gnu": System("Linux", "lib{}.so", "lib{}.a", ELF_LINK, ELF_SHARED),
-    "aarch64-linux-android": System(
-        "Android",
-        "lib{}.so",
-        "lib{}.a",
-        ELF_LINK,
-        (*ELF_SHARED, *PAGES_16K, *SONAME),
-        compile_flags=("-mno-outline-atomics",),  # those are functions of a compiler's library
+SYSTEMS: Mapping[str, System] = {
+    "x86_64-linux-gnu": LINUX,
+    "aarch64-linux-gnu": LINUX,
+    "aarch64-linux-android": replace(
+        LINUX,
+        title="Android",
+        flags=(*LINUX.flags, *PAGES_16K),
+        compiled_as="aarch64-linux-gnu",  # for Android atomics are calls of a compiler's library
+        features="+reserve_x18",  # a register that Android keeps for itself
     ),
     "x86_64-windows-gnu": System(
         "Windows",
@@ -101,6 +113,14 @@ SYSTEMS: dict[Triple, System] = {
     "aarch64-ios.13.0": replace(_apple("iOS", "aarch64-ios.13.0"), shared=""),
 }
 """WebAssembly is not among them: a module is linked for what it exports."""
+
+
+def machine(triple: str, cpu: str) -> list[str]:
+    """Arguments of a compiler for a processor; without one, for the least of the triple."""
+    system = SYSTEMS.get(triple)
+    if system is None or not (system.compiled_as or system.features):
+        return ["-target", triple, *([f"-mcpu={cpu}"] if cpu else [])]
+    return ["-target", system.compiled_as or triple, f"-mcpu={cpu or BASE_CPU}{system.features}"]
 
 
 def filled(command: Command, flags: Sequence[str], objects: Sequence[str], name: str) -> list[str]:

@@ -29,6 +29,7 @@ from sparsecc.backends.codegen.systems import (
     WASM_LINK,
     Command,
     filled,
+    machine,
 )
 from sparsecc.errors import BackendError
 from sparsecc.targets.base import Triple
@@ -224,7 +225,8 @@ def zig_version() -> str:
 
 def _key(build: Build) -> str:
     content = repr((zig_version(), build.name, build.triple, sorted(build.sources.items())))
-    how = repr((build.units, build.compile_flags, build.link_flags, build.link))
+    machines = [machine(build.triple, unit.cpu) for unit in build.units]
+    how = repr((build.units, machines, build.compile_flags, build.link_flags, build.link))
     return hashlib.sha256((content + how).encode()).hexdigest()[:32]
 
 
@@ -242,7 +244,8 @@ def included(sources: Mapping[str, str], *names: str) -> dict[str, str]:
 
 def _object_key(build: Build, unit: Unit) -> str:
     read = included(build.sources, unit.source)
-    content = repr((zig_version(), build.triple, build.compile_flags, unit, sorted(read.items())))
+    how = (machine(build.triple, unit.cpu), build.compile_flags, unit)
+    content = repr((zig_version(), how, sorted(read.items())))
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
@@ -253,10 +256,9 @@ def _compile(build: Build, unit: Unit, number: int, folder: Path) -> str:
     if kept.exists():
         shutil.copyfile(kept, folder / output)
         return output
-    cpu = [f"-mcpu={unit.cpu}"] if unit.cpu else []
     defines = [f"-D{define}" for define in unit.defines]
     flags = [*build.compile_flags, *unit.flags]
-    target = ["-target", build.triple, *cpu]
+    target = machine(build.triple, unit.cpu)
     run_zig(["cc", *target, *flags, *defines, "-c", unit.source, "-o", output], folder)
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as aside:

@@ -63,7 +63,7 @@ LAYOUTS: Mapping[Triple, Layout] = {
             "android/consumer-rules.pro": "consumer-rules.pro",
             "android/AndroidManifest.xml": "src/main/AndroidManifest.xml",
             **{
-                f"android/{each}.kt": f"{_KOTLIN}/{each}.kt"
+                f"android/{each}.kt": f"{_SOURCES}/{each}.kt"
                 for each in ("Model", "Native", "Assets")
             },
         },

@@ -13,8 +13,8 @@ import onnx_ir as ir
 
 from sparsecc import ops
 from sparsecc.aside import aside, write_aside
-from sparsecc.backends.bundle.build import HERE as BUNDLE
-from sparsecc.backends.bundle.build import Kernels, kernels_build
+from sparsecc.backends.bundle.parts import HERE as BUNDLE
+from sparsecc.backends.bundle.parts import Kernels, kernels_build
 from sparsecc.backends.bundle.plan import check_name, plan_source
 from sparsecc.backends.bundle.weights import write_weights
 from sparsecc.backends.codegen.program import Step

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sparsecc.backends.bundle.build import SHARED_CPU
+from sparsecc.backends.bundle.parts import SHARED_CPU
 from sparsecc.backends.codegen.toolchain import (
     Build,
     Unit,

@@ -41,7 +41,9 @@ ARM64_X1 = dataclasses.replace(
     bandwidths=(134.0, 90.0, 60.0, 15.0),
 )
 ARM64_ANDROID = dataclasses.replace(
-    ARM64_LINUX, name="arm64-android", triple="aarch64-linux-android"
+    ARM64_LINUX, name="arm64-android", triple="aarch64-linux-android", backend="bundle"
 )
-ARM64_IOS = dataclasses.replace(ARM64_LINUX, name="arm64-ios", triple="aarch64-ios.13.0")
+ARM64_IOS = dataclasses.replace(
+    ARM64_LINUX, name="arm64-ios", triple="aarch64-ios.13.0", backend="bundle"
+)
 ARM64_MACOS = dataclasses.replace(ARM64_LINUX, name="arm64-macos", triple="aarch64-macos.11.0")

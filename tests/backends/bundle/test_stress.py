@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsecc.backends.bundle import build
+from sparsecc.backends.bundle.parts import HERE as BUNDLE
 from sparsecc.backends.bundle.plan import header, plan_source
 from sparsecc.backends.bundle.weights import write_weights
 from sparsecc.backends.kernels.harness import sanitized
@@ -41,7 +41,7 @@ def build_with(driver: str, isa: str, compiler: str, folder: Path) -> Path:
     }
     parts = units([isa], "bundle.c", "weights.c", "tiny_plan.c", driver, dot=False)
     parts = tuple(unit for unit in parts if unit.source != "externs.c")
-    return sanitized(parts, isa, compiler, folder, read_sources(build.HERE) | own)
+    return sanitized(parts, isa, compiler, folder, read_sources(BUNDLE) | own)
 
 
 @pytest.fixture(scope="module")

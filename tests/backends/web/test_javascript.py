@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sparsecc.backends.bundle.build import SHARED_MEMORY_FLAGS, WEB, Kernels
+from sparsecc.backends.bundle.build import SHARED_MEMORY_FLAGS
+from sparsecc.backends.bundle.parts import WEB, Kernels
 from sparsecc.backends.codegen.toolchain import Unit, build_cached, wasm_module
 from sparsecc.backends.kernels.sources import read_sources
 from sparsecc.backends.web.build import SCRIPTS

@@ -11,7 +11,7 @@ import wasmtime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsecc.backends.bundle.build import WEB
+from sparsecc.backends.bundle.parts import WEB
 from sparsecc.backends.codegen.toolchain import Unit, build_cached, wasm_module
 from sparsecc.backends.kernels.sources import read_sources
 
