@@ -133,8 +133,9 @@ class Model private constructor(private val weights: ByteBuffer, threads: Int) :
         private fun aligned(length: Long): ByteBuffer {
             if (length > Int.MAX_VALUE - ALIGN) throw ModelException("the weights are larger than 2 GB")
             val room = ByteBuffer.allocateDirect(length.toInt() + ALIGN)
-            room.position((ALIGN - Native.misaligned(room).toInt()) % ALIGN)
-            return room.slice().apply { limit(length.toInt()) }
+            val first = (ALIGN - Native.misaligned(room).toInt()) % ALIGN
+            room.position(first).limit(first + length.toInt())
+            return room.slice()
         }
 
         private fun text(bytes: ByteArray): String = String(bytes, Charsets.UTF_8)
