@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,9 @@ TOKEN_KINDS = (
     *("select", "to_t64", "from_t64", "matmul", "patches"),
 )
 """The step kinds of transformers, which have an executable of their own."""
+
+TIMED_KINDS = ("chain", "matmul", "matmul16")
+"""The step kinds of layers, as the executable that times them numbers them."""
 
 IMAGE_KINDS = ("chain", "pool", "mean", "scale", "flatten")
 """The same for those of images in rows and columns."""
@@ -196,6 +199,30 @@ def build_image_steps(isa: str) -> Path:
         BackendError: zig failed.
     """
     return executable(f"image-steps-{isa}", isa, _image_units(isa))
+
+
+def build_timed_steps(isa: str) -> Path:
+    """The executable of :data:`TIMED_KINDS` that times every run; for WebAssembly alone.
+
+    Raises:
+        BackendError: zig failed.
+    """
+    parts = _step_units(isa, TIMED_KINDS, (*TOKENS, *PIXELS))
+    timed = tuple(
+        replace(part, defines=(*part.defines, "SC_TIMED")) if part.source == "step.c" else part
+        for part in parts
+    )
+    return executable(f"timed-steps-{isa}", isa, timed)
+
+
+def times_of(step: Step, command: Sequence[str]) -> NDArray[np.float64]:
+    """Times of the runs of a step, ms; the executable is one that times them.
+
+    Raises:
+        RuntimeError: It was refused or failed; with what was said.
+    """
+    said = execute(command, step.to_bytes())
+    return np.frombuffer(said, np.int64, step.repeat) / 1e6
 
 
 def build_steps_sanitized(isa: str, compiler: str, folder: Path) -> Path:
