@@ -28,7 +28,7 @@ def write_aside(path: Path, text: str) -> None:
         OSError: It cannot be written; nothing is left behind.
     """
     with aside(path) as scratch:
-        scratch.write_text(text, encoding="utf-8")
+        scratch.write_bytes(text.encode())  # text would have other ends of lines on Windows
 
 
 __all__ = ["aside", "write_aside"]

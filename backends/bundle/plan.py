@@ -108,7 +108,7 @@ def check_name(name: str) -> str:
 
 def header(name: str) -> str:
     """The header of a bundle's C API."""
-    return (HERE / "api.h").read_text().replace("NAME", name)
+    return (HERE / "api.h").read_text(encoding="utf-8").replace("NAME", name)
 
 
 def plan_source(whole: Whole, weights: Weights, name: str) -> str:

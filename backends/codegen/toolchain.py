@@ -274,7 +274,7 @@ def compile_objects(build: Build, folder: Path) -> list[str]:
         BackendError: zig failed.
     """
     for name, text in build.sources.items():
-        (folder / name).write_text(text)
+        (folder / name).write_bytes(text.encode())
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         return list(
             pool.map(lambda pair: _compile(build, pair[1], pair[0], folder), enumerate(build.units))

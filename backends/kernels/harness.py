@@ -123,7 +123,7 @@ def sanitized(
     checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O0", "-g"]
     with tempfile.TemporaryDirectory(dir=folder) as aside:
         for name, text in (read_sources(HERE / "driver") | dict(sources or {})).items():
-            (Path(aside) / name).write_text(text)
+            (Path(aside) / name).write_bytes(text.encode())
         objects = []
         for unit in parts:
             machine = march if unit.cpu else []

@@ -32,7 +32,7 @@ class Probe:
         flags = CLANG_WIDE if isa.vector_bytes == 64 else ()
         unit = Unit(SOURCE.name, isa.cpu, (f"VB={isa.vector_bytes}",), flags)
         triple = targets.get("native").triple
-        sources = {SOURCE.name: SOURCE.read_text()}
+        sources = {SOURCE.name: SOURCE.read_text(encoding="utf-8")}
         built = build_cached(Build(f"libpeak-{isa.suffix}.so", triple, sources, (unit,)))
         self._library = ctypes.CDLL(str(built))
         self._library.sc_peak.argtypes = [ctypes.c_int64, ctypes.c_float, ctypes.c_float]

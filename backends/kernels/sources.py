@@ -62,7 +62,9 @@ CLANG_WIDE = ("-mprefer-vector-width=512",)
 def read_sources(*folders: Path) -> dict[str, str]:
     """Text of all C files of the kernels and of more folders by name, the generated table too."""
     files = (file for folder in (HERE, *folders) for file in sorted(folder.glob("*.[ch]")))
-    return {file.name: file.read_text() for file in files} | {"sc_table.h": c_header()}
+    return {file.name: file.read_text(encoding="utf-8") for file in files} | {
+        "sc_table.h": c_header()
+    }
 
 
 def timed_sources(isas: Sequence[str]) -> dict[str, str]:

@@ -42,7 +42,7 @@ def dense_times(
             if between is not None:
                 between()
             session.run(None, feeds)
-        events = json.loads(Path(session.end_profiling()).read_text())
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     took = [
         event["dur"]
         for event in events

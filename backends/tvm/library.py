@@ -258,7 +258,8 @@ def _objects(regions: Sequence[Region], target: Target, name: str, folder: Path)
     (folder / RUNTIME).write_bytes(runtime_object(target))
     objects.append(str(folder / RUNTIME))
     if regions:
-        (folder / "weights.s").write_text("".join(_included(at) for at in range(len(regions))))
+        text = "".join(_included(at) for at in range(len(regions)))
+        (folder / "weights.s").write_bytes(text.encode())
         run_zig(["cc", "-target", target.triple, "-c", "weights.s", "-o", "weights.o"], folder)
         archive = build_cached(kernels_build(Kernels(target.triple, target.isas)))
         objects += [str(folder / "weights.o"), str(archive)]

@@ -172,7 +172,7 @@ def runtime_object(target: Target) -> bytes:
     build = Build(
         name=RUNTIME,
         triple=target.triple,
-        sources={source: (HERE / source).read_text()},
+        sources={source: (HERE / source).read_text(encoding="utf-8")},
         units=(Unit(source, cpu, flags=("-fno-builtin",)),),
         compile_flags=compile_flags(target.triple),
     )

@@ -12,7 +12,7 @@ from sparsecc.backends.tvm.expressions import c_of
 from sparsecc.backends.tvm.lower import Buffer
 from sparsecc.errors import BackendError
 
-HEADER = Path(__file__).with_name("chain.h").read_text()
+HEADER = Path(__file__).with_name("chain.h").read_text(encoding="utf-8")
 TYPES = {
     "float32": "SC_F32",
     "int32": "SC_I32",

@@ -71,7 +71,7 @@ def write_module(folder: Path, name: str, inputs: Sequence[Port], outputs: Seque
     types = {side: [_typed(port) for port in found] for side, found in ports.items()}
     (folder / "about.js").write_text(_filled("about.js.jinja", about | ports), encoding="utf-8")
     (folder / "index.d.ts").write_text(_filled("index.d.ts.jinja", types), encoding="utf-8")
-    (folder / "package.json").write_text(json.dumps(_package(name), indent=2) + "\n")
+    (folder / "package.json").write_bytes(f"{json.dumps(_package(name), indent=2)}\n".encode())
     for script in SCRIPTS:
         shutil.copyfile(HERE / "js" / script, folder / script)
 
@@ -90,7 +90,7 @@ def write_demo(folder: Path, name: str, inputs: Sequence[Port], twin: ir.Model) 
     for file in sorted((HERE / "demo").iterdir()):
         shutil.copyfile(file, demo / file.name)
     settings = {"title": name, "kind": _kind(inputs), **SETTINGS}
-    (demo / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
+    (demo / "settings.json").write_bytes(f"{json.dumps(settings, indent=2)}\n".encode())
     ir.save(twin, demo / "dense.onnx")
 
 

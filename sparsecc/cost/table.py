@@ -114,7 +114,7 @@ def _hash_of(isas: tuple[str, ...], triple: Triple) -> str:
     parts = {name: _BLANKS.sub(" ", text) for name, text in timed_sources(isas).items()}
     if GENERATED_ISA in isas:
         for module in (outer_product, x86_encoder):
-            parts[module.__name__] = Path(str(module.__file__)).read_text()
+            parts[module.__name__] = Path(str(module.__file__)).read_text(encoding="utf-8")
     timed = [unit for unit in isa_units(isas) if unit.source in parts]
     content = repr((sorted(parts.items()), timed, compile_flags(triple)))
     return hashlib.sha256(content.encode()).hexdigest()[:_HASH]
