@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 import sparsecc
 from sparsecc.backends.onnxruntime.run import session_of_model
 from sparsecc.capture import capture
+from sparsecc.engines import why_not_here
 from sparsecc.errors import BackendError
+from sparsecc.targets import TARGETS
 from sparsecc.verify import verify
 from tests.end_to_end import zoo
 
@@ -100,6 +102,17 @@ def test_the_same_in_webassembly(name: str, models: Path) -> None:
     if package := zoo.missing_package(name):
         pytest.skip(f"{package} is not installed")
     made = compiled(zoo.ZOO[name](models), "4x1:0.8", "wasm")
+    assert max(made.manifest.numerics.values()) <= TOLERANCE
+    assert verify(made.path)["ok"]
+
+
+@pytest.mark.parametrize("name", ["minilm", "mobilenet_v1", "resnet18", "quantised"])
+def test_the_same_on_arm_under_emulation(name: str, models: Path) -> None:
+    if why := why_not_here(TARGETS["arm64-linux"]):
+        pytest.skip(why)
+    if package := zoo.missing_package(name):
+        pytest.skip(f"{package} is not installed")
+    made = compiled(zoo.ZOO[name](models), "4x1:0.8", "arm64-linux")
     assert max(made.manifest.numerics.values()) <= TOLERANCE
     assert verify(made.path)["ok"]
 
