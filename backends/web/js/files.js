@@ -66,7 +66,7 @@ export class Weights {
       await this.forget();
       throw new ModelError(`${this.#url} has ${got} bytes, the model's weights ${total}: publish the whole folder again`);
     }
-    await source.keep?.(view(0, total));
+    if (source.isNew) await this.#kept?.keep(view(0, total));
     this.#signal?.throwIfAborted();
   }
 
@@ -86,8 +86,7 @@ export class Weights {
     this.#kept = await cacheOf(this.#url, this.#about.hash);
     const hit = await this.#kept?.find();
     if (hit) return hit;
-    const response = await fetched(this.#url, this.#signal);
-    return this.#kept ? await this.#kept.keep(response) : { body: response.body };
+    return { body: (await fetched(this.#url, this.#signal)).body, isNew: true };
   }
 }
 
@@ -178,10 +177,14 @@ class BrowserCache {
     return hit && { body: hit.body };
   }
 
-  async keep(response) {
-    await this.#cache.delete(this.#url, { ignoreSearch: true }).catch(() => {}); // what was published here before
-    this.#writing = this.#cache.put(this.#key, response.clone()).catch(() => {}); // no room is no reason to fail
-    return { body: response.body };
+  /** Whoever loads does not wait for it. A stream in place of the bytes fails in Chromium where they are many. */
+  async keep(bytes) {
+    const copy = new Blob([bytes.slice()]); // the browser takes no shared memory
+    const put = async () => {
+      await this.#cache.delete(this.#url, { ignoreSearch: true }); // what was published here before
+      await this.#cache.put(this.#key, new Response(copy));
+    };
+    this.#writing = put().catch(() => {}); // no room is no reason to fail
   }
 
   async forget() {
@@ -203,8 +206,8 @@ class FileCache {
     return handle && { handle };
   }
 
-  async keep(response) {
-    return { body: response.body, keep: (bytes) => this.#write(bytes).catch(() => {}) }; // no room is no reason to fail
+  async keep(bytes) {
+    await this.#write(bytes).catch(() => {}); // no room is no reason to fail
   }
 
   async forget() {
