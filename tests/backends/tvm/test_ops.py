@@ -79,6 +79,25 @@ def test_positions_outside_of_a_table_read_nothing_foreign(built: Built) -> None
     np.testing.assert_array_equal(rows[0], table[[9, 0, 9, 0, 3]])
 
 
+MAGIC = {
+    "arm64-linux": b"\x7fELF",
+    "arm64-android": b"\x7fELF",
+    "arm64-ios": b"\xcf\xfa\xed\xfe",
+    "arm64-macos": b"\xcf\xfa\xed\xfe",
+    "x86-64-windows": b"d\x86",
+    "wasm": b"\0asm",
+    "wasm-relaxed": b"\0asm",
+}
+
+
+@pytest.mark.parametrize("name", list(MAGIC))
+def test_objects_are_of_the_target(name: str) -> None:
+    model = model_of([case for case in CASES if case.name in ("softmax", "cos")])
+    objects = externs_of(model, [], list(model.graph), targets.get(name)).objects
+    assert all(content.startswith(MAGIC[name]) for content in objects.values())
+    assert all(b"memset" not in content for content in objects.values())
+
+
 def test_the_same_model_gives_the_same_bytes() -> None:
     names = ("softmax", "mean", "heads", "embedding", "conv", "topk")
     cases = [case for case in CASES if case.name in names]
