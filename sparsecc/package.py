@@ -86,13 +86,14 @@ def _about(manifest: Manifest) -> dict[str, str]:
 
 
 def _own_licence() -> str:
-    text = metadata.distribution("sparsecc").read_text("licenses/LICENSE")
-    if text is None:
-        raise ArtifactError(
-            "the licence of sparsecc is missing from where it is installed",
-            fix="install sparsecc again",
-        )
-    return text
+    # An editable install has two of that name, and what was built beside the sources holds none.
+    for found in metadata.distributions(name="sparsecc"):
+        if text := found.read_text("licenses/LICENSE"):
+            return text
+    raise ArtifactError(
+        "the licence of sparsecc is missing from where it is installed",
+        fix="install sparsecc again",
+    )
 
 
 def _model_licence(path: str | Path | None) -> dict[str, str]:
