@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import onnx_ir as ir
 
-from sparsecc.errors import SparseccError
+from sparsecc.errors import SparseccError, first_line
 from sparsecc.passes.names import name_nodes
 from sparsecc.passes.verifier import fingerprint, verify_model
 
@@ -141,14 +141,14 @@ def apply(
     try:
         foreign(model)
     except Exception as error:
-        ctx.refuse(pass_name, None, _first_line(error))
+        ctx.refuse(pass_name, None, _cause(error))
     changed = fingerprint(model) != before
     if changed:
         name_nodes(model)
     return changed
 
 
-def _first_line(error: BaseException) -> str:
+def _cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first_line(error)

@@ -84,6 +84,11 @@ class BackendError(SparseccError):
     exit_code = 8
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of another program says, to go into a sentence of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 __all__ = [
     "ArtifactError",
     "BackendError",

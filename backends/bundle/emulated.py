@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsecc.backends.bundle.run import refusal
 from sparsecc.backends.bundle.weights import NAME as WEIGHTS_NAME
 from sparsecc.errors import BackendError
 
@@ -87,10 +88,8 @@ class EmulatedSession:
             command = [self._command, str(program), weights, *arguments]
             done = subprocess.run(command, capture_output=True, check=False)
         if done.returncode:
-            said, _, fix = done.stderr.decode(errors="replace").strip().partition("; fix: ")
-            raise BackendError(
-                said or f"{self._command} ended with code {done.returncode}", fix=fix or None
-            )
+            mute = f"{self._command} ended with code {done.returncode}"
+            raise refusal(done.stderr.strip() or mute.encode(), BackendError)
 
 
 def _file_name(name: str) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sparsecc.backends.bundle.plan import PORT_RANK, PORT_TYPES
 from sparsecc.backends.bundle.weights import ALIGN
 from sparsecc.backends.bundle.weights import NAME as WEIGHTS_NAME
-from sparsecc.errors import ArtifactError, BackendError, SparseccError
+from sparsecc.errors import ArtifactError, BackendError, ModelError, SparseccError
 
 TYPE_NAMES = {
     "float32": "float",
@@ -258,6 +258,26 @@ def _fed(feed: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
 def _tensor(array: NDArray[Any]) -> CTensor:
     dims = (c_int64 * PORT_RANK)(*array.shape)
     return CTensor(array.ctypes.data, dims, array.ndim, PORT_TYPES.index(array.dtype.name))
+
+
+def fitted(given: NDArray[Any], name: str, dtype: str, dims: Sequence[int | str]) -> NDArray[Any]:
+    """An input as an engine that checks nothing itself reads it.
+
+    Raises:
+        ModelError: Its type or its shape is another than the model's.
+    """
+    array = np.asarray(given)
+    fits = array.ndim == len(dims) and all(
+        isinstance(wanted, str) or wanted == got
+        for wanted, got in zip(dims, array.shape, strict=True)
+    )
+    if array.dtype.name != dtype or not fits:
+        raise ModelError(
+            f"input {name!r} is {array.dtype} {list(array.shape)}, the model takes "
+            f"{dtype} {list(dims)}",
+            fix="give each input the type and the shape that the model has for it",
+        )
+    return np.ascontiguousarray(array)
 
 
 def refusal(said: bytes, kind: type[SparseccError]) -> SparseccError:

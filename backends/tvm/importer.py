@@ -17,7 +17,7 @@ from sparsecc.backends.tvm.agreement import agreed
 from sparsecc.backends.tvm.load import load
 from sparsecc.backends.tvm.operators import OPERATORS
 from sparsecc.backends.tvm.symbols import Symbols
-from sparsecc.errors import BackendError
+from sparsecc.errors import BackendError, first_line
 from sparsecc.passes.edit import STANDARD, constant
 from sparsecc.passes.fuse.shapes import Shapes
 from sparsecc.passes.fuse.terms import Terms
@@ -146,9 +146,8 @@ class _Importer:
         except BackendError:
             raise
         except Exception as error:
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise BackendError(
-                f"TVM cannot take this {node.op_type}: {said}",
+                f"TVM cannot take this {node.op_type}: {first_line(error)}",
                 node=node.name,
                 fix="compile for a target that ONNX Runtime runs on, or write the layer otherwise",
             ) from error

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sparsecc.backends.tvm.importer import Imported
 from sparsecc.backends.tvm.load import load, tvm_ffi
 from sparsecc.backends.tvm.symbols import variables_in
-from sparsecc.errors import BackendError
+from sparsecc.errors import BackendError, first_line
 
 
 @dataclass(eq=False)
@@ -94,9 +94,8 @@ def legalized(module: Any, target: Any, where: str) -> Any:
         with target:
             return tvm.transform.Sequential(passes)(module)
     except Exception as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BackendError(
-            f"TVM cannot make loops of {where}: {said}",
+            f"TVM cannot make loops of {where}: {first_line(error)}",
             fix="compile for a target that ONNX Runtime runs on, or export with fixed sizes",
         ) from error
 

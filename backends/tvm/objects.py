@@ -19,7 +19,7 @@ from sparsecc.backends.codegen.toolchain import (
 from sparsecc.backends.kernels.table import ISAS
 from sparsecc.backends.tvm.functions import without_library
 from sparsecc.backends.tvm.load import load, tvm_ffi
-from sparsecc.errors import BackendError, TargetError
+from sparsecc.errors import BackendError, TargetError, first_line
 from sparsecc.targets import Target
 
 KERNELS, RUNTIME = "tvm-kernels.o", "tvm-runtime.o"
@@ -94,9 +94,9 @@ def object_of(functions: Mapping[str, Any], target: Any) -> bytes:
             built.write_to_file(str(path), "o")
             return _with_own_memory(path.read_bytes())
     except Exception as error:
-        said = (str(error).strip().splitlines() or [""])[0]
         raise BackendError(
-            f"TVM cannot compile a kernel: {said}", fix="report it with the model's file"
+            f"TVM cannot compile a kernel: {first_line(error)}",
+            fix="report it with the model's file",
         ) from error
 
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from sparsecc.backends.bundle.run import fitted
 from sparsecc.backends.tvm.load import load
-from sparsecc.errors import BackendError, ModelError
+from sparsecc.errors import BackendError, ModelError, first_line
 from sparsecc.manifest import PortEntry
 
 
@@ -37,7 +37,7 @@ class TvmSession:
             machine = self._tvm.relax.VirtualMachine(module, self._tvm.cpu())
         except Exception as error:
             raise BackendError(
-                f"TVM cannot load {library.name}: {_first_line(error)}",
+                f"TVM cannot load {library.name}: {first_line(error)}",
                 fix="compile the model again with the TVM that is installed here",
             ) from error
         self._main = machine["main"]
@@ -61,33 +61,15 @@ class TvmSession:
         wanted = [port.name for port in self._inputs]
         if set(feed) != set(wanted):
             raise ModelError(f"got the inputs {sorted(feed)}, the model wants {wanted}")
-        tensors = [self._tvm.runtime.tensor(_fitting(feed[p.name], p)) for p in self._inputs]
+        tensors = [
+            self._tvm.runtime.tensor(fitted(feed[p.name], p.name, p.dtype, p.dims))
+            for p in self._inputs
+        ]
         try:
             results = self._main(*tensors)
         except Exception as error:
-            raise ModelError(_first_line(error)) from error
+            raise ModelError(first_line(error)) from error
         made = {
             port.name: result.numpy() for port, result in zip(self._outputs, results, strict=True)
         }
         return [made[name] for name in names or made]
-
-
-def _fitting(array: NDArray[Any], port: PortEntry) -> NDArray[Any]:
-    """An array as TVM takes it.
-
-    Raises:
-        ModelError: It has another type than the model, or another shape.
-    """
-    sizes = [dim if isinstance(dim, int) else None for dim in port.dims]
-    same_rank = array.ndim == len(sizes)
-    fits = same_rank and all(a in (b, None) for a, b in zip(sizes, array.shape, strict=True))
-    if array.dtype.name != port.dtype or not fits:
-        raise ModelError(
-            f"input {port.name!r} is {array.dtype.name} {list(array.shape)}, the model takes "
-            f"{port.dtype} {list(port.dims)}"
-        )
-    return np.ascontiguousarray(array)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

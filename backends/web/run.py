@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecc.backends.bundle.plan import PORT_RANK, PORT_TYPES
-from sparsecc.backends.bundle.run import TYPE_NAMES, Port, refusal
+from sparsecc.backends.bundle.run import TYPE_NAMES, Port, fitted, refusal
 from sparsecc.backends.bundle.weights import NAME as WEIGHTS_NAME
 from sparsecc.errors import BackendError, ModelError
 
@@ -109,7 +109,7 @@ class WebSession:
             raise ModelError(f"got the inputs {sorted(feed)}, the model wants {wanted}")
         outs = self._structs + len(self._inputs) * TENSOR.size
         for at, meta in enumerate(self._inputs):
-            array = _fitting(meta, np.asarray(feed[meta.name]))
+            array = fitted(feed[meta.name], meta.name, meta.dtype.name, meta.shape)
             places.append(self._alloc(array.nbytes))
             self._view(places[-1], array.nbytes)[:] = np.frombuffer(array.tobytes(), np.uint8)
             self._describe(self._structs + at * TENSOR.size, places[-1], array.shape, meta)
@@ -222,22 +222,3 @@ def _config() -> wasmtime.Config:
     config = wasmtime.Config()
     config.wasm_relaxed_simd = True
     return config
-
-
-def _fitting(meta: Typed, array: Array) -> Array:
-    """An input as the module reads it.
-
-    Raises:
-        ModelError: Its type or its shape is another than the model's.
-    """
-    fits = len(array.shape) == len(meta.shape) and all(
-        isinstance(wanted, str) or wanted == got
-        for wanted, got in zip(meta.shape, array.shape, strict=True)
-    )
-    if array.dtype != meta.dtype or not fits:
-        raise ModelError(
-            f"input {meta.name!r} is {array.dtype} {list(array.shape)}, "
-            f"the model takes {meta.dtype} {meta.shape}",
-            fix="give each input the type and the shape that the model has for it",
-        )
-    return np.ascontiguousarray(array)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsecc.errors import ModelError
+from sparsecc.errors import ModelError, first_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,9 +155,8 @@ def _named(step: Step, error: Exception) -> Exception:
         assert isinstance(error, Exception)
         error.add_note(f"in {step.op_type} at node {step.name!r}")
         return error
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return ModelError(
-        f"{step.op_type} fails in the torch interpreter: {line}",
+        f"{step.op_type} fails in the torch interpreter: {first_line(error)}",
         node=step.name or None,
         fix="check shapes and types of what is fed against the model's inputs",
     )
