@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from sparsecc.backends.bundle.build import build_bundle
 from sparsecc.backends.bundle.whole import Port
-from sparsecc.backends.mobile.arrange import arrange, check_name
+from sparsecc.backends.mobile.arrange import arrange
 from sparsecc.backends.onnxruntime.emit import emit
 from sparsecc.backends.onnxruntime.generate import patterns
 from sparsecc.backends.onnxruntime.lower import lower
@@ -65,7 +65,6 @@ def onnxruntime(graph: ir.Model, request: Request, folder: Path, ctx: Context) -
 
 def bundle(graph: ir.Model, request: Request, folder: Path, ctx: Context) -> Emitted:
     """The whole model as one region, in a library of its own."""
-    check_name(request.name, request.target)
     whole = whole_of(graph, request.target, ctx)
     build_bundle(whole, request.target, request.name, folder)
     arrange(folder, request.target, request.name, whole.inputs[0])

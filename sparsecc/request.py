@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from sparsecc import targets
 from sparsecc.errors import PlanError
 from sparsecc.executor import WHERES, Where
 from sparsecc.formats.patterns import SparsitySpec
+from sparsecc.naming import NAME, check_name
 from sparsecc.quality.effort import Effort
 from sparsecc.quality.exam import Quality
 from sparsecc.search.allocation import ALLOCATIONS, Allocation
@@ -23,10 +23,6 @@ from sparsecc.targets import Target
 SCORES: tuple[Method, ...] = ("magnitude", "wanda", "sparsegpt", "alps")
 
 QUANTIZATIONS = ("int8",)
-
-NAME = "model"
-"""What a library is called that nobody names."""
-_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
 
 Name = TypeVar("Name", bound=str)
 
@@ -176,13 +172,9 @@ def read_request(
             fix="ask for it as the sparsity of the model; layers that are dense by name stay whole",
         )
     _check_teacher(bool(spec.removes), permute, recover is not None)
-    if not _IDENTIFIER.fullmatch(name):
-        raise PlanError(
-            f"{name!r} cannot be the name of a library: functions begin with it",
-            fix="use letters, digits and _, a letter first, at most 32 of them",
-        )
+    hardware = targets.with_backend(targets.buildable(targets.read(target)), backend)
     return Request(
-        target=targets.with_backend(targets.buildable(targets.read(target)), backend),
+        target=hardware,
         spec=spec,
         overrides=others,
         score=_one_of(SCORES, score, "score"),
@@ -198,7 +190,7 @@ def read_request(
         recover_loss=recover_loss,
         checkpoint=None if checkpoint is None else Path(checkpoint),
         permute=permute,
-        name=name,
+        name=check_name(name, hardware),
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from sparsecc.aside import write_aside
 from sparsecc.backends.bundle.native import links_of, public
 from sparsecc.backends.bundle.parts import Kernels, Link, Parts, parts_of
-from sparsecc.backends.bundle.plan import check_name, header, plan_source
+from sparsecc.backends.bundle.plan import header, plan_source
 from sparsecc.backends.bundle.weights import NAME as WEIGHTS_NAME
 from sparsecc.backends.bundle.weights import write_weights
 from sparsecc.backends.bundle.whole import Whole
@@ -38,7 +38,8 @@ def build_bundle(whole: Whole, target: Target, name: str, folder: Path) -> list[
     Args:
         whole: The model.
         target: Hardware to build for; it need not be this machine's.
-        name: What C functions and files begin with; those of a WebAssembly module with `model`.
+        name: What C functions and files begin with, as ``sparsecc.naming`` allows; those of a
+            WebAssembly module with `model`.
         folder: A folder that exists.
 
     Returns:
@@ -49,7 +50,6 @@ def build_bundle(whole: Whole, target: Target, name: str, folder: Path) -> list[
         BackendError: The model has what a bundle cannot hold, or zig failed.
         ArtifactError: The folder cannot be written.
     """
-    check_name(name)
     weights = write_weights(whole.constants, whole.program.constants, folder / WEIGHTS_NAME)
     if is_wasm(target.triple):
         links: dict[str, tuple[Kernels, Link]] = {

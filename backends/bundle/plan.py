@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,7 +15,6 @@ PORT_TYPES = (*TYPES, "bool")
 """Element types of inputs and outputs, in the order of ``api.h``."""
 PORT_RANK = 8
 
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./:-[], ")
 _LEAST = -(1 << 63)
 _ROW = 12
@@ -90,20 +88,6 @@ EXPORT void {name}_destroy(sc_bundle *model)
   sc_bundle_destroy(model);
 }}
 """
-
-
-def check_name(name: str) -> str:
-    """A name that C identifiers can begin with.
-
-    Raises:
-        BackendError: It is not one.
-    """
-    if not _NAME.fullmatch(name) or name.startswith("sc_"):
-        raise BackendError(
-            f"{name!r} cannot be the name of a bundle: its C functions begin with it",
-            fix="use a letter, then letters, digits and underscores, 64 at most, and not sc_ first",
-        )
-    return name
 
 
 def header(name: str) -> str:

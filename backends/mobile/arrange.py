@@ -9,28 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparsecc.backends.bundle.whole import Port
-from sparsecc.errors import BackendError
 from sparsecc.targets import Target
 from sparsecc.targets.base import Triple
 
 HERE = Path(__file__).parent
 BATCH = 1
 """Stands for open dimensions in examples."""
-
-_JAVA = """
-abstract assert boolean break byte case catch char class const continue default do double else enum
-extends false final finally float for goto if implements import instanceof int interface long native
-new null package private protected public return short static strictfp super switch synchronized
-this throw throws transient true try void volatile while
-"""
-_KOTLIN = "as fun in is object typealias typeof val var when"
-_SWIFT = """
-as associatedtype defer deinit extension fileprivate func guard in init inout internal is let nil
-operator precedencegroup protocol repeat rethrows self Self struct subscript typealias var where Any
-Dispatch Foundation Model Port Swift Tensor
-"""
-RESERVED = frozenset(f"{_JAVA} {_KOTLIN} {_SWIFT}".split())
-"""Words that are no name of a package in Java and Kotlin, or of a module in Swift."""
 
 
 @dataclass(frozen=True)
@@ -90,20 +74,6 @@ NOTES: Mapping[Triple, str] = {
     "aarch64-ios.13.0": "onnxruntime-ios.md",
 }
 """What an app needs to run a model and its library under ONNX Runtime."""
-
-
-def check_name(name: str, target: Target) -> None:
-    """Check that a name can be that of a package or module.
-
-    Raises:
-        BackendError: It is a word of the language.
-    """
-    if target.triple in LAYOUTS and name in RESERVED:
-        raise BackendError(
-            f"{name!r} cannot be the name of a model for {target.name}: it is a word of the "
-            "language that apps call it from",
-            fix="give it another name",
-        )
 
 
 def arrange(folder: Path, target: Target, name: str, port: Port) -> None:

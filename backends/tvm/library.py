@@ -15,7 +15,7 @@ from sparsecc import ops
 from sparsecc.aside import aside, write_aside
 from sparsecc.backends.bundle.parts import HERE as BUNDLE
 from sparsecc.backends.bundle.parts import Kernels, kernels_build
-from sparsecc.backends.bundle.plan import check_name, plan_source
+from sparsecc.backends.bundle.plan import plan_source
 from sparsecc.backends.bundle.weights import write_weights
 from sparsecc.backends.codegen.program import Step
 from sparsecc.backends.codegen.toolchain import (
@@ -91,14 +91,13 @@ def build_library(
         units: What the kernel library computes, as steps.
         nodes: All other nodes of the main graph; none of them a Constant.
         target: What it is built for.
-        name: What names of functions begin with.
+        name: What names of functions begin with, as ``sparsecc.naming`` allows.
         folder: An empty folder.
 
     Raises:
         BackendError: TVM is missing or has no code for a node, a shape is not known, or zig failed.
         TargetError: TVM has no code for the target.
     """
-    check_name(name)
     shapes, how = Shapes(model), machine(target)
     regions, order = _partition(model, *_worth(model, units, nodes), shapes, name)
     calls = {region: Call(region.name, region.inputs, region.outputs) for region in regions}

@@ -75,11 +75,23 @@ def test_the_backend_is_the_targets_unless_another_is_asked_for(target, asked, m
 
 def test_the_name_of_a_library() -> None:
     assert read_request(**KNOWN).name == "model"
-    assert read_request(**KNOWN, name="Digits_2").name == "Digits_2"
-    for bad in ("", "2nd", "a-b", "a b", "größe", "a" * 33, "../x", "a.b", "_x"):
-        with pytest.raises(PlanError, match="name of a library") as caught:
+    for good in ("Digits_2", "a" * 32, "sparsecc", "object", "sc"):
+        assert read_request(**KNOWN, name=good).name == good
+    for bad in ("", "2nd", "a-b", "a b", "größe", "a" * 33, "../x", "a.b", "_x", "sc_x", "a;b"):
+        with pytest.raises(PlanError, match="name of a library: functions") as caught:
             read_request(**KNOWN, name=bad)
         assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("target", "word", "other"),
+    [("arm64-android", "object", "Tensor"), ("arm64-ios", "Tensor", "object")],
+)
+def test_a_word_of_the_apps_language_is_no_name(target: str, word: str, other: str) -> None:
+    asked = KNOWN | {"target": target}
+    assert read_request(**asked, name=other).name == other
+    with pytest.raises(PlanError, match=f"{word}.*{target}.*word of the language"):
+        read_request(**asked, name=word)
 
 
 def test_a_plan_keeps_its_backend_but_for_another_target() -> None:

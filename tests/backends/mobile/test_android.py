@@ -18,7 +18,6 @@ from sparsecc.backends.bundle.parts import HERE as BUNDLE
 from sparsecc.backends.codegen.toolchain import run_zig
 from sparsecc.backends.kernels.sources import HERE as KERNELS
 from sparsecc.backends.kernels.sources import read_sources
-from sparsecc.errors import BackendError
 from tests.backends.kernels.executables import emulator
 from tests.backends.mobile.conftest import Network, files
 
@@ -130,8 +129,3 @@ def test_the_same_model_gives_the_same_bytes(android: Path, network: Network) ->
     assert files(again) == files(android)
     for name in files(again):
         assert (again / name).read_bytes() == (android / name).read_bytes(), name
-
-
-def test_a_word_of_the_language_is_no_name(network: Network) -> None:
-    with pytest.raises(BackendError, match="'object' cannot be the name of a model"):
-        sparsecc.compile(network.model, "arm64-android", name="object")
