@@ -156,6 +156,7 @@ def plan(
     dynamic_shapes: Any = None,
     score: str = "alps",
     refit: bool = True,
+    recover: str | None = None,
     permute: bool = False,
     executor: str = "processes",
     progress: Progress = silent,
@@ -179,6 +180,8 @@ def plan(
         dynamic_shapes: For torch: which dimensions vary.
         score: How masks are found.
         refit: Whether kept weights are refitted.
+        recover: How long or how many steps the weights that stay may train after the search, which
+            counts on it; the plan records the steps, and :func:`apply` repeats them.
         permute: Put coupled channels into a better order for blocks first.
         executor: Where layers are worked on.
         progress: Called with what is being done and the share done, 0 to 1.
@@ -196,6 +199,7 @@ def plan(
         seed=seed,
         quality=quality,
         executor=executor,
+        recover=recover,
         permute=permute,
         backend=backend,
     )

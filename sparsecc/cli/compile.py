@@ -26,6 +26,7 @@ from sparsecc.cli.options import (
     Place,
     Preprocess,
     Quality,
+    Recover,
     SearchMode,
     Seed,
     Tokenizer,
@@ -158,15 +159,7 @@ def command(
             "owl and spdy need --calibration.",
         ),
     ] = Allocation.uniform,
-    recover: Annotated[
-        str | None,
-        typer.Option(
-            metavar="EFFORT",
-            help="Train the weights that stay, so long (10min) or so much (400 steps): the dense "
-            "model teaches on --calibration, no labels needed. Needs torch.",
-            show_default=False,
-        ),
-    ] = None,
+    recover: Recover = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(

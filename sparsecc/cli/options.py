@@ -119,6 +119,15 @@ BestEffort = Annotated[
         "--best-effort", metavar="", help="Go on with the best plan where none keeps to the budget."
     ),
 ]
+Recover = Annotated[
+    str | None,
+    typer.Option(
+        metavar="EFFORT",
+        help="Train the weights that stay, so long (10min) or so much (400 steps): the dense "
+        "model teaches on --calibration, no labels needed. Needs torch.",
+        **_NONE,
+    ),
+]
 Permute = Annotated[
     bool,
     typer.Option(
@@ -217,6 +226,7 @@ __all__ = [
     "Place",
     "Preprocess",
     "Quality",
+    "Recover",
     "SearchMode",
     "Seed",
     "Tokenizer",

@@ -24,6 +24,7 @@ from sparsecc.cli.options import (
     Place,
     Preprocess,
     Quality,
+    Recover,
     SearchMode,
     Seed,
     Tokenizer,
@@ -46,6 +47,9 @@ The fastest plan that keeps the embeddings within one per cent:
 \b
 A classifier and its labels:
   sparsecc plan model.onnx --calibration data.npz --labels labels.npy --max-drop 0.005 -o plan.json
+\b
+With zeros that ten minutes of training make good, which `apply` then repeats:
+  sparsecc plan encoder.onnx --calibration data.npz --max-drop 0.01 --recover 10min -o plan.json
 \b
 Then edit it if you like, and carry it out:
   sparsecc apply model.onnx plan.json --calibration data.npz -o out
@@ -73,6 +77,7 @@ def command(
     mode: SearchMode = Mode.fast,
     seed: Seed = 0,
     best_effort: BestEffort = False,
+    recover: Recover = None,
     permute: Permute = False,
     executor: Executor = Place.processes,
     as_json: JsonOption = False,
@@ -100,6 +105,7 @@ def command(
             mode=mode.value,
             seed=seed,
             best_effort=best_effort,
+            recover=recover,
             permute=permute,
             executor=executor.value,
             progress=progress,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -71,6 +73,21 @@ def test_with_a_budget_more_goes_and_the_recovered_model_keeps_to_it(stock) -> N
     assert lost(ours, stock) <= 1.5 * limit
     assert ours.report.est_ms <= 1.01 * alone.report.est_ms
     assert [point.name for point in ours.plan.points if point.chosen] == ["recovered"]
+
+
+def test_a_searched_plan_counts_on_the_recovery_that_apply_repeats(stock) -> None:
+    limit = 0.02
+    plan = sparsecc.plan(
+        small.mlp("n"), TARGET, calibration=DATA, max_drop=limit, recover="60 steps"
+    )
+    assert plan.recovery is not None
+    assert plan.recovery.steps == 60
+    assert [point.name for point in plan.points if point.chosen] == ["recovered"]
+    made = sparsecc.apply(small.mlp("n"), plan, calibration=DATA)
+    written, followed = (json.loads(each.to_json()) for each in (plan, made.plan))
+    for part in ("recovery", "budget"):
+        assert followed[part] == written[part]
+    assert lost(made, stock) <= 1.5 * limit
 
 
 def test_a_second_plan_is_tried_with_a_checkpoint_of_its_own(tmp_path) -> None:

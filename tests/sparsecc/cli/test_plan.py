@@ -59,6 +59,17 @@ def test_an_edited_plan_is_carried_out_and_a_spoilt_one_refused(
     assert not (tmp_path / "other").exists()
 
 
+def test_a_plan_that_counts_on_a_recovery(model, sparsecc, data, tmp_path):
+    path = tmp_path / "plan.json"
+    done = sparsecc(
+        *("plan", model, "--calibration", data, "--max-drop", "0.05"),
+        *("--recover", "3 steps", "-o", path),
+    )
+    assert done.code == 0, done.err
+    assert "recovered" in done.out
+    assert json.loads(path.read_text())["recovery"]["steps"] == 3
+
+
 def test_compile_searches_too(model, sparsecc, data, tmp_path):
     out = tmp_path / "out"
     done = sparsecc(
