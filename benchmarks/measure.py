@@ -26,7 +26,7 @@ import sparsecc
 from benchmarks import build, quantize, spec
 from benchmarks.peers import Peer, Setting, UnavailableError
 from benchmarks.peers.environment import python_of
-from benchmarks.rows import Row
+from benchmarks.rows import Row, figures
 from benchmarks.spec import Layer
 from sparsecc.artifact import open_artifact
 from sparsecc.bench.process import Worker
@@ -206,24 +206,16 @@ def _measured(entries: list[Entry], seconds: float, say: Say) -> dict[str, Row]:
     except SparseccError as error:
         why = one_line(error)
         return {entry.row["engine"]: Row(**entry.row, unavailable=why) for entry in entries}
-    medians = np.array([[np.median(times) for times in turns] for turns in rounds])
-    ratios = medians[:, [names.index(BASELINE)]] / medians
-    rows = {}
-    for i, entry in enumerate(entries):
-        low, ratio, high = np.percentile(ratios[:, i], (25, 50, 75)).tolist()
-        times = np.concatenate([turns[i] for turns in rounds])
-        rows[names[i]] = Row(
+    turns = dict(zip(names, zip(*rounds, strict=True), strict=True))
+    return {
+        name: Row(
             **entry.row,
-            ms=float(np.median(times)),
-            least_ms=float(times.min()),
-            ratio=ratio,
-            ratio_low=low,
-            ratio_high=high,
+            **figures(turns[name], turns[BASELINE]),
             cores=float(np.median(entry.worker.cores)),
-            rounds=len(rounds),
             peak_rss_mb=entry.worker.stop(),
         )
-    return rows
+        for name, entry in zip(names, entries, strict=True)
+    }
 
 
 def _job(prepared: Prepared, model: Path, threads: int, library: Path | None = None) -> Job:

@@ -6,10 +6,13 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 import sparsecc
 from sparsecc.aside import write_aside
@@ -19,51 +22,79 @@ from sparsecc.manifest import tool_versions
 FORMAT = 2
 CODE = (".py", ".c", ".h")
 Key = tuple[str, str, int, str, str]
+Turns = Sequence[Sequence[float] | NDArray[np.float64]]
+"""Times of an engine, turn by turn."""
 
 
-@dataclass(frozen=True)
-class Row:
+@dataclass(frozen=True, kw_only=True)
+class Timed:
     """One engine on one model; every engine of a model took turns with the others in one run.
 
     Attributes:
         model: Name of the model.
         pattern: Its zeros, such as "4x1:0.8" or "dense".
-        threads: Threads of every engine.
         engine: Key of the engine.
-        version: Its version.
-        setting: The fastest of its settings on this model.
         ms: Median time of one run.
         least_ms: Least time of one run.
         ratio: Median over rounds of the baseline's time / this one's; ratio_low and ratio_high are
             its quartiles.
+        rounds: Turns it took.
         error: Largest difference to ONNX Runtime without graph optimisation, over the largest
             value of the latter.
-        cores: How many cores it kept busy, to see that it obeys `threads`.
-        rounds: Turns it took.
-        peak_rss_mb: Most memory its process had resident.
-        prepare_s: Time to compile or convert.
-        size_mb: Size of the file or folder it loads.
         unavailable: Why there are no figures; empty when there are.
     """
 
     model: str
     pattern: str
-    threads: int
     engine: str
-    version: str
-    setting: str = ""
     ms: float = 0.0
     least_ms: float = 0.0
     ratio: float = 0.0
     ratio_low: float = 0.0
     ratio_high: float = 0.0
-    error: float = 0.0
-    cores: float = 0.0
     rounds: int = 0
+    error: float = 0.0
+    unavailable: str = ""
+
+
+def figures(turns: Turns, baseline: Turns) -> dict[str, Any]:
+    """The columns of :class:`Timed` that are times, from every run of each turn, ms."""
+    medians, compared = (
+        np.array([np.median(times) for times in each]) for each in (turns, baseline)
+    )
+    low, ratio, high = np.percentile(compared / medians, (25, 50, 75)).tolist()
+    every = np.concatenate(turns)
+    return {
+        "ms": float(np.median(every)),
+        "least_ms": float(every.min()),
+        "ratio": ratio,
+        "ratio_low": low,
+        "ratio_high": high,
+        "rounds": len(turns),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row(Timed):
+    """An engine on this machine, in a process of its own.
+
+    Attributes:
+        threads: Threads of every engine.
+        version: Its version.
+        setting: The fastest of its settings on this model.
+        cores: How many cores it kept busy, to see that it obeys `threads`.
+        peak_rss_mb: Most memory its process had resident.
+        prepare_s: Time to compile or convert.
+        size_mb: Size of the file or folder it loads.
+    """
+
+    threads: int
+    version: str
+    setting: str = ""
+    cores: float = 0.0
     peak_rss_mb: float = 0.0
     prepare_s: float = 0.0
     size_mb: float = 0.0
-    unavailable: str = ""
 
     @property
     def key(self) -> Key:

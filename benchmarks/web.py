@@ -45,42 +45,21 @@ LIMIT_S = 900.0
 TOLERANCE = 1e-3
 
 
-@dataclass(frozen=True)
-class Row:
-    """One engine on one model in one host.
+@dataclass(frozen=True, kw_only=True)
+class Row(rows.Timed):
+    """An engine in one host.
 
     Attributes:
-        model: Name of the model.
-        pattern: Its zeros.
         host: A key of :data:`HOSTS`.
-        engine: Its name.
         simd: Instructions of ours.
-        ms: Median time of a run; least_ms the least.
-        ratio: Median over rounds of the baseline's time / this one's; ratio_low and ratio_high are
-            its quartiles.
-        error: Largest difference to ONNX Runtime without graph optimisation, over the largest value
-            of the latter.
         open_ms: Time to load module and weights.
         first_ms: Time of the first run.
-        rounds: Turns it took.
-        unavailable: Why there are no figures.
     """
 
-    model: str
-    pattern: str
     host: str
-    engine: str
     simd: str = ""
-    ms: float = 0.0
-    least_ms: float = 0.0
-    ratio: float = 0.0
-    ratio_low: float = 0.0
-    ratio_high: float = 0.0
-    error: float = 0.0
     open_ms: float = 0.0
     first_ms: float = 0.0
-    rounds: int = 0
-    unavailable: str = ""
 
 
 def prepare(
@@ -211,7 +190,7 @@ def race(job: Path, host: str) -> dict[str, dict[str, Any]]:
 def found_rows(found: dict[str, dict[str, Any]], identity: dict[str, str]) -> list[Row]:
     """Rows of a race. An engine that is off has no figures; without the baseline none has."""
     timed = {
-        name: np.array([np.median(times) for times in each["rounds"]])
+        name: each["rounds"]
         for name, each in found.items()
         if "unavailable" not in each and each["error"] < TOLERANCE
     }
@@ -221,22 +200,14 @@ def found_rows(found: dict[str, dict[str, Any]], identity: dict[str, str]) -> li
             why = each.get("unavailable") or f"wrong answer: off by {each['error']:.1e}"
             out.append(Row(**identity, engine=name, unavailable=measure.one_line(Exception(why))))
             continue
-        ratios = timed[BASELINE] / timed[name]
-        low, ratio, high = np.percentile(ratios, (25, 50, 75)).tolist()
-        every = np.concatenate(each["rounds"])
         row = Row(
             **identity,
+            **rows.figures(timed[name], timed[BASELINE]),
             engine=name,
             simd=each.get("simd", ""),
-            ms=float(np.median(every)),
-            least_ms=float(every.min()),
-            ratio=ratio,
-            ratio_low=low,
-            ratio_high=high,
             error=each["error"],
             open_ms=each["openMs"],
             first_ms=each["firstMs"],
-            rounds=len(each["rounds"]),
         )
         out.append(row)
     return out

@@ -8,7 +8,16 @@ from benchmarks import page
 from benchmarks.rows import Row
 
 TITLES = {"onnxruntime": "ONNX Runtime", "sparsecc": "sparsecc", "mnn": "MNN", "torch": "torch"}
-BASE = Row("resnet50", "4x1:0.8", 1, "onnxruntime", "1.32", ms=32.0, ratio=1.0, cores=1.0)
+BASE = Row(
+    model="resnet50",
+    pattern="4x1:0.8",
+    threads=1,
+    engine="onnxruntime",
+    version="1.32",
+    ms=32.0,
+    ratio=1.0,
+    cores=1.0,
+)
 OURS = replace(
     BASE, engine="sparsecc", version="0.1", ms=10.0, ratio=3.2, ratio_low=3.1, ratio_high=3.3
 )

@@ -10,7 +10,15 @@ from benchmarks.rows import Row
 
 pytest.importorskip("matplotlib")
 TITLES = {"onnxruntime": "ONNX Runtime", "sparsecc": "sparsecc", "mnn": "MNN", "torch": "torch"}
-ROW = Row("resnet50", "4x1:0.8", 1, "sparsecc", "0.1", ms=10.0, ratio=3.2)
+ROW = Row(
+    model="resnet50",
+    pattern="4x1:0.8",
+    threads=1,
+    engine="sparsecc",
+    version="0.1",
+    ms=10.0,
+    ratio=3.2,
+)
 ROWS = [
     replace(ROW, engine=engine, pattern=pattern, threads=threads)
     for engine in ("onnxruntime", "sparsecc", "mnn")

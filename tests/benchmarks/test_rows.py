@@ -9,7 +9,15 @@ from benchmarks import rows
 from benchmarks.rows import Report, Row
 
 MACHINE = {"processor": "a", "code": "b"}
-ROW = Row("resnet50", "4x1:0.8", 1, "mnn", "3.6.0", ms=10.0, ratio=3.2)
+ROW = Row(
+    model="resnet50",
+    pattern="4x1:0.8",
+    threads=1,
+    engine="mnn",
+    version="3.6.0",
+    ms=10.0,
+    ratio=3.2,
+)
 
 
 def test_a_report_comes_back_from_its_file(tmp_path):
