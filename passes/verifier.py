@@ -168,7 +168,7 @@ def _verify_function(function: ir.Function, after: str) -> None:
 def _verify_sparse_ops(model: ir.Model, after: str) -> None:
     bodies = {key for key in model.functions if key[0] == ops.DOMAIN}
     for node in model.graph.all_nodes():
-        if not ops.is_sparse(node):
+        if not ops.is_ours(node):
             continue
         at = node.name or node.op_type
         try:

@@ -48,7 +48,7 @@ def emit(
     """
     save_model(model, folder)
     library = None
-    if any(ops.is_sparse(node) for node in model.graph.all_nodes()):
+    if any(ops.is_ours(node) for node in model.graph.all_nodes()):
         library = build_library(target, folder, code_table(generated)).name
     register = ""
     if library is not None and target.triple in NOTES:

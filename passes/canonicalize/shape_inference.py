@@ -45,7 +45,7 @@ class ShapeInference(Pass):
         """Set the output shape of sparse nodes: onnx does not know their ops."""
         modified = False
         for node in model.graph.all_nodes():
-            x = node.inputs[0] if ops.is_sparse(node) else None
+            x = node.inputs[0] if ops.is_ours(node) else None
             if x is None or x.shape is None:
                 continue
             dims = [dim if isinstance(dim, int) else dim.value for dim in x.shape]

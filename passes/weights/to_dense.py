@@ -1,7 +1,7 @@
 """Replaces sparse ops by standard ones with the unpacked weight: the masked-dense twin. Exact.
 
 The twin is the oracle of an artifact: it computes the same function through none of the code
-that packed weights go through.
+that packed weights and kept blocks go through.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from sparsecc import ops
 from sparsecc.formats.blocks import unpack_blocks
@@ -21,17 +22,21 @@ from sparsecc.passes.regions.inline import InlineRegions
 
 
 class ToDense(Pass):
-    """Unpacks every sparse node of the main graph."""
+    """Unpacks every sparse node of the main graph; other ops of the domain become their bodies."""
 
     name: ClassVar[str] = "to-dense"
 
     def call(self, model: ir.Model, ctx: Context) -> bool:
-        """Rewrite every sparse node; the domain's functions go too."""
+        """Rewrite every node of the domain; its functions go too."""
         sparse = [node for node in model.graph if ops.is_sparse(node)]
         for node in sparse:
             edit.replace([node], _standard_nodes(node), at=node)
         ops.attach_functions(model)
-        return bool(sparse)
+        rest = {node.op_identifier() for node in model.graph if ops.is_attention(node)}
+        if rest:
+            common.InlinePass(lambda function: function.identifier() in rest)(model)
+            ops.attach_functions(model)
+        return bool(sparse or rest)
 
 
 def _standard_nodes(node: ir.Node) -> list[ir.Node]:

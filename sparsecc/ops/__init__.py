@@ -1,41 +1,49 @@
 """The ops of the ``sparsecc`` domain. One file per op; each is declared once.
 
-A declaration (:class:`~sparsecc.ops.spec.OpSpec`) gives schema, shape inference, the portable
-body in standard ops and the numpy meaning; the packed weight is shared by all.
+A declaration (:class:`~sparsecc.ops.spec.OpType`) gives schema, check, shape inference and the
+portable body in standard ops; layers (:class:`~sparsecc.ops.spec.LayerSpec`) share the packed
+weight.
 """
 
 from sparsecc.ops.activations import ACTIVATIONS
+from sparsecc.ops.block_sparse_attention import LEAST_SCORE, UNBOUNDED, attend
+from sparsecc.ops.block_sparse_attention import variant as attention_variant
+from sparsecc.ops.layers import attributes_of, evaluate, spec_of
 from sparsecc.ops.packed import initializer, packed_arrays, read_packed
 from sparsecc.ops.registry import (
-    SPECS,
+    OP_TYPES,
     attach_functions,
-    attributes_of,
     check_node,
-    evaluate,
     function,
     infer_shape,
     input_names,
+    is_attention,
+    is_ours,
     is_region,
     is_sparse,
     region_functions,
     schema,
-    spec_of,
 )
-from sparsecc.ops.spec import Call, OpSpec
+from sparsecc.ops.spec import Call, LayerSpec, OpType
 from sparsecc.ops.variants import BASES, DOMAIN, REGION, VARIANTS, VERSION, Variant, parse, variant
 
 __all__ = [
     "ACTIVATIONS",
     "BASES",
     "DOMAIN",
+    "LEAST_SCORE",
+    "OP_TYPES",
     "REGION",
-    "SPECS",
+    "UNBOUNDED",
     "VARIANTS",
     "VERSION",
     "Call",
-    "OpSpec",
+    "LayerSpec",
+    "OpType",
     "Variant",
     "attach_functions",
+    "attend",
+    "attention_variant",
     "attributes_of",
     "check_node",
     "evaluate",
@@ -43,6 +51,8 @@ __all__ = [
     "infer_shape",
     "initializer",
     "input_names",
+    "is_attention",
+    "is_ours",
     "is_region",
     "is_sparse",
     "packed_arrays",

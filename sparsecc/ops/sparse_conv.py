@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from sparsecc.ops.spec import Array, Attributes, Dim, OpSpec
+from sparsecc.ops.spec import Array, Attributes, Dim, LayerSpec
 
 ATTRIBUTES = {"strides": 2, "pads": 4, "dilations": 2, "group": 0}
 
@@ -78,7 +78,7 @@ def linear_body(weight: str, output: str) -> list[onnx.NodeProto]:
     return [helper.make_node("Transpose", [weight], ["oihw"], perm=[0, 3, 1, 2]), conv]
 
 
-SPARSE_CONV = OpSpec(
+SPARSE_CONV = LayerSpec(
     base="SparseConv",
     doc="Y = activation(Conv(X, W, bias) + residual), W kept as its non-zero blocks.",
     attributes=ATTRIBUTES,

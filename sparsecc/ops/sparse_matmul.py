@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx
 from onnx import helper
 
-from sparsecc.ops.spec import Array, Attributes, Dim, OpSpec
+from sparsecc.ops.spec import Array, Attributes, Dim, LayerSpec
 
 
 def infer(x: Sequence[Dim], weight: Sequence[int], attributes: Attributes) -> list[Dim]:
@@ -33,7 +33,7 @@ def linear_body(weight: str, output: str) -> list[onnx.NodeProto]:
     ]
 
 
-SPARSE_MATMUL = OpSpec(
+SPARSE_MATMUL = LayerSpec(
     base="SparseMatMul",
     doc="Y = activation(X · Wᵀ + bias + residual), W kept as its non-zero blocks.",
     attributes={},

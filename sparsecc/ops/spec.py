@@ -1,4 +1,4 @@
-"""The form in which an op of the domain is declared, once, in its own file."""
+"""The forms in which ops of the domain are declared, once, each in its own file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx.defs import OpSchema
 
 from sparsecc.formats.blocks import BlockWeight
 
@@ -17,8 +19,31 @@ Attributes = Mapping[str, int | list[int]]
 
 
 @dataclass(frozen=True)
-class OpSpec:
-    """A base op of the domain; its variants add a residual and an activation.
+class OpType:
+    """All that is known of one op type of the domain, whatever its kind.
+
+    Attributes:
+        doc: One line for the schema.
+        inputs: Name → ONNX type, in order; all are required. ``"T"`` is float32.
+        attributes: Name → kind; all are required.
+        body: Standard ops from the inputs to ``Y``.
+        check: Raises ValueError with what disagrees; names, inputs and attributes are as declared.
+        infer: Shape of ``Y`` from that of the first input; a contradiction raises ValueError.
+        least_opset: The oldest opset that the body is valid in.
+    """
+
+    doc: str
+    inputs: Mapping[str, str]
+    attributes: Mapping[str, OpSchema.AttrType]
+    body: Callable[[], list[onnx.NodeProto]]
+    check: Callable[[ir.Node], None]
+    infer: Callable[[ir.Node, Sequence[Dim]], list[Dim]]
+    least_opset: int
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """A layer with a packed weight; its variants add a residual and an activation.
 
     Attributes:
         base: Op type of the plain variant.
@@ -43,7 +68,7 @@ class OpSpec:
 
 @dataclass(frozen=True)
 class Call:
-    """The arguments of one evaluation of an op in numpy."""
+    """The arguments of one evaluation of a layer in numpy."""
 
     x: Array
     weight: BlockWeight
