@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from sparsecc.backends.codegen.program import Step
-from sparsecc.passes.edit import constant, is_op
+from sparsecc.passes.attention.match import Attention, match
+from sparsecc.passes.edit import constant
 from sparsecc.passes.fuse.shapes import Shapes
 from sparsecc.passes.fuse.terms import Terms, times
 from sparsecc.passes.fuse.views import (
     Atom,
     Dim,
-    data_of,
-    factor_of,
     joined,
     seen_through,
     trace,
@@ -29,28 +28,6 @@ _MOST_DIM = 256
 """Features of a head that the library has room for."""
 
 
-@dataclass
-class _Found:
-    """What has been matched so far: nodes, and the factor they put on the scores."""
-
-    nodes: list[ir.Node] = field(default_factory=list)
-    scale: float = 1.0
-
-    def take(self, *nodes: ir.Node) -> None:
-        """Make nodes part of the unit."""
-        self.nodes += [node for node in nodes if node not in self.nodes]
-
-    def without_scale(self, value: ir.Value | None) -> ir.Value | None:
-        """`value` before it was multiplied or divided by a number, which is noted."""
-        node = value.producer() if value is not None else None
-        factor = factor_of(node)
-        if node is None or not factor:
-            return value
-        self.take(node)
-        self.scale *= factor
-        return data_of(node)
-
-
 @dataclass(frozen=True)
 class _Heads:
     """Where the heads of a query, key or value come from.
@@ -61,6 +38,8 @@ class _Heads:
         heads: How many.
         dim: Features of each.
         tokens_first: Whether the source is [tokens, batch, features] instead.
+        nodes: What makes the heads of the source.
+        scale: The factor on it.
     """
 
     source: ir.Value
@@ -68,6 +47,8 @@ class _Heads:
     heads: int
     dim: int
     tokens_first: bool
+    nodes: tuple[ir.Node, ...]
+    scale: float
 
     @property
     def form(self) -> tuple[int, int, bool]:
@@ -77,69 +58,48 @@ class _Heads:
 
 def attention(softmax: ir.Node, shapes: Shapes) -> Unit | None:
     """The attention around a Softmax, masked by a sum or not."""
-    found = _Found([softmax])
-    masked = _scores(softmax, found, shapes)
-    context = _sole_reader(softmax.outputs[0], "MatMul")
-    if masked is None or context is None or context.inputs[0] is not softmax.outputs[0]:
+    found = match(softmax)
+    if isinstance(found, str) or not _is_dense(found, shapes):
         return None
-    product, mask = masked
-    query = _heads(product.inputs[0], False, found, shapes)
-    key = _heads(product.inputs[1], True, found, shapes)
-    factor, found.scale = found.scale, 1.0
-    value = _heads(context.inputs[1], False, found, shapes)
+    query = _heads(found.product.inputs[0], False, shapes)
+    key = _heads(found.product.inputs[1], True, shapes)
+    value = _heads(found.context.inputs[1], False, shapes)
     if query is None or key is None or value is None or query.dim > _MOST_DIM:
         return None
-    if not {each.form for each in (key, value)} <= {query.form}:
+    if not {each.form for each in (key, value)} <= {query.form} or value.scale != 1.0:
         return None
-    merged = _merged(context, query, shapes)
-    if merged is None or found.scale != 1.0:
+    merged = _merged(found.context, query, shapes)
+    if merged is None:
         return None
-    return _unit([*found.nodes, context, *merged], (query, key, value), mask, factor)
+    parts = (query, key, value)
+    views = dict.fromkeys(node for part in parts for node in part.nodes)
+    nodes = dict.fromkeys([*found.nodes, *views, *merged])
+    mask = found.terms[0].value if found.terms else None
+    return _unit(tuple(nodes), parts, mask, found.scale * query.scale * key.scale)
 
 
-def _scores(
-    softmax: ir.Node, found: _Found, shapes: Shapes
-) -> tuple[ir.Node, ir.Value | None] | None:
-    """The product of queries and keys, and the mask that is added to it."""
-    x = softmax.inputs[0]
-    if x is None or x.shape is None or len(x.shape) not in (3, 4) or x.dtype != ir.DataType.FLOAT:
-        return None
-    if softmax.attributes.get_int("axis", -1) not in (-1, len(x.shape) - 1):
-        return None
-    mask, total = None, x.producer()
-    if total is not None and is_op(total, "Add"):
-        made = [_made_by_product(value) for value in total.inputs]
-        if not any(made):
-            return None
-        at = made.index(True)
-        scores, mask = total.inputs[at], total.inputs[1 - at]
-        if scores is None or mask is None or not _fits(mask, scores, total.outputs[0], shapes):
-            return None
-        found.take(total)
-        x = scores
-    scores = found.without_scale(x)
-    product = scores.producer() if scores is not None else None
-    if product is None or not is_op(product, "MatMul"):
-        return None
-    found.take(product)
-    return product, mask
+def _is_dense(found: Attention, shapes: Shapes) -> bool:
+    """Whether the library has a step for it: in float32, with one mask that is added."""
+    scores = found.product.outputs[0]
+    if found.recast or found.guarded or scores.dtype != ir.DataType.FLOAT or len(found.terms) > 1:
+        return False
+    return all(
+        term.shown is None and term.factor == 1.0 and _fits(term.value, scores, found, shapes)
+        for term in found.terms
+    )
 
 
-def _made_by_product(value: ir.Value | None) -> bool:
-    scaled = _Found().without_scale(value)
-    return scaled is not None and is_op(scaled.producer(), "MatMul")
-
-
-def _fits(mask: ir.Value, scores: ir.Value, total: ir.Value, shapes: Shapes) -> bool:
+def _fits(mask: ir.Value, scores: ir.Value, found: Attention, shapes: Shapes) -> bool:
     """Whether the mask spreads over the scores, and has a number for every key."""
+    masked = found.softmax.inputs[0]
     if mask.dtype != ir.DataType.FLOAT or mask.shape is None or not 1 <= len(mask.shape) <= 4:
         return False
     if scores.shape is None or (len(scores.shape) == 3 and len(mask.shape) > 2):
         return False  # batch and heads are one dimension, which a mask has as two
-    return mask.shape[-1] != 1 and shapes.equal(total, scores)
+    return mask.shape[-1] != 1 and masked is not None and shapes.equal(masked, scores)
 
 
-def _heads(value: ir.Value | None, turned: bool, found: _Found, shapes: Shapes) -> _Heads | None:
+def _heads(value: ir.Value | None, turned: bool, shapes: Shapes) -> _Heads | None:
     """The heads that `value` is: [..., tokens, features], or these two turned."""
     way = trace(value, shapes, scales=True) if value is not None else None
     terms = shapes.terms(way.view.source) if way is not None else None
@@ -159,9 +119,8 @@ def _heads(value: ir.Value | None, turned: bool, found: _Found, shapes: Shapes) 
         if joined(tokens) != rows or by_batch[: len(batch)] != batch or not isinstance(count, int):
             continue
         if heads in ((), ((count, ends[0][0]),)):
-            found.take(*way.nodes)
-            found.scale *= way.scale
-            return _Heads(way.view.source, rest, count, ends[0][0], tokens_first)
+            places = rest, count, ends[0][0], tokens_first
+            return _Heads(way.view.source, *places, way.nodes, way.scale)
     return None
 
 
@@ -200,13 +159,11 @@ def _merged(context: ir.Node, query: _Heads, shapes: Shapes) -> list[ir.Node] | 
     return None
 
 
-def _sole_reader(value: ir.Value, op_type: str) -> ir.Node | None:
-    readers = value.consumers()
-    return readers[0] if len(readers) == 1 and is_op(readers[0], op_type) else None
-
-
 def _unit(
-    nodes: list[ir.Node], parts: tuple[_Heads, _Heads, _Heads], mask: ir.Value | None, scale: float
+    nodes: tuple[ir.Node, ...],
+    parts: tuple[_Heads, _Heads, _Heads],
+    mask: ir.Value | None,
+    scale: float,
 ) -> Unit | None:
     if not math.isfinite(scale) or not np.isfinite(np.float32(scale)):
         return None
@@ -221,4 +178,4 @@ def _unit(
         extra if fixed else (),
         (*parts[0].form, *(part.first for part in parts), bits(scale)),
     )
-    return Unit(tuple(nodes), step)
+    return Unit(nodes, step)
