@@ -130,7 +130,8 @@ def take_apart(mask: Floats, *, zeros: bool = False) -> Kept | str:
     rule = rule_of(seen[0]) if len(seen) == 1 else None
     if rule is not None:
         return Kept(rule, None, None if plain else mask)
-    rule, blocks = enclosing(seen.any(axis=0)), blocks_of(seen)
+    together: Flags = np.logical_or.reduce(seen, axis=0)
+    rule, blocks = enclosing(together), blocks_of(seen)
     exact = plain and all(
         np.array_equal(each, rule.seen(*each.shape) & spread(kept, *each.shape))
         for each, kept in zip(seen, blocks, strict=True)
