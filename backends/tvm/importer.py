@@ -6,7 +6,7 @@ import contextlib
 import io
 import types
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +111,7 @@ class _Importer:
             self.base._nodes[value.name] = relax.Var(f"in{at}", self._kind(value))
         parameters = [self.base._nodes[value.name] for value in self.inputs]
         with self.bb.function("main", params=parameters):
-            with self.bb.dataflow():
+            with self._last_block_ended(), self.bb.dataflow():
                 for each in nodes:
                     self._call(each) if isinstance(each, Call) else self._node(each)
                 made = [self._operand(value, None) for value in outputs]
@@ -120,6 +120,15 @@ class _Importer:
         variables = tuple(self.symbols.variables.values())
         ends = self.inputs, tuple(outputs)
         return Imported(self.bb.get(), variables, *ends, tuple(self.equal))
+
+    @contextlib.contextmanager
+    def _last_block_ended(self) -> Iterator[None]:
+        """Where a node is refused, the block that follows is closed: TVM warns of open ones."""
+        try:
+            yield
+        except BaseException:
+            self.bb._end_block()
+            raise
 
     def _call(self, call: Call) -> None:
         """A call of a function by name, which writes into tensors that the caller made."""

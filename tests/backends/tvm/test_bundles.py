@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import gc
 
 import numpy as np
 import onnx
@@ -43,11 +43,19 @@ def test_a_model_that_is_nothing_else(target: str) -> None:
     np.testing.assert_array_equal(made.session.run(None, {"x": x})[0], x.argmax(1))
 
 
-def test_what_tvm_cannot_take_is_named(tmp_path: Path) -> None:
-    nodes = [helper.make_node("NonZero", ["x"], ["y"], "which")]
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 5])
-    y = helper.make_tensor_value_info("y", TensorProto.INT64, [2, None])
-    graph = helper.make_graph(nodes, "nonzero", [x], [y])
+@pytest.mark.parametrize(
+    ("op", "dtype", "dims"),
+    [("NonZero", TensorProto.INT64, [3, None]), ("Det", TensorProto.FLOAT, ["n"])],
+)
+def test_what_tvm_cannot_take_is_named_and_nothing_else_said(
+    capfd: pytest.CaptureFixture[str], op: str, dtype: int, dims: list[int | str | None]
+) -> None:
+    """TVM warns of what it began and did not end once it is collected."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 5, 5])
+    y = helper.make_tensor_value_info("y", dtype, dims)
+    graph = helper.make_graph([helper.make_node(op, ["x"], ["y"], "which")], "one", [x], [y])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     with pytest.raises(BackendError, match="which"):
         sparsecc.compile(model, target="x86-64", backend="bundle")
+    gc.collect()
+    assert capfd.readouterr().err == ""
