@@ -32,9 +32,13 @@ _CPUS: dict[str, dict[str, Any]] = {
     "x86-64-v3": {"mcpu": "x86-64-v3"},
     "x86-64-v4": {"mcpu": "x86-64-v4", "mattr": ["-prefer-256-bit"]},
     "arm64-neon": {"mattr": ["+neon"]},
-    "wasm-simd128": {"mattr": ["+simd128", "+atomics", "+bulk-memory"]},
+    "wasm-simd128": {
+        "mattr": ["+simd128", "+atomics", "+bulk-memory"],
+        "vector-width": 128,
+    },
 }
-"""By instruction set. Atomics are what memory that threads share asks every object for."""
+"""By instruction set. Atomics are what memory that threads share asks every object for; of a width
+that nobody says, TVM says on standard error what it takes."""
 _SAME = ("wasm-relaxed", "wasm-simd128")
 """An instruction set whose objects are those of another."""
 _TRIPLES = {

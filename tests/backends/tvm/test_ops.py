@@ -91,11 +91,12 @@ MAGIC = {
 
 
 @pytest.mark.parametrize("name", list(MAGIC))
-def test_objects_are_of_the_target(name: str) -> None:
+def test_objects_are_of_the_target(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     model = model_of([case for case in CASES if case.name in ("softmax", "cos")])
     objects = externs_of(model, [], list(model.graph), targets.get(name)).objects
     assert all(content.startswith(MAGIC[name]) for content in objects.values())
     assert all(b"memset" not in content for content in objects.values())
+    assert capfd.readouterr().err == ""
 
 
 def test_the_same_model_gives_the_same_bytes() -> None:
