@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from sparsecc.backends.codegen.cache import is_kept, keep, place_of
 from sparsecc.backends.codegen.systems import (
     ARCHIVE,
     ARCHIVE_FLAGS,
@@ -186,12 +187,6 @@ def import_library(stem: str, triple: Triple, exports: Sequence[str]) -> Build:
     return Build(name, triple, {f"{Path(name).stem}.def": text}, (), (), (), IMPORTS)
 
 
-def cache_dir() -> Path:
-    """Where built files are kept: ``$XDG_CACHE_HOME/sparsecc``, else ``~/.cache/sparsecc``."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "sparsecc"
-
-
 def run_zig(arguments: Sequence[str], folder: Path) -> str:
     """Output of a zig command, run in ``folder``.
 
@@ -200,9 +195,16 @@ def run_zig(arguments: Sequence[str], folder: Path) -> str:
     """
     command = [*ZIG, *arguments]
     try:
-        done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-        )
+        with tempfile.TemporaryDirectory() as cache:  # zig's own would keep every object for ever
+            done = subprocess.run(
+                command,
+                cwd=folder,
+                env=os.environ | {"ZIG_LOCAL_CACHE_DIR": cache},
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT_S,
+                check=False,
+            )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BackendError(f"zig could not run: {error}", fix="pip install ziglang") from error
     if done.returncode:
@@ -251,19 +253,17 @@ def _object_key(build: Build, unit: Unit) -> str:
 
 def _compile(build: Build, unit: Unit, number: int, folder: Path) -> str:
     """Object of a unit, in ``folder``; from the cache if nothing that it reads changed."""
-    output = f"{number:02}-{Path(unit.source).stem}.o"
-    kept = cache_dir() / "objects" / f"{_object_key(build, unit)}.o"
-    if kept.exists():
-        shutil.copyfile(kept, folder / output)
+    stem = Path(unit.source).stem
+    output = f"{number:02}-{stem}.o"
+    place = place_of(_object_key(build, unit), f"{stem}.o")
+    if is_kept(place):
+        shutil.copyfile(place, folder / output)
         return output
     defines = [f"-D{define}" for define in unit.defines]
     flags = [*build.compile_flags, *unit.flags]
     target = machine(build.triple, unit.cpu)
     run_zig(["cc", *target, *flags, *defines, "-c", unit.source, "-o", output], folder)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as aside:
-        aside.write((folder / output).read_bytes())
-    os.replace(aside.name, kept)
+    keep(folder / output, place)
     return output
 
 
@@ -295,27 +295,14 @@ def compile_and_link(build: Build, folder: Path) -> Path:
 def build_cached(build: Build) -> Path:
     """The built file in the cache, made first if it is not there.
 
-    Safe to call from several processes at once: each builds aside and the last to finish renames
-    its identical file into place.
-
     Raises:
         BackendError: zig failed, or the cache folder cannot be written.
     """
-    home = cache_dir() / _key(build)
-    done = home / build.name
-    if done.exists():
-        return done
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=home.parent, prefix="build-") as aside:
-            made = compile_and_link(build, Path(aside))
-            os.replace(made, done)
-    except OSError as error:
-        raise BackendError(
-            f"cannot write the build cache {home}: {error}",
-            fix="set XDG_CACHE_HOME to a writable folder",
-        ) from error
-    return done
+    place = place_of(_key(build), build.name)
+    if not is_kept(place):
+        with tempfile.TemporaryDirectory() as scratch:
+            keep(compile_and_link(build, Path(scratch)), place)
+    return place
 
 
 def link_library(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.peers import Peer, UnavailableError
-from sparsecc.backends.codegen.toolchain import cache_dir
+from sparsecc.backends.codegen.cache import cache_dir
 
 INSTALL_LIMIT_S = 900
 PIP = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")

@@ -159,7 +159,7 @@ def measured_as(target: Target) -> Target:
 
 def own_path(target: Target) -> Path:
     """Where the user's table of a target is kept."""
-    from sparsecc.backends.codegen.toolchain import cache_dir
+    from sparsecc.backends.codegen.cache import cache_dir
 
     return cache_dir() / "calibration" / f"{target.name}.json"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import lief
 import pytest
 
-from sparsecc.backends.codegen import toolchain
+from sparsecc.backends.codegen import cache, toolchain
 from sparsecc.backends.codegen.prefix import prefixed
 from sparsecc.backends.codegen.systems import SYSTEMS
 from sparsecc.backends.codegen.toolchain import (
@@ -41,7 +41,7 @@ MACOS: Triple = "aarch64-macos.11.0"
 
 @pytest.fixture(autouse=True)
 def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toolchain, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr(cache, "cache_dir", lambda: tmp_path / "cache")
 
 
 def read(path: Path) -> lief.Binary:
@@ -105,7 +105,7 @@ def test_a_library_is_the_same_bytes_every_time(
     if SYSTEMS[triple].shared:
         builds.append(shared_library("two", triple, SOURCES, UNITS, ["add"]))
     first = [build_cached(build).read_bytes() for build in builds]
-    monkeypatch.setattr(toolchain, "cache_dir", lambda: tmp_path / "another")
+    monkeypatch.setattr(cache, "cache_dir", lambda: tmp_path / "another")
     assert [build_cached(build).read_bytes() for build in builds] == first
     assert first[0].startswith(b"!<arch>\n")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sparsecc import targets
-from sparsecc.backends.codegen import toolchain
+from sparsecc.backends.codegen import cache, toolchain
 from sparsecc.backends.codegen.toolchain import Build, Unit, build_cached, compile_and_link
 from sparsecc.backends.onnxruntime.library import library_build
 from sparsecc.errors import BackendError
@@ -21,15 +21,15 @@ ADD = '__attribute__((visibility("default"))) int add(int a, int b) { return a +
 @pytest.fixture
 def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
     """A library of one function, with a cache of its own."""
-    monkeypatch.setattr(toolchain, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr(cache, "cache_dir", lambda: tmp_path / "cache")
     return Build("libadd.so", "x86_64-linux-gnu", {"add.c": ADD}, (Unit("add.c"),))
 
 
 def test_cache_folder_follows_the_convention(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert toolchain.cache_dir() == Path("/somewhere/sparsecc")
+    assert cache.cache_dir() == Path("/somewhere/sparsecc")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert toolchain.cache_dir() == Path.home() / ".cache" / "sparsecc"
+    assert cache.cache_dir() == Path.home() / ".cache" / "sparsecc"
 
 
 def test_a_second_build_comes_from_the_cache(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_the_library_has_the_same_bytes_every_time(
 ) -> None:
     wanted = library_build(targets.get("arm64-linux"))
     built = build_cached(wanted).read_bytes()
-    monkeypatch.setattr(toolchain, "cache_dir", lambda: tmp_path / "no objects yet")
+    monkeypatch.setattr(cache, "cache_dir", lambda: tmp_path / "no objects yet")
     (tmp_path / "build").mkdir()
     assert compile_and_link(wanted, tmp_path / "build").read_bytes() == built
 
@@ -135,7 +135,7 @@ def test_a_program_that_is_not_there_is_an_error(
 
 
 def test_an_unwritable_cache_says_which(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toolchain, "cache_dir", lambda: Path("/proc/none"))
+    monkeypatch.setattr(cache, "cache_dir", lambda: Path("/proc/none"))
     with pytest.raises(BackendError, match="cannot write the build cache /proc/none"):
         build_cached(build)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import wasmtime
 
-from sparsecc.backends.codegen import toolchain
+from sparsecc.backends.codegen import cache, toolchain
 from sparsecc.backends.codegen.toolchain import Build, Unit, build_cached, wasm_module
 from sparsecc.backends.kernels.table import ISAS
 from sparsecc.errors import BackendError
@@ -34,7 +34,7 @@ __attribute__((disable_tail_calls)) int deep(int depth)
 @pytest.fixture
 def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
     """A module of two functions, with a cache of its own."""
-    monkeypatch.setattr(toolchain, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr(cache, "cache_dir", lambda: tmp_path / "cache")
     cpu = ISAS["wasm-simd128"].cpu
     return wasm_module("two.wasm", {"two.c": SOURCE}, (Unit("two.c", cpu),), ["dot", "deep"])
 
