@@ -125,9 +125,15 @@ static void tell(char *to, u64 room, const char *text)
 int sc_bundle_create(const sc_bundle_plan *plan, const void *weights, u64 bytes, const sc_bundle_host *host, sc_bundle **out,
                      char *text, u64 room)
 {
+  return sc_bundle_open(plan, weights, bytes, 0, host, out, text, room);
+}
+
+int sc_bundle_open(const sc_bundle_plan *plan, const void *weights, u64 bytes, const u64 *hash, const sc_bundle_host *host,
+                   sc_bundle **out, char *text, u64 room)
+{
   tell(text, room, "");
   *out = 0;
-  const char *wrong = host && host->alloc && host->free ? sc_weights_check(plan, weights, bytes)
+  const char *wrong = host && host->alloc && host->free ? sc_weights_check(plan, weights, bytes, hash)
                                                         : "the host has no alloc or no free; fix: give both functions";
   sc_bundle *b = wrong ? 0 : host->alloc(host->self, sizeof *b);
   if (!b) {

@@ -54,6 +54,9 @@ typedef struct sc_bundle sc_bundle;
 
 SC_HIDDEN int sc_bundle_create(const sc_bundle_plan *plan, const void *weights, u64 bytes, const sc_bundle_host *host,
                                sc_bundle **out, char *message, u64 room);
+/* The same; `hash` is of the payload where it is known already, else null. */
+SC_HIDDEN int sc_bundle_open(const sc_bundle_plan *plan, const void *weights, u64 bytes, const u64 *hash,
+                             const sc_bundle_host *host, sc_bundle **out, char *message, u64 room);
 SC_HIDDEN int sc_bundle_infer(sc_bundle *bundle, const sc_value_of_port *inputs, sc_value_of_port *outputs);
 SC_HIDDEN int sc_bundle_run(sc_bundle *bundle, const sc_value_of_port *inputs, const sc_value_of_port *outputs);
 SC_HIDDEN const char *sc_bundle_error(const sc_bundle *bundle);
@@ -62,5 +65,7 @@ SC_HIDDEN void sc_bundle_destroy(sc_bundle *bundle);
 /* ---- the weights file: docs/formats.md ---- */
 enum { SC_WEIGHTS_FORMAT = 1, SC_WEIGHTS_ALIGN = 64 };
 /* Null, or what is wrong and what to do about it. */
-SC_HIDDEN const char *sc_weights_check(const sc_bundle_plan *plan, const void *file, u64 bytes);
+SC_HIDDEN const char *sc_weights_check(const sc_bundle_plan *plan, const void *file, u64 bytes, const u64 *hash);
+/* What the bytes from `from` to `to` of a file, multiples of 8, add to the hash of its payload. */
+SC_HIDDEN u64 sc_weights_hash(const void *file, u64 from, u64 to);
 #endif

@@ -24,7 +24,7 @@ from sparsecc.targets.base import Triple
 
 HERE = Path(__file__).parent
 WEB = HERE.parent / "web"
-WEB_UNITS = ("memory.c", "threads.c")
+WEB_UNITS = ("memory.c", "stream.c", "threads.c")
 MOBILE = HERE.parent / "mobile"
 JAVA_UNITS = ("jni.c", "pages.c")
 ANDROID: Triple = "aarch64-linux-android"

@@ -13,12 +13,13 @@ _Static_assert(sizeof(header) == SC_WEIGHTS_ALIGN, "the payload begins on a line
 
 static const u64 STEP = 0x9e3779b97f4a7c15u, FACTOR = 0xbf58476d1ce4e5b9u;
 
-/* The same as payload_hash in weights.py: a sum over all words, each mixed with its place by a permutation, so that one changed
+/* The same as hash_words in weights.py: a sum over all words, each mixed with its place by a permutation, so that one changed
    word always changes it. */
-static u64 hash_of(const u64 *words, u64 count)
+u64 sc_weights_hash(const void *file, u64 from, u64 to)
 {
+  const u64 *words = (const u64 *)((const header *)file + 1);
   u64 sum = 0;
-  for (u64 i = 0; i < count; i++) {
+  for (u64 i = (from < sizeof(header) ? 0 : from - sizeof(header)) / 8; sizeof(header) + 8 * (i + 1) <= to; i++) {
     u64 v = words[i] + i * STEP;
     v = (v ^ v >> 32) * FACTOR;
     sum += v ^ v >> 29;
@@ -26,7 +27,7 @@ static u64 hash_of(const u64 *words, u64 count)
   return sum;
 }
 
-const char *sc_weights_check(const sc_bundle_plan *plan, const void *file, u64 bytes)
+const char *sc_weights_check(const sc_bundle_plan *plan, const void *file, u64 bytes, const u64 *hash)
 {
   static const char again[] = "the weights are damaged; fix: copy the weights file again";
   const header *h = file;
@@ -42,5 +43,5 @@ const char *sc_weights_check(const sc_bundle_plan *plan, const void *file, u64 b
     return "the weights are of another model; fix: use the weights file that was built with this library";
   if (bytes - sizeof *h != h->bytes)
     return "the weights do not have the bytes that they should have; fix: copy the weights file again, and give its size in bytes";
-  return hash_of((const u64 *)(h + 1), h->bytes / 8) == h->hash ? 0 : again;
+  return (hash ? *hash : sc_weights_hash(file, 0, bytes)) == h->hash ? 0 : again;
 }

@@ -29,15 +29,18 @@ export async function serve(folder, { port = 0, isolated = true } = {}) {
     try {
       const { pathname } = new URL(request.url, "http://localhost");
       const path = await realpath(join(root, decodeURIComponent(pathname), pathname.endsWith("/") ? "index.html" : ""));
-      const { size } = await stat(path);
+      const { size, mtimeMs } = await stat(path);
       if (!path.startsWith(root)) throw new Error("outside");
-      response.writeHead(200, {
+      const tag = `"${size}-${mtimeMs}"`;
+      const isKnown = request.headers["if-none-match"] === tag;
+      response.writeHead(isKnown ? 304 : 200, {
         ...(isolated ? ISOLATED : {}),
+        ETag: tag,
         "Content-Type": TYPES[extname(path)] ?? "application/octet-stream",
         "Content-Length": size,
         "Cache-Control": "no-cache",
       });
-      if (request.method === "HEAD") response.end();
+      if (isKnown || request.method === "HEAD") response.end();
       else pipeline(createReadStream(path), response, () => {});
     } catch {
       response.writeHead(404).end("not found");

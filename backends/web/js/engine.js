@@ -1,5 +1,5 @@
 // A model in the thread that loads it: module and weights in, typed arrays through, all of it in one WebAssembly memory.
-import { fetchBytes, inNode, nodeModule, Weights } from "./files.js";
+import { fail, fetchCode, inNode, nodeModule, Weights } from "./files.js";
 import { Partner } from "./messages.js";
 import { checkFeeds, ModelError, TYPES } from "./ports.js";
 
@@ -18,6 +18,7 @@ const TENSOR = 80;
 const DIMS = 8;
 const RANK = 72;
 const TYPE = 76;
+const WRONG = 4; // SC_WRONG in sc.h: of what it was given, not of memory
 
 /**
  * Loads a model into this thread.
@@ -33,15 +34,13 @@ export async function open(about, { onProgress, signal, threads } = {}) {
   try {
     const module = await compile(about.files[name], name, signal);
     const memory = wanted > 1 ? sharedMemory() : undefined;
-    const instance = await WebAssembly.instantiate(module, memory ? { env: { memory } } : {});
-    model = new Model(about, instance.exports, memory ?? instance.exports.memory);
+    const { exports } = await instantiate(module, memory);
+    model = new Model(about, exports, memory ?? exports.memory);
     model.simd = relaxed ? "relaxed" : "simd128";
-    const at = await model.fill(weights, onProgress);
-    const refused = model.create(at);
-    if (refused) {
-      await weights.forget();
-      throw new ModelError(refused);
-    }
+    const { status, why } = model.create(await model.fill(weights, onProgress));
+    if (status === WRONG && (await weights.forget())) return await open(about, { onProgress, signal, threads });
+    if (status) throw new ModelError(why);
+    await weights.keep();
     if (memory) await model.hire(module, wanted - 1);
     return model;
   } catch (error) {
@@ -74,15 +73,29 @@ function sharedMemory() {
   throw new ModelError("there is no room for shared memory; close other pages, or load with threads: 1");
 }
 
+/** Compiled while it comes in, where the server says what it is. */
 async function compile(url, name, signal) {
-  const bytes = await fetchBytes(url, signal);
+  const code = await fetchCode(url, signal);
   try {
-    return await WebAssembly.compile(bytes);
+    return await (code instanceof Response ? WebAssembly.compileStreaming(code) : WebAssembly.compile(code));
   } catch (error) {
+    if (!(error instanceof WebAssembly.CompileError)) fail(url, error, signal);
     throw new ModelError(
-      `${name} does not compile here (${error.message}); it needs WebAssembly SIMD: Chrome 91, Firefox 89, Safari 16.4, Node 20`,
+      `${name} does not compile here (${error.message}): publish the whole folder again, or run it where there is WebAssembly SIMD: ` +
+        "Chrome 91, Firefox 89, Safari 16.4, Node 20",
       { cause: error },
     );
+  }
+}
+
+async function instantiate(module, memory) {
+  try {
+    return await WebAssembly.instantiate(module, memory ? { env: { memory } } : {});
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    throw new ModelError("there is no room for another model's memory: dispose of those that are not needed, or close other pages", {
+      cause: error,
+    });
   }
 }
 
@@ -104,12 +117,19 @@ class Model {
     this.threads = 1;
   }
 
-  /** Copies the weights to where they stay; their address. */
+  /** Copies the weights to where they stay, and hashes each piece while the next one is on its way. */
   async fill(weights, onProgress) {
-    const { bytes } = this.#about.weights;
-    const at = this.#alloc(bytes, "its weights");
-    await weights.read((from, size) => new Uint8Array(this.#memory.buffer, at + from, size), onProgress);
-    return at;
+    const at = this.#alloc(this.#about.weights.bytes, "its weights");
+    let hash = 0n;
+    let hashed = 0;
+    const came = (progress) => {
+      const whole = progress.loaded - (progress.loaded % 8);
+      hash += this.#code.sc_web_hash(at, BigInt(hashed), BigInt(whole));
+      hashed = whole;
+      onProgress?.(progress);
+    };
+    await weights.read((from, size) => new Uint8Array(this.#memory.buffer, at + from, size), came);
+    return { at, hash };
   }
 
   /** Starts workers that share the memory, each on a stack of its own. */
@@ -124,20 +144,17 @@ class Model {
     this.threads = count + 1;
   }
 
-  /** Makes the model of weights in memory; why it could not, or "". */
-  create(weights) {
+  /** Makes the model of weights in memory: a status of the C API, and why it could not. */
+  create({ at, hash }) {
     const room = this.#alloc(MESSAGE + 8, "a message");
-    const host = this.#code.sc_web_host();
-    const bytes = BigInt(this.#about.weights.bytes);
-    if (this.#code.model_create(weights, bytes, host, room, room + 8, BigInt(MESSAGE))) {
-      return this.#text(room + 8);
-    }
+    const status = this.#code.sc_web_create(at, BigInt(this.#about.weights.bytes), hash, room, room + 8, BigInt(MESSAGE));
+    if (status) return { status, why: this.#text(room + 8) };
     this.#model = new DataView(this.#memory.buffer).getUint32(room, true);
     this.#code.sc_web_free(room);
     const ports = this.inputs.length + this.outputs.length;
     this.#places = Array.from({ length: ports }, () => ({ at: 0, room: 0 }));
     this.#places.structs = this.#alloc(ports * TENSOR, "descriptions");
-    return "";
+    return { status };
   }
 
   /** Outputs by name for inputs by name: see index.d.ts. */

@@ -23,13 +23,15 @@ export async function folderUrl(folder) {
   return url;
 }
 
-/** All of a file, which is small. */
-export async function fetchBytes(url, signal) {
+/** A module of WebAssembly: an answer that says it is one, to compile as it comes in, or else its bytes. */
+export async function fetchCode(url, signal) {
   if (isOnDisk(url)) {
     const { readFile } = await nodeModule("fs/promises");
     return await readFile(new URL(url), { signal }).catch((error) => fail(url, error, signal));
   }
-  return await (await fetched(url, signal)).arrayBuffer().catch((error) => fail(url, error, signal));
+  const answer = await fetched(url, signal);
+  if (typeOf(answer) === "application/wasm") return answer;
+  return await answer.arrayBuffer().catch((error) => fail(url, error, signal));
 }
 
 /** The weights on their way: from the cache where they are in it, else into it too. */
@@ -39,6 +41,7 @@ export class Weights {
   #signal;
   #source;
   #kept;
+  #view;
 
   /** @param about Their bytes and hash, the name they have in the cache. */
   constructor(url, about, signal) {
@@ -49,10 +52,11 @@ export class Weights {
     this.#source.catch(() => {}); // whoever reads hears of it
   }
 
-  /** Reads them to where `view(from, size)` is. */
+  /** Reads them to where `view(from, size)` is; `onProgress({loaded, total})` is told of every piece. */
   async read(view, onProgress) {
     const total = this.#about.bytes;
     const source = await this.#source;
+    this.#view = view;
     let loaded = 0;
     const progress = (size) => {
       this.#signal?.throwIfAborted();
@@ -62,12 +66,16 @@ export class Weights {
     const got = source.handle
       ? await readHandle(source.handle, total, view, progress)
       : await readBody(source.body, total, view, progress).catch((error) => fail(this.#url, error, this.#signal));
-    if (got !== total) {
-      await this.forget();
+    if (got !== total && !source.isKept) {
       throw new ModelError(`${this.#url} has ${got} bytes, the model's weights ${total}: publish the whole folder again`);
     }
-    if (source.isNew) await this.#kept?.keep(view(0, total));
     this.#signal?.throwIfAborted();
+  }
+
+  /** They are right: for the next time. */
+  async keep() {
+    const { isNew } = await this.#source;
+    if (isNew) await this.#kept?.keep(() => this.#view(0, this.#about.bytes));
   }
 
   /** Nobody needs them any more. */
@@ -77,15 +85,16 @@ export class Weights {
     await source?.body?.cancel().catch(() => {}); // which fails where it is being read: then its reader cancels
   }
 
-  /** They are not what they should be. */
+  /** They are not what they should be. Whether they were kept ones, which are gone now: then they can be fetched again. */
   async forget() {
-    await this.#kept?.forget();
+    const { isKept } = await this.#source;
+    return isKept && (await this.#kept.forget());
   }
 
   async #stream() {
     this.#kept = await cacheOf(this.#url, this.#about.hash);
     const hit = await this.#kept?.find();
-    if (hit) return hit;
+    if (hit) return { ...hit, isKept: true };
     return { body: (await fetched(this.#url, this.#signal)).body, isNew: true };
   }
 }
@@ -133,12 +142,19 @@ async function readBody(body, total, view, progress) {
 
 async function fetched(url, signal) {
   const response = await fetch(url, { signal }).catch((error) => fail(url, error, signal));
-  if (response.ok) return response;
+  const isPage = typeOf(response) === "text/html"; // which many servers answer where there is nothing
+  if (response.ok && !isPage) return response;
   await response.body?.cancel();
-  throw new ModelError(`${url} is not there (HTTP ${response.status}): publish the whole folder, and load it by its own address`);
+  const what = response.ok ? "a page of HTML came instead" : `HTTP ${response.status}`;
+  throw new ModelError(`${url} is not there (${what}): publish the whole folder, and load it by its own address`);
 }
 
-function fail(url, error, signal) {
+function typeOf(response) {
+  return response.headers.get("Content-Type")?.split(";")[0].trim().toLowerCase();
+}
+
+/** What an error of reading means to whoever published the file. */
+export function fail(url, error, signal) {
   if (signal?.aborted) throw signal.reason;
   if (error instanceof ModelError) throw error;
   const missing = error.code === "ENOENT" || error.code === "ENOTDIR";
@@ -162,7 +178,6 @@ class BrowserCache {
   #cache;
   #url;
   #key;
-  #writing = Promise.resolve();
 
   constructor(cache, url, hash) {
     this.#cache = cache;
@@ -177,19 +192,22 @@ class BrowserCache {
     return hit && { body: hit.body };
   }
 
-  /** Whoever loads does not wait for it. A stream in place of the bytes fails in Chromium where they are many. */
-  async keep(bytes) {
-    const copy = new Blob([bytes.slice()]); // the browser takes no shared memory
+  /**
+   * Whoever loads does not wait for it, and a first run that follows at once goes before. A stream in place of the bytes fails in
+   * Chromium where they are many.
+   */
+  keep(view) {
     const put = async () => {
+      await new Promise((resolve) => setTimeout(resolve));
+      const copy = new Blob([view().slice()]); // the browser takes no shared memory
       await this.#cache.delete(this.#url, { ignoreSearch: true }); // what was published here before
       await this.#cache.put(this.#key, new Response(copy));
     };
-    this.#writing = put().catch(() => {}); // no room is no reason to fail
+    put().catch(() => {}); // no room is no reason to fail, nor is a model that was disposed of
   }
 
   async forget() {
-    await this.#writing;
-    await this.#cache.delete(this.#key).catch(() => {});
+    return await this.#cache.delete(this.#key).catch(() => false);
   }
 }
 
@@ -206,13 +224,13 @@ class FileCache {
     return handle && { handle };
   }
 
-  async keep(bytes) {
-    await this.#write(bytes).catch(() => {}); // no room is no reason to fail
+  async keep(view) {
+    await this.#write(view()).catch(() => {}); // no room is no reason to fail
   }
 
   async forget() {
     const { rm } = await nodeModule("fs/promises");
-    await rm(await this.#path(), { force: true });
+    return await rm(await this.#path()).then(() => true, () => false);
   }
 
   async #write(bytes) {

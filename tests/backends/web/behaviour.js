@@ -134,13 +134,50 @@ export const CHECKS = {
     await refused(load("flipped", options), /damaged.*copy/);
     await refused(load("header", options), /of another model/);
     await refused(load("short", options), /bytes/);
-    await refused(load("foreign", options), /bytes/);
+    await refused(load("foreign", options), /bytes.*publish the whole folder/);
+    await refused(load("swapped", options), /of another model.*built with/);
+  },
+
+  async "a model stops in the middle of what it does, and says so"({ load, cases, options }) {
+    const model = await load("numbers", options);
+    const [{ feeds, answers }] = cases.numbers;
+    const running = model.run(typed(feeds)).then(
+      (found) => same(found, answers, model.outputs), // nothing was left to stop
+      (error) => equal([error.name, /disposed of; load it again/.test(error.message)], ["ModelError", true]),
+    );
+    model.dispose();
+    await running;
+    await refused(model.run(typed(feeds)), /disposed of; load it again/);
+  },
+
+  async "memory that threads share may end anywhere: an error, or right answers"({ load, cases, options }) {
+    const isShared = options.threads > 1 && !options.worker && globalThis.crossOriginIsolated !== false;
+    if (!isShared) return; // that of one thread is the module's own
+    const { Memory } = WebAssembly;
+    const until = async (name, step, called) => {
+      const done = [];
+      for (let pages = 64; done.at(-1) !== "right" && pages < 1024; pages += step) {
+        WebAssembly.Memory = function (wanted) {
+          return new Memory({ ...wanted, maximum: pages });
+        };
+        done.push(await upTo(load(name, options), called));
+      }
+      return [...new Set(done)];
+    };
+    try {
+      const [first, ...others] = await until("pictures", 1, cases.pictures[0]);
+      equal([first, others.at(-1)], ["load", "right"]);
+      equal((await until("numbers", 8, ones(1000))).slice(-2), ["run", "right"]);
+    } finally {
+      WebAssembly.Memory = Memory;
+    }
   },
 
   async "a missing file is named"({ load, options }) {
     await refused(load("missing", options), /missing\/weights\.bin is not there.*folder/s);
     await refused(load("nowhere", options), /nowhere\/.* is not there.*folder/s);
-    await refused(load("code", options), /does not compile here/);
+    await refused(load("code", options), /does not compile here.*publish the whole folder/);
+    await refused(load("cut", options), /does not compile here.*publish the whole folder/);
   },
 
   async "threads are a small whole number"({ load, options }) {
@@ -157,6 +194,37 @@ export async function runChecks(world) {
     await check(world).catch((error) => (failures[name] = `${error.message}\n${error.stack}`));
   }
   return failures;
+}
+
+/** A call of "numbers" whose answer is n² by 2. */
+function ones(n) {
+  const k = { type: "int64", dims: [1], data: ["3"] };
+  const y = Array.from({ length: 2 * n * n }, (_, i) => 3 + (i < n * n ? 0.5 : -2.25));
+  return {
+    feeds: { x: { type: "float32", dims: [2, n], data: Array(2 * n).fill(1) }, k },
+    answers: { y: { type: "float32", dims: [2, n * n], data: y }, twice: { ...k, data: ["6"] } },
+  };
+}
+
+/** How far a model comes: "load" or "run" is where there was no memory. */
+async function upTo(loading, { feeds, answers }) {
+  const full = (error) => equal([error.name, /not enough memory/.test(error.message)], ["ModelError", true]);
+  let model;
+  try {
+    model = await loading;
+  } catch (error) {
+    full(error);
+    return "load";
+  }
+  try {
+    same(await model.run(typed(feeds)), answers, model.outputs);
+    return "right";
+  } catch (error) {
+    full(error);
+    return "run";
+  } finally {
+    model.dispose();
+  }
 }
 
 export function typed(feeds) {

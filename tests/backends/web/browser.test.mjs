@@ -73,7 +73,9 @@ test("many weights are kept too, from a page with threads as well", async () => 
       const url = new URL("/big.bin", location).href;
       const memory = new WebAssembly.Memory({ initial: 1024, maximum: 1024, shared: true });
       const view = (from, count) => new Uint8Array(memory.buffer, from, count);
-      await new Weights(url, { bytes, hash: "big" }).read(view);
+      const weights = new Weights(url, { bytes, hash: "big" });
+      await weights.read(view);
+      await weights.keep();
       for (let i = 0; i < 100; i++) {
         const hit = await (await caches.open("sparsecc")).match(`${url}?sparsecc=big`);
         if (hit) return [(await hit.arrayBuffer()).byteLength, view(bytes - 1, 1)[0]];
@@ -82,6 +84,79 @@ test("many weights are kept too, from a page with threads as well", async () => 
       return [];
     }, size);
     assert.deepEqual(kept, [size, 7]);
+  });
+  server.close();
+});
+
+test("kept weights that are damaged are fetched again", async () => {
+  const server = await serve(root);
+  const cases = JSON.parse(await readFile(join(root, "cases.json"), "utf8"));
+  await withBrowser(async (context) => {
+    const { page } = await open(context, server.url);
+    const kept = async () => {
+      const cache = await caches.open("sparsecc");
+      const [key] = await cache.keys();
+      return key && (await (await cache.match(key)).arrayBuffer()).byteLength;
+    };
+    await page.evaluate(answerOf, cases.numbers[0]);
+    await page.waitForFunction(kept);
+    const whole = await page.evaluate(kept);
+    for (const size of [whole - 8, whole, whole + 8]) {
+      await page.evaluate(async (bytes) => {
+        const cache = await caches.open("sparsecc");
+        await cache.put((await cache.keys())[0], new Response(new Uint8Array(bytes)));
+      }, size);
+      assert.equal(await page.evaluate(answerOf, cases.numbers[1]), true);
+    }
+  });
+  server.close();
+});
+
+test("a page in place of a file is named as one", async () => {
+  const server = await serve(root);
+  await withBrowser(async (context) => {
+    const { page } = await open(context, server.url);
+    for (const file of ["weights.bin", "model.relaxed.wasm"]) {
+      await page.route(`**/${file}`, (route) => route.fulfill({ contentType: "text/html", body: "<!doctype html><title>not found</title>" }));
+      const said = await page.evaluate(async () => {
+        const { load } = await import("/numbers/index.js");
+        return await load("/numbers/", { threads: 1 }).catch(({ name, message }) => `${name}: ${message}`);
+      });
+      assert.match(said, new RegExp(`ModelError: .*/numbers/${file} is not there \\(a page of HTML came instead\\): publish the whole folder`));
+      await page.unroute(`**/${file}`);
+    }
+  });
+  server.close();
+});
+
+test("when a page has room for no more models, that is an error, and the others go on", async () => {
+  const server = await serve(root);
+  const cases = JSON.parse(await readFile(join(root, "cases.json"), "utf8"));
+  await withBrowser(async (context) => {
+    const { page } = await open(context, server.url);
+    const said = await page.evaluate(async ({ feeds, answers }) => {
+      const [{ load }, { typed, same }] = await Promise.all([import("/numbers/index.js"), import("/behaviour.js")]);
+      const models = [];
+      try {
+        while (models.length < 1000) models.push(await load("/numbers/", { threads: 1 }));
+        return "there was room for a thousand";
+      } catch (error) {
+        same(await models[0].run(typed(feeds)), answers, models[0].outputs);
+        return `${error.name}: ${error.message}`;
+      }
+    }, cases.numbers[0]);
+    assert.match(said, /ModelError: .*no room for another model's memory: dispose/);
+  });
+  server.close();
+});
+
+test("a server that calls WebAssembly something else will do", async () => {
+  const server = await serve(root);
+  const cases = JSON.parse(await readFile(join(root, "cases.json"), "utf8"));
+  await withBrowser(async (context) => {
+    const { page } = await open(context, server.url);
+    await page.route("**/*.wasm", async (route) => route.fulfill({ contentType: "text/plain", body: await (await route.fetch()).body() }));
+    assert.equal(await page.evaluate(answerOf, cases.numbers[0]), true);
   });
   server.close();
 });

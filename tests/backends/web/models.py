@@ -115,6 +115,11 @@ def _broken(root: Path) -> None:
     shutil.copytree(root / NUMBERS, root / "code")
     for module in (root / "code").glob("*.wasm"):
         module.write_bytes(b"\0asm\1\0\0\0garbage")
+    for name in ("cut", "swapped"):
+        shutil.copytree(root / NUMBERS, root / name)
+    for module in (root / "cut").glob("*.wasm"):
+        module.write_bytes(module.read_bytes()[:-1000])
+        shutil.copyfile(root / PICTURES / module.name, root / "swapped" / module.name)
 
 
 def _plain(array: NDArray[Any]) -> dict[str, Any]:

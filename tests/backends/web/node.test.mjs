@@ -1,7 +1,7 @@
 // A published model in Node: SPARSECC_WEB is the folder of models.py.
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -59,8 +59,11 @@ test("weights from the network are kept in a file, and dropped when they are wro
   const asked = [];
   const server = createServer(async (request, response) => {
     asked.push(request.url);
-    const file = await readFile(join(root, request.url)).catch(() => undefined);
-    if (file) response.end(file);
+    const [, lost, path] = /^(\/lost)?(.*)/.exec(request.url);
+    const file = await readFile(join(root, path)).catch(() => undefined);
+    if (request.url.startsWith("/page")) response.writeHead(200, { "Content-Type": "text/html; charset=utf-8" }).end("<!doctype html>");
+    else if (lost) response.writeHead(200, { "Content-Length": file.length }).write(file.subarray(0, 64), () => response.destroy());
+    else if (file) response.end(file);
     else response.writeHead(404).end();
   }).listen(0, "127.0.0.1");
   await new Promise((resolve) => server.once("listening", resolve));
@@ -74,11 +77,24 @@ test("weights from the network are kept in a file, and dropped when they are wro
       model.dispose();
       assert.equal(weights(), 1);
     }
-    assert.equal((await readdir(join(home, "sparsecc", "web"))).length, 1);
+    const kept = join(home, "sparsecc", "web");
+    const [file] = await readdir(kept);
+    const whole = await readFile(join(kept, file));
+    for (const damaged of [whole.subarray(1), Buffer.from(whole).fill(1, 64)]) {
+      await writeFile(join(kept, file), damaged);
+      const before = weights();
+      const model = await bare(`${url}/numbers`);
+      same(await model.run(typed(cases.numbers[0].feeds)), cases.numbers[0].answers, model.outputs);
+      model.dispose();
+      assert.equal(weights(), before + 1);
+      assert.deepEqual(await readFile(join(kept, file)), whole);
+    }
     await rm(join(home, "sparsecc"), { recursive: true });
     await refused(bare(`${url}/flipped`), /damaged/);
-    assert.deepEqual(await readdir(join(home, "sparsecc", "web")), []);
+    await assert.rejects(readdir(kept));
     await refused(bare(`${url}/missing`), /missing\/weights.bin is not there \(HTTP 404\)/);
+    await refused(bare(`${url}/page/numbers`), /page\/numbers\/.* is not there \(a page of HTML came instead\): publish the whole folder/);
+    await refused(bare(`${url}/lost/numbers`), /lost\/numbers\/.* cannot be read.*check the address and the connection/);
     await refused(bare("http://127.0.0.1:9/none"), /cannot be read/);
   } finally {
     server.close();
