@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from sparsecc.compiled import Compiled
-from sparsecc.inspection import rewrite
 from sparsecc.outcome import follow, plan_of, prune_as_asked
 from sparsecc.progress import Progress, part, silent
 from sparsecc.quality.exam import Quality
 from sparsecc.request import read_budget, read_request, request_of
 from sparsecc.search.plan import Plan
-from sparsecc.stages import finish, start, with_reasons
+from sparsecc.stages import finish, rows_of, start
 
 
 def compile(
@@ -207,7 +206,7 @@ def plan(
         model, request, calibration, labels, example_inputs, dynamic_shapes, False, progress
     )
     outcome = prune_as_asked(job, part(progress, 0.15, 0.95), best_effort=best_effort)
-    rows = with_reasons(rewrite(outcome.graph, request.target, job.ctx), outcome.decisions)
+    rows = rows_of(job, outcome)
     progress("done", 1.0)
     return plan_of(job, outcome, rows)
 

@@ -69,14 +69,17 @@ class Note:
 def lay_out(rows: Sequence[LayerRow]) -> tuple[list[Line], list[Note]]:
     """Lines in the order of the model, and the notes they refer to.
 
-    Reasons of one kind share a note, which shows the first of them.
+    Reasons of one kind share a note, which shows the first of them, and says so where they differ.
     """
     reasons: dict[str, list[LayerRow]] = {}
     for row in rows:
         if row.stays_dense:
             reasons.setdefault(kind_of(row.why), []).append(row)
     index = {kind: i for i, kind in enumerate(reasons)}
-    notes = [Note(alike[0].why, len(alike)) for alike in reasons.values()]
+    notes = [
+        Note(_such_as(list(dict.fromkeys(row.why for row in alike))), len(alike))
+        for alike in reasons.values()
+    ]
     lines: list[Line] = []
     drawn: set[tuple[str, int]] = set()
     for row in rows:
@@ -91,6 +94,10 @@ def lay_out(rows: Sequence[LayerRow]) -> tuple[list[Line], list[Note]]:
             drawn.add((row.op, note))
             lines.append(Line(tuple(alike), note))
     return lines, notes
+
+
+def _such_as(reasons: Sequence[str]) -> str:
+    return reasons[0] if len(reasons) == 1 else f"such as: {reasons[0]}"
 
 
 def kind_of(reason: str) -> str:

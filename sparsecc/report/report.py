@@ -90,6 +90,13 @@ class Report:
         """Estimated dense time / chosen time of the layers; 1 when there is nothing to time."""
         return self.dense_ms / self.est_ms if self.est_ms else 1.0
 
+    @property
+    def removed(self) -> str:
+        """What was removed from the model, such as ``14 sets of channels made smaller``, or ""."""
+        sets = self.plan.removed if self.plan else ()
+        several = "s" if len(sets) > 1 else ""
+        return f"{len(sets)} set{several} of {sets[0].kind} made smaller" if sets else ""
+
     def refusals_by_reason(self) -> dict[str, int]:
         """Reason → how many nodes it kept a pass from, most frequent first.
 

@@ -37,7 +37,7 @@ class LayerRow:
         kernel: Kernel that runs it: a kernel-table name, or who runs it where no kernel of the
             library does, ``onnxruntime`` or ``tvm``.
         est_ms: Estimated time of the chosen kernel, one thread, ms.
-        dense_ms: Estimated time of the dense layer, one thread, ms.
+        dense_ms: Estimated time of the layer dense, as it came in, one thread, ms.
         spread: Relative error of ``est_ms``, one standard deviation.
         flops: Floating-point operations of one run as chosen, at the sizes of the estimate.
         moved_bytes: Bytes of weights and activations that one run reads and writes, likewise.

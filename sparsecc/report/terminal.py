@@ -68,6 +68,10 @@ def _shape(line: Line) -> str:
     return "–" if shape is None else f"{shape[0]}×{shape[1]}"
 
 
+def _pattern(line: Line) -> str:
+    return shorten(line.first.structure or line.first.pattern, _LONGEST_WORD)
+
+
 def _density(line: Line) -> Text:
     if line.first.shape is None:
         return Text("–")
@@ -95,7 +99,7 @@ _COLUMNS = (
     _Column("op", lambda line: shorten(line.first.op, _LONGEST_WORD), from_width=120),
     _Column("shape", _shape, "right"),
     _Column("MACs", lambda line: count(line.macs), "right", from_width=110),
-    _Column("pattern", lambda line: line.first.pattern),
+    _Column("pattern", _pattern),
     _Column("density", _density),
     _Column("est. ms", _time, "right"),
     _Column("kernel", lambda line: shorten(line.first.kernel, _LONGEST_WORD), from_width=100),
@@ -124,7 +128,8 @@ def _headline(report: Report) -> Text:
     factored = sum(bool(row.structure) for row in report.rows)
     layers = f"{len(report.rows)} layer{'s' if len(report.rows) != 1 else ''}, {sparse} sparse"
     layers += f", {factored} as smaller factors" if factored else ""
-    style = _SPARSE if sparse or factored else ""
+    layers += f", {report.removed}" if report.removed else ""
+    style = _SPARSE if sparse or factored or report.removed else ""
     parts = [(report.title, "bold"), (report.target, ""), (layers, style)]
     return Text(" · ").join(Text(printable(text), style) for text, style in parts if text)
 
@@ -186,6 +191,8 @@ def _estimate(report: Report) -> Text:
     times = f"{ms(report.dense_ms)} → {ms(report.est_ms)} ms on one thread"
     if report.speedup == 1:
         return Text(f"{ms(report.est_ms)} ms on one thread, nothing runs sparse")
+    if report.speedup < 1:
+        return Text(f"{times}, {report.speedup:.2f}× the speed: slower")
     return Text.assemble(f"{times}, ", (f"{report.speedup:.2f}× faster", _GOOD))
 
 

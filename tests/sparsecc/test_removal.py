@@ -17,6 +17,7 @@ from onnx import numpy_helper
 import sparsecc
 from sparsecc.capture import capture
 from sparsecc.errors import ModelError, PlanError
+from sparsecc.inspection import inspect
 from sparsecc.measure import TOLERANCE
 from sparsecc.search.plan import Plan
 from sparsecc.torch import masks, plan_masks
@@ -111,6 +112,10 @@ def test_the_report_and_the_plan_say_what_was_removed(halved) -> None:
     assert "128 inputs removed, 128 outputs removed" in layers["fc2"].reason
     assert halved.plan.spec == "channels:0.5"
     assert "128 inputs removed" in str(halved.report.to_json())
+    sets = len(halved.plan.removed)
+    assert f"{sets} sets of channels made smaller" in str(halved.report)
+    whole = inspect(small.mlp("n"), TARGET)
+    assert halved.report.dense_ms == pytest.approx(sum(row.dense_ms for row in whole))
     assert 0 < halved.quality["rel_error"] < 1
 
 

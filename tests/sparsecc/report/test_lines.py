@@ -35,7 +35,7 @@ def test_only_one_op_and_one_reason_are_alike(row):
 
 def test_reasons_that_differ_in_numbers_share_a_note(row):
     rows = [row("a", why="sparse 0.3 ms, dense 0.2 ms"), row("b", why="sparse 7 ms, dense 5.1 ms")]
-    assert lay_out(rows)[1] == [Note("sparse 0.3 ms, dense 0.2 ms", 2)]
+    assert lay_out(rows)[1] == [Note("such as: sparse 0.3 ms, dense 0.2 ms", 2)]
 
 
 def test_density_is_weighted_by_work(row):
