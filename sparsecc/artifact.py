@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -68,12 +69,14 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def copy_artifact(source: Path, folder: Path) -> None:
-    """Copy the files of one artifact to another place, atomically."""
+    """Copy the files of one artifact to another place, atomically; programs stay programs."""
     manifest = read_manifest(source)
     with written_aside(folder) as fresh:
         for name in (FILE_NAME, *manifest.files):
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, fresh / name)
+            if os.access(source / name, os.X_OK):
+                (fresh / name).chmod(0o755)
 
 
 def open_artifact(folder: Path) -> Manifest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,14 @@ def test_it_computes_what_onnx_runtimes_artifact_does(saved: Path, rows: int) ->
     ours = sparsecc.load(saved)(x)
     theirs = sparsecc.compile(small.mlp("n"), sparsity="4x1:0.8")(x)
     assert np.abs(ours - theirs).max() <= TOLERANCE * np.abs(theirs).max()
+
+
+def test_its_program_can_be_run(saved: Path) -> None:
+    if not (saved / "tiny").exists():
+        pytest.skip("there are programs for Linux only")
+    done = subprocess.run([saved / "tiny"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "usage: " in done.stderr
 
 
 def test_the_manifest_says_what_it_is(compiled: sparsecc.Compiled) -> None:
