@@ -61,7 +61,7 @@ def prompt_of(words: list[str]) -> Tensor:
 def compiled_velocity(model: VideoDiT, size: tuple[int, int, int]) -> flow.Velocity:
     """The network as sparsecc compiles it for this machine and videos [1, 3, *size]."""
     example = torch.zeros(1, 3, *size), torch.ones(1), torch.zeros(1, len(VOCABULARY), dtype=int)
-    compiled = sparsecc.compile(model, example_inputs=example)
+    compiled = sparsecc.compile(model, example_inputs=example, dynamic_shapes=({}, {}, {}))
 
     def velocity(video: Tensor, time: Tensor, prompt: Tensor) -> Tensor:
         result: Tensor = compiled(video=video, time=time, prompt=prompt)
