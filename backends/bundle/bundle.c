@@ -295,7 +295,7 @@ static int run_plan(sc_bundle *b, sc_plan *plan, const sc_value_of_port *inputs,
   }
   const sc_parallel parallel = {b->host.parallel ? b->host.parallel : serial, b->host.self};
   sc_wrong wrong = {-1, 0};
-  return report(b, sc_region_run(b->region, plan, in, out, &parallel, &host_error, &wrong), &wrong, again);
+  return report(b, sc_region_run(b->region, plan, in, out, &parallel, &host_error, &wrong), &wrong, "feed what the model was exported for");
 }
 
 int sc_bundle_run(sc_bundle *b, const sc_value_of_port *inputs, const sc_value_of_port *outputs)

@@ -1,62 +1,125 @@
-/* Attention of row-major tokens: softmax(scale Q K^T + mask) V for every head. Keys are turned once per head into
-   strips of 16, values cut into strips of 16; rows of queries then go through the outer-product micro-kernel twice,
-   with the softmax of a block of keys between, while the scores are in cache. Later blocks of keys rescale what the
-   earlier ones gave. */
+/* The step "attention": what it is told, checked, and the way that computes it. */
 #include "attention.h"
 #include "outer.h"
 #include "t64.h"
-#include "tokens.h"
 
 enum {
   MOST_DIM = 256,
-  ROW = MOST_DIM + 16,           /* floats between rows of a tile: an odd number of cache lines */
-  KEYS = 128,                    /* keys of a block */
-  AHEAD_WEIGHTS = 8,             /* rows of weights fetched before they are used */
-  ROWS_OF_SPLIT = 56             /* least queries of a part of a head: every part turns the keys anew */
+  ATTRIBUTES = 17,
+  GRID = 5
 };
 
-typedef struct {
-  const sc_attention *a;
-  const float *x[3];
-  float *y;
-  i64 pitch[4], apart[4];        /* floats between tokens, and between batches, of q, k, v and y */
-  i64 batch, queries, keys, splits;
-  sc_mask mask;
-  const sc_host *host;
-  i32 failed;
-} job;
+/* A constant that says where blocks are, or how they are cut. */
+static const char *read_blocks(const sc_constant *index, const sc_constant *grid, sc_blocks *b)
+{
+  if (grid->type != SC_I64 || grid->rank != 1 || grid->count != GRID) return "the grid must be five numbers of int64";
+  const i64 *n = grid->data;
+  *b = (sc_blocks){n[0], n[1], n[2], n[3], n[4], 0, 0};
+  if (n[0] < 1 || n[1] < 0 || n[2] < 0 || n[3] < 1 || n[4] < 1) return "the grid has no heads, or blocks of no size";
+  i64 all = 1;
+  for (int i = 0; i < GRID; i++) if (n[i] > SC_UNBOUNDED) return "the grid has a number beyond 32 bits";
+  for (int i = 0; i < 3; i++) if ((all *= n[i]) > SC_UNBOUNDED) return "the grid has more blocks than an index can say";
+  if (!index) return 0;
+  if (index->type != SC_I32 || index->rank != 1) return "the index must be a row of int32";
+  b->index = index->data;
+  return sc_check_index(index->data, index->count, b, &b->count);
+}
 
-/* Attributes: heads, head dimension, whether tokens come before the batch, first column in q, k and v, scale. A mask is the
-   fourth input or the one constant. */
+static const char *read_mask(const sc_constant *from, sc_tensor *mask)
+{
+  if (from->type != SC_F32 || from->rank > 4) return "the mask must be float32 of at most four dimensions";
+  *mask = (sc_tensor){.type = from->type, .rank = from->rank, .data = (void *)(u64)from->data};
+  for (int i = 0; i < from->rank; i++) mask->dims[i] = from->dims[i];
+  return 0;
+}
+
+/* Heads of queries, of keys, and their features; layouts of q, k, v and y; first columns of q, k and v; scale; whether scores hide
+   keys; left, right and sinks of the rule; whether there are blocks and a mask. An index that is an input comes before the mask;
+   an index that is a constant comes before the grid, and that before the mask. */
+static const char *read_attributes(const i64 *n, sc_attention *a)
+{
+  if (n[0] < 1 || n[0] > 1 << 16 || n[1] < 1 || n[0] % n[1]) return "its heads are no multiple of those of its keys";
+  if (n[2] < 1 || n[2] > MOST_DIM) return "heads must have at most 256 features";
+  *a = (sc_attention){.heads = n[0], .groups = n[1], .dim = n[2], .scale = sc_float_attribute(n[10]), .hides = n[11] != 0,
+                      .rule = {n[12], n[13], n[14]}, .blocked = (int)n[15], .masked = (int)n[16]};
+  for (int i = 0; i < SC_TOKEN_OPERANDS; i++) {
+    if (n[3 + i] < 0 || n[3 + i] >= SC_TOKEN_LAYOUTS) return "a malformed step";
+    a->layout[i] = (i32)n[3 + i];
+  }
+  for (int i = 0; i < 3; i++) {
+    if (n[7 + i] < 0 || n[7 + i] > 1 << 30) return "a column is out of range";
+    a->offset[i] = n[7 + i];
+  }
+  for (int i = 12; i < 15; i++)
+    if (n[i] < -SC_UNBOUNDED || n[i] > SC_UNBOUNDED) return "its rule has a number beyond 32 bits";
+  if (n[14] < 0 || n[15] < 0 || n[15] > SC_INPUT || n[16] < 0 || n[16] > SC_INPUT) return "a malformed step";
+  return 0;
+}
+
 static const char *create(const sc_step_spec *spec, const sc_host *host, void **state)
 {
   *state = 0;
-  const i64 *n = spec->attributes;
-  if (spec->attribute_count != 7) return "it has seven attributes";
-  if (n[0] < 1 || n[0] > 1 << 16 || n[1] < 1 || n[1] > MOST_DIM) return "heads must have at most 256 features";
-  if (n[2] != 0 && n[2] != 1) return "a malformed step";
-  for (int i = 3; i < 6; i++) if (n[i] < 0 || n[i] > 1 << 30) return "a column is out of range";
-  if (spec->inputs < 3 || spec->constant_count < 0 || spec->inputs + spec->constant_count > 4 || spec->outputs != 1)
-    return "it has three inputs, one output and at most one mask";
+  if (spec->attribute_count != ATTRIBUTES) return "it has seventeen attributes";
+  sc_attention read;
+  const char *wrong = read_attributes(spec->attributes, &read);
+  if (wrong) return wrong;
+  const int fixed_index = read.blocked == SC_CONSTANT, fixed_mask = read.masked == SC_CONSTANT;
+  if (spec->outputs != 1 || spec->inputs != 3 + (read.blocked == SC_INPUT) + (read.masked == SC_INPUT) ||
+      spec->constant_count != fixed_index + (read.blocked != 0) + fixed_mask)
+    return "its inputs and constants are not those that its attributes speak of";
+  const sc_constant *constants = spec->constants;
+  if (read.blocked) wrong = read_blocks(fixed_index ? constants : 0, constants + fixed_index, &read.blocks);
+  if (!wrong && fixed_mask) wrong = read_mask(constants + spec->constant_count - 1, &read.mask);
+  if (wrong) return wrong;
   sc_attention *a = sc_get(host, sizeof *a);
   if (!a) return "there is no memory for it";
-  *a = (sc_attention){.heads = n[0], .dim = n[1], .tokens_first = (int)n[2], .offset = {n[3], n[4], n[5]},
-                      .scale = sc_float_attribute(n[6])};
+  *a = read;
   *state = a;
   sc_scratch_retain(host);
-  a->masked = spec->inputs + spec->constant_count == 4, a->constant = spec->constant_count == 1;
-  if (!a->constant) return 0;
-  const sc_constant *mask = spec->constants;
-  if (mask->type != SC_F32 || mask->rank > 4) return "the mask must be float32 of at most four dimensions";
-  a->mask = (sc_tensor){.type = mask->type, .rank = mask->rank, .data = (void *)(u64)mask->data};
-  for (int i = 0; i < mask->rank; i++) a->mask.dims[i] = mask->dims[i];
   return 0;
 }
 
 static void destroy(void *state, const sc_host *host)
 {
+  if (!state) return;
   sc_drop(host, state);
   sc_scratch_release(host);
+}
+
+/* ---- sizes ---- */
+typedef struct { i64 batch, tokens; sc_heads heads; } operand;
+
+/* How operand `which` lies, or what is wrong with it; `heads` of them are read. */
+static const char *read_operand(const sc_attention *a, int which, const sc_tensor *t, i64 heads, operand *out)
+{
+  const i32 rank = t->rank, layout = a->layout[which];
+  const i64 *d = t->dims, want = heads * a->dim, offset = which < SC_Y ? a->offset[which] : 0;
+  if (!sc_is_plain(t) || rank < 2 || rank > 4) return "q, k, v must be float32 [batch, tokens, features]";
+  if (layout == SC_TOKENS_FIRST && rank != 3) return "tokens before the batch must be row-major, of three dimensions";
+  if (layout == SC_HEADS_FIRST) {
+    if (rank != 4 || d[1] != heads || d[3] != a->dim || offset) return "its heads are not those of [batch, heads, tokens, features]";
+    *out = (operand){d[0], d[2], {t->data, d[1] * d[2] * d[3], d[2] * d[3], d[3]}};
+    return 0;
+  }
+  const int token_axis = rank > 2 && layout == SC_ROWS, width_axis = token_axis + (rank > 2 && layout == SC_TOKENS_FIRST ? 2 : 1);
+  const i64 width = sc_product(d, width_axis, rank), tokens = d[token_axis];
+  const i64 batch = rank == 2 ? 1 : d[layout == SC_TOKENS_FIRST];
+  if (offset + want > width) return "the heads do not fit into the features";
+  const i64 token = layout == SC_TOKENS_FIRST ? batch * width : width;
+  *out = (operand){batch, tokens, {t->data ? (const float *)t->data + offset : 0,
+                                   layout == SC_TOKENS_FIRST ? width : tokens * width, a->dim, token}};
+  return 0;
+}
+
+static const char *read_operands(const sc_attention *a, const sc_tensor *const *in, operand x[3])
+{
+  for (int i = 0; i < 3; i++) {
+    const char *wrong = read_operand(a, i, in[i], i == SC_Q ? a->heads : a->groups, &x[i]);
+    if (wrong) return wrong;
+    if (x[i].batch != x[0].batch) return "q, k, v have different batch sizes";
+  }
+  if (x[SC_K].tokens != x[SC_V].tokens) return "there must be as many keys as values";
+  return x[SC_K].tokens < 1 && !a->hides ? "there are no keys" : 0;
 }
 
 /* Dims [batch, heads, queries, keys] that a mask may have. */
@@ -64,207 +127,95 @@ static const char *check_mask(const sc_tensor *mask, const i64 want[4])
 {
   if (!sc_is_plain(mask) || mask->rank < 1 || mask->rank > 4)
     return "the mask must be float32 of at most four dimensions";
-  if (mask->dims[mask->rank - 1] != want[3]) return "the last dimension of the mask must be the keys";
   for (int i = 0; i < mask->rank; i++) {
-    i64 have = mask->dims[i];
-    if (have != 1 && have != want[4 - mask->rank + i]) return "the mask does not fit batch, heads and queries";
+    const i64 have = mask->dims[i];
+    if (have != 1 && have != want[4 - mask->rank + i]) return "the mask does not fit batch, heads, queries and keys";
   }
   return 0;
+}
+
+static const char *check_blocks(const sc_attention *a, const sc_tensor *index, const i64 want[4])
+{
+  const sc_blocks *b = &a->blocks;
+  if (b->heads != 1 && b->heads != a->heads) return "the grid has another number of heads";
+  if (b->down != ceil_div(want[2], b->rows) || b->across != ceil_div(want[3], b->columns))
+    return "the blocks of the grid do not cover queries and keys";
+  return index && (index->type != SC_I32 || index->layout != SC_PLAIN || index->rank != 1) ? "the index must be a row of int32" : 0;
+}
+
+static const char *check_rest(const sc_attention *a, const sc_tensor *const *in, const i64 want[4])
+{
+  const char *wrong = a->blocked ? check_blocks(a, sc_index_input(a, in), want) : 0;
+  if (wrong || !a->masked) return wrong;
+  return check_mask(a->masked == SC_CONSTANT ? &a->mask : sc_mask_input(a, in), want);
+}
+
+static const char *infer_lanes(const sc_attention *a, const sc_tensor *const *in, sc_tensor *out)
+{
+  const i32 rank = in[0]->rank;
+  int rows = a->groups == a->heads && !a->blocked && a->rule.left == SC_UNBOUNDED && a->rule.right == SC_UNBOUNDED && !a->hides;
+  for (int i = 0; i < SC_TOKEN_OPERANDS; i++) rows &= a->layout[i] == SC_ROWS;
+  if (!rows || a->dim < OUTER_LEAST) return "with tokens in the lanes, it must be dense, and heads need six features";
+  for (int i = 0; i < 3; i++) {
+    if (!sc_is_t64(in[i]) || in[i]->rank != rank || rank < 2 || rank > 3) return "q, k, v must lie as one does";
+    if (rank == 3 && in[i]->dims[0] != in[0]->dims[0]) return "q, k, v have different batch sizes";
+    if (a->offset[i] + a->heads * a->dim > in[i]->dims[rank - 1]) return "the heads do not fit into the features";
+  }
+  if (in[1]->dims[rank - 2] != in[2]->dims[rank - 2]) return "there must be as many keys as values";
+  const i64 want[4] = {rank == 3 ? in[0]->dims[0] : 1, a->heads, in[0]->dims[rank - 2], in[1]->dims[rank - 2]};
+  if (want[3] < 1) return "there are no keys";
+  const char *wrong = check_rest(a, in, want);
+  if (wrong) return wrong;
+  const sc_tensor *mask = a->masked ? a->masked == SC_CONSTANT ? &a->mask : sc_mask_input(a, in) : 0;
+  if (mask && mask->dims[mask->rank - 1] != want[3]) return "with tokens in the lanes, the mask needs a number for every key";
+  *out = *in[0];
+  out->data = 0, out->dims[rank - 1] = a->heads * a->dim;
+  return sc_is_t64(out) ? 0 : "with tokens in the lanes, there must be 16 features";
 }
 
 static const char *infer(const void *state, const sc_tensor *const *in, sc_tensor *const *out)
 {
   const sc_attention *a = state;
-  const i32 rank = in[0]->rank;
-  const int lanes = in[0]->layout == SC_T64;
-  const i32 batch_axis = a->tokens_first ? 1 : 0, token_axis = rank == 3 && !a->tokens_first ? 1 : 0;
-  if (a->tokens_first && (lanes || rank != 3)) return "tokens before the batch must be row-major, of three dimensions";
-  if (lanes && a->dim < OUTER_LEAST) return "with tokens in the lanes, heads need six features";
-  for (int i = 0; i < 3; i++) {
-    if (!(lanes ? sc_is_t64(in[i]) : sc_is_plain(in[i])) || in[i]->rank != rank || rank < 2 || rank > 3)
-      return "q, k, v must be float32 [batch, tokens, features]";
-    if (rank == 3 && in[i]->dims[batch_axis] != in[0]->dims[batch_axis]) return "q, k, v have different batch sizes";
-    if (a->offset[i] + a->heads * a->dim > in[i]->dims[rank - 1]) return "the heads do not fit into the features";
-  }
-  if (in[1]->dims[token_axis] != in[2]->dims[token_axis]) return "there must be as many keys as values";
-  const i64 want[4] = {rank == 3 ? in[0]->dims[batch_axis] : 1, a->heads, in[0]->dims[token_axis], in[1]->dims[token_axis]};
-  if (want[3] < 1) return "there are no keys";
-  const char *wrong = a->masked ? check_mask(a->constant ? &a->mask : in[3], want) : 0;
+  if (in[0]->layout == SC_T64) return infer_lanes(a, in, out[0]);
+  operand x[3];
+  const char *wrong = read_operands(a, in, x);
   if (wrong) return wrong;
-  *out[0] = *in[0];
-  out[0]->data = 0, out[0]->dims[rank - 1] = a->heads * a->dim;
-  return lanes && !sc_is_t64(out[0]) ? "with tokens in the lanes, there must be 16 features" : 0;
-}
-
-/* ---- strips of keys and values ---- */
-/* Keys of one head to [strip of 16][dim][16]; what stands for keys that do not exist is of no importance. */
-static void turn_keys(const float *from, i64 pitch, i64 keys, i64 dim, float *to)
-{
-  for (i64 t = 0; t < keys; t += WIDE, from += WIDE * pitch, to += WIDE * dim)
-    pack_tokens(from, pitch, keys - t < WIDE ? keys - t : WIDE, to, WIDE, 0, dim);
-}
-
-/* Values of one head to [strip of 16 features][keys][16]. */
-static void cut_values(const float *from, i64 pitch, i64 keys, i64 dim, float *to)
-{
-  for (i64 t = 0; t < keys; t++)
-    for (i64 f = 0; f < ceil_div(dim, WIDE) * WIDE; f += VL) {
-      vf v = f < dim ? load_some(from + t * pitch + f, dim - f, 0.f) : splat(0.f);
-      store(to + (f / WIDE * keys + t) * WIDE + f % WIDE, v);
-    }
-}
-
-/* ---- a tile of rows ---- */
-/* out (+)= x W for strips of 16 outputs, whose weights are `apart` floats from each other. */
-typedef struct { const float *x, *weights; i64 taps, apart, strips; float *out; int add; } product;
-
-INLINE void product_of(const int P, const product *m)
-{
-  float *out = m->out;
-  const float *weights = m->weights;
-  for (i64 strip = 0; strip < m->strips; strip++, out += WIDE, weights += m->apart) {
-    vf acc[OUTER_MOST][WIDE_VECTORS];
-    if (m->add) {
-      UNROLL for (int p = 0; p < P; p++)
-        UNROLL for (int n = 0; n < WIDE_VECTORS; n++) acc[p][n] = load(out + p * ROW + n * VL);
-    } else {
-      outer_start(P, acc, 0);
-    }
-    const float *w = weights;
-    for (const float *x = m->x, *end = x + m->taps; x < end; x++, w += WIDE) {
-      __builtin_prefetch(w + AHEAD_WEIGHTS * WIDE);
-      outer_tap(P, ROW, acc, x, w);
-    }
-    outer_store(P, acc, out, ROW, P);
-  }
-}
-
-#define DEFINE_PRODUCT(P) static void product_##P(const product *m) { product_of(P, m); }
-OUTER_SIZES(DEFINE_PRODUCT)
-#define PRODUCT_ENTRY(P) [P] = product_##P,
-static void (*const products[OUTER_MOST + 1])(const product *) = {OUTER_SIZES(PRODUCT_ENTRY)};
-
-typedef struct {
-  float *q, *scores, *sums;      /* OUTER_MOST rows of ROW floats each; sums: weighted values so far */
-  float *keys, *values;          /* of the head */
-  float top[OUTER_MOST], total[OUTER_MOST];
-} tile;
-
-/* Fills the last vector of a row of n scores with what counts as masked, adds the mask of the row, if there is one,
-   and gives the largest. */
-INLINE float largest_score(float *s, i64 n, const float *mask)
-{
-  for (i64 i = n; i % VL; i++) s[i] = -__builtin_inff();
-  vf high = splat(SC_LEAST_SCORE);
-  for (i64 i = 0; i < n; i += VL) {
-    vf v = load(s + i);
-    if (mask) store(s + i, v += load_some(mask + i, n - i, 0.f));
-    high = at_least(v, high);
-  }
-  return largest_of(high);
-}
-
-/* n scores to exponentials of their distance to `top`; gives their sum. Masked scores become 2^-126, not zero, so
-   that a row with nothing but masked keys is their mean, as it is when the mask is a large number. */
-INLINE float exponentials(float *s, i64 n, float top)
-{
-  const float to_base_2 = 1.44269504f, offset = top * to_base_2;
-  vf sum = splat(0.f);
-  for (i64 i = 0; i < n; i += VL) {
-    vf v = exp2_vf(at_least(load(s + i) * to_base_2 - offset, splat(-126.f)));
-    store(s + i, v);
-    sum += v;
-  }
-  return sum_of(sum) - (float)(ceil_div(n, VL) * VL - n) * 0x1p-126f; /* what filled the last vector */
-}
-
-/* Keys [from, from + n) for `rows` rows of queries; mask: of the first row and key, or null. */
-static void key_block(const job *j, tile *t, i64 rows, i64 from, i64 n, const float *mask)
-{
-  const i64 dim = j->a->dim;
-  void (*const multiply)(const product *) = products[outer_size(rows)];
-  multiply(&(product){t->q, t->keys + from * dim, dim, dim * WIDE, ceil_div(n, WIDE), t->scores, 0});
-  float tops[OUTER_MOST];
-  for (i64 r = 0; r < rows; r++) tops[r] = largest_score(t->scores + r * ROW, n, mask ? mask + r * j->mask.step[2] : 0);
-  for (i64 r = 0; r < rows; r++) {
-    const float top = tops[r] > t->top[r] ? tops[r] : t->top[r];
-    if (from > 0 && top > t->top[r]) {
-      const float factor = exp_below(splat(t->top[r] - top))[0];
-      t->total[r] *= factor;
-      for (i64 f = 0; f < dim; f += VL) store(t->sums + r * ROW + f, load(t->sums + r * ROW + f) * factor);
-    }
-    t->top[r] = top, t->total[r] += exponentials(t->scores + r * ROW, n, top);
-  }
-  multiply(&(product){t->scores, t->values + from * WIDE, n, j->keys * WIDE, ceil_div(dim, WIDE), t->sums, from > 0});
-}
-
-/* Queries [from, from + rows) of one head. */
-static void tile_of(const job *j, tile *t, i64 batch, i64 head, i64 from, i64 rows)
-{
-  const sc_attention *a = j->a;
-  const float *q = j->x[0] + batch * j->apart[0] + from * j->pitch[0] + a->offset[0] + head * a->dim;
-  for (i64 r = 0; r < rows; r++) {
-    for (i64 f = 0; f < a->dim; f += VL)
-      store(t->q + r * ROW + f, load_some(q + r * j->pitch[0] + f, a->dim - f, 0.f) * a->scale);
-    t->top[r] = SC_LEAST_SCORE, t->total[r] = 0.f;
-  }
-  const float *mask = j->mask.data ? j->mask.data + batch * j->mask.step[0] + head * j->mask.step[1] + from * j->mask.step[2] : 0;
-  for (i64 k = 0; k < j->keys; k += KEYS)
-    key_block(j, t, rows, k, j->keys - k < KEYS ? j->keys - k : KEYS, mask ? mask + k : 0);
-  float *y = j->y + batch * j->apart[3] + from * j->pitch[3] + head * a->dim;
-  for (i64 r = 0; r < rows; r++, y += j->pitch[3]) {
-    const float scale = 1.f / t->total[r];
-    for (i64 f = 0; f < a->dim; f += VL) store_some(y + f, load(t->sums + r * ROW + f) * scale, a->dim - f);
-  }
-}
-
-/* One part of the queries of one head. */
-static void task(void *data, u64 i)
-{
-  job *j = data;
-  const sc_attention *a = j->a;
-  const i64 split = (i64)i % j->splits, head = (i64)i / j->splits % a->heads, batch = (i64)i / j->splits / a->heads;
-  const i64 key_floats = (j->keys + WIDE - 1) / WIDE * WIDE * a->dim, wide_dim = (a->dim + WIDE - 1) / WIDE * WIDE;
-  int slot;
-  float *memory = sc_scratch_get(j->host, 3 * OUTER_MOST * ROW + key_floats + j->keys * wide_dim, &slot);
-  if (!memory) {
-    __atomic_store_n(&j->failed, 1, __ATOMIC_RELAXED);
-    return;
-  }
-  tile t = {.q = memory, .scores = memory + OUTER_MOST * ROW, .sums = memory + 2 * OUTER_MOST * ROW};
-  t.keys = memory + 3 * OUTER_MOST * ROW, t.values = t.keys + key_floats;
-  const i64 column = head * a->dim;
-  turn_keys(j->x[1] + batch * j->apart[1] + a->offset[1] + column, j->pitch[1], j->keys, a->dim, t.keys);
-  cut_values(j->x[2] + batch * j->apart[2] + a->offset[2] + column, j->pitch[2], j->keys, a->dim, t.values);
-  const i64 first = j->queries * split / j->splits, count = j->queries * (split + 1) / j->splits - first;
-  const i64 tiles = (count + OUTER_MOST - 1) / OUTER_MOST;
-  for (i64 n = 0; n < tiles; n++) {
-    i64 from = count * n / tiles, end = count * (n + 1) / tiles;
-    tile_of(j, &t, batch, head, first + from, end - from);
-  }
-  sc_scratch_put(j->host, slot, memory);
+  const i64 batch = x[SC_Q].batch, queries = x[SC_Q].tokens, features = a->heads * a->dim;
+  const i64 want[4] = {batch, a->heads, queries, x[SC_K].tokens};
+  if ((wrong = check_rest(a, in, want))) return wrong;
+  sc_tensor *y = out[0];
+  *y = (sc_tensor){.type = SC_F32, .layout = SC_PLAIN, .rank = 3};
+  if (a->layout[SC_Y] == SC_HEADS_FIRST)
+    y->rank = 4, y->dims[0] = batch, y->dims[1] = a->heads, y->dims[2] = queries, y->dims[3] = a->dim;
+  else if (a->layout[SC_Y] == SC_TOKENS_FIRST)
+    y->dims[0] = queries, y->dims[1] = batch, y->dims[2] = features;
+  else if (in[0]->rank == 2)
+    y->rank = 2, y->dims[0] = queries, y->dims[1] = features;
+  else
+    y->dims[0] = batch, y->dims[1] = queries, y->dims[2] = features;
+  return 0;
 }
 
 static int run(void *state, const sc_tensor *const *in, sc_tensor *const *out, const sc_call *call)
 {
   const sc_attention *a = state;
-  const i32 rank = in[0]->rank;
   if (in[0]->layout == SC_T64) return SC(sc_attention_t64)(a, in, out[0], call);
-  const i32 token_axis = rank == 3 && !a->tokens_first ? 1 : 0;
-  job j = {.a = a, .y = out[0]->data, .host = call->host, .batch = rank == 3 ? in[0]->dims[a->tokens_first] : 1,
-           .queries = in[0]->dims[token_axis], .keys = in[1]->dims[token_axis], .mask = sc_mask_of(a, in)};
-  for (int i = 0; i < 4; i++) {
-    const sc_tensor *t = i < 3 ? in[i] : out[0];
-    const i64 width = t->dims[rank - 1];
-    if (i < 3) j.x[i] = t->data;
-    j.pitch[i] = a->tokens_first ? j.batch * width : width;
-    j.apart[i] = a->tokens_first ? width : t->dims[token_axis] * width;
+  operand x[3], y;
+  read_operands(a, in, x);
+  read_operand(a, SC_Y, out[0], a->heads, &y);
+  sc_attention_call given = {.a = a, .y = y.heads, .batches = y.batch, .queries = y.tokens, .keys = x[SC_K].tokens,
+                             .blocks = a->blocks, .mask = sc_mask_of(a, in)};
+  for (int i = 0; i < 3; i++) given.x[i] = x[i].heads;
+  const sc_tensor *index = sc_index_input(a, in);
+  if (index) {
+    const char *wrong = sc_check_index(index->data, index->dims[0], &a->blocks, &given.blocks.count);
+    if (wrong) {
+      *call->wrong = wrong;
+      return SC_WRONG;
+    }
+    given.blocks.index = index->data;
   }
-  const i64 heads = j.batch * a->heads;
-  if (heads * j.queries == 0) return SC_OK;
-  j.splits = clip(ceil_div(STEP_TASKS, heads), 1, clip(j.queries / ROWS_OF_SPLIT, 1, j.queries));
-  const int status = sc_run_tasks(call, task, heads * j.splits, &j);
-  return status ? status : j.failed ? SC_MEMORY : SC_OK;
+  return given.batches * given.queries ? SC(sc_attention_rows)(&given, call) : SC_OK;
 }
 
 extern const sc_step_kind SC(sc_step_attention);

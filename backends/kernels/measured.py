@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecc.backends.codegen.code_table import Pattern
+from sparsecc.backends.kernels.attention import Attention
 from sparsecc.backends.kernels.step_harness import PLAIN, T64, Array, Step, Tensor
 from sparsecc.backends.kernels.table import ANY, ISAS, KERNELS, TOKENS_IN_LANES, KernelRow
 from sparsecc.cost import roofline
@@ -192,7 +193,8 @@ def _bits(value: float) -> int:
 
 def _attention(tokens: int, heads: int, dim: int) -> RateCase:
     inputs = [_lanes(tokens, heads * dim)] * 3
-    step = Step("attention", [heads, dim, 0, 0, 0, 0, _bits(dim**-0.5)], [], inputs)
+    settings = Attention(heads, heads, dim, dim**-0.5)
+    step = Step("attention", settings.attributes, [], inputs)
     return RateCase(step, tokens * tokens * heads, 2 * tokens * tokens * heads * dim)
 
 

@@ -42,6 +42,7 @@ typedef struct {
   const sc_host *host;
   const sc_parallel *parallel;
   void **host_error;
+  const char **wrong;            /* the sentence that goes with SC_WRONG */
 } sc_call;
 
 /* Kinds must not trust the spec: create and infer check all that run relies on. `in` and `out` end with a null after the

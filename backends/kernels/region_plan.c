@@ -165,7 +165,7 @@ int sc_region_run(sc_region *g, sc_plan *p, void *const *inputs, void *const *ou
   if (!memory) return SC_MEMORY;
   sc_tensor *tensors = (sc_tensor *)(memory + p->bytes);
   place_tensors(g, p, tensors, memory, inputs, outputs);
-  sc_call call = {&g->host, parallel, host_error};
+  sc_call call = {&g->host, parallel, host_error, &wrong->what};
   for (i64 s = 0; s < g->step_count && !status; s++) {
     operands o;
     gather(&g->steps[s], tensors, &o);

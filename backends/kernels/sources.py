@@ -11,7 +11,7 @@ from sparsecc.backends.kernels.table import ISAS, STEPS, Isa, c_header
 
 HERE = Path(__file__).parent
 TOKENS = (
-    *("matmul16.c", "matmul_step.c", "attention.c", "attention_t64.c"),
+    *("matmul16.c", "matmul_step.c", "attention.c", "attention_rows.c", "attention_t64.c"),
     *("norm.c", "elementwise.c", "select.c", "patches.c", "t64.c"),
 )
 """Steps over tokens; the second needs :data:`PIXELS`, among those of :data:`PER_ISA`."""

@@ -141,9 +141,13 @@ static ort_status read_values(const node *n, ort_ptr context, sc_tensor *values,
 {
   for (i64 i = 0; i < sc_region_inputs(n->region); i++) {
     tensor t;
-    TRY(read_input(&n->at, context, (u64)(FIRST + i), "an input", ORT_FLOAT, &t));
+    ort_ptr value = 0;
+    TRY(n->at.api->KernelContext_GetInput(context, (u64)(FIRST + i), &value));
+    if (!value) return refuse(&n->at, "an input is missing", recompile);
+    TRY(read_any(&n->at, value, &t));
+    if (kind_of(t.type) == SC_TYPES) return refuse(&n->at, "an input is of a type that no step reads", recompile);
     if (t.rank > SC_RANK) return refuse_tensor(&n->at, "an input", &t, "at most 6 dimensions", "reshape it");
-    values[i] = (sc_tensor){.type = SC_F32, .layout = SC_PLAIN, .rank = (i32)t.rank};
+    values[i] = (sc_tensor){.type = kind_of(t.type), .layout = SC_PLAIN, .rank = (i32)t.rank};
     for (u64 d = 0; d < t.rank; d++) values[i].dims[d] = t.dims[d];
     data[i] = t.data;
   }
@@ -163,6 +167,7 @@ static ort_status run_plan(const node *n, ort_ptr context, sc_plan *plan, void *
   sc_parallel parallel = {host_parallel_for, &c};
   sc_wrong wrong = {-1, 0};
   int status = sc_region_run(n->region, plan, inputs, outputs, &parallel, &host_error, &wrong);
+  if (status == SC_WRONG) return refuse_step(n, &wrong, "feed what the model was exported for");
   return kernel_failure(&n->at, status, host_error);
 }
 

@@ -1,59 +1,26 @@
-"""Attention as exporters write it: views of tokens around two products and a softmax."""
+"""Units of attention: as exporters write it, and as an op that leaves keys out."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
+from sparsecc import ops
 from sparsecc.backends.codegen.program import Step
+from sparsecc.backends.kernels import attention as step_of
+from sparsecc.backends.kernels.attention import CONSTANT, HEADS_FIRST, INPUT, MOST_DIM, NONE, ROWS
 from sparsecc.passes.attention.match import Attention, match
 from sparsecc.passes.edit import constant
 from sparsecc.passes.fuse.shapes import Shapes
-from sparsecc.passes.fuse.terms import Terms, times
-from sparsecc.passes.fuse.views import (
-    Atom,
-    Dim,
-    joined,
-    seen_through,
-    trace,
-    whole,
-)
-from sparsecc.passes.quantize.region_step import bits
+from sparsecc.passes.regions.heads import Heads, bare, heads_of, merged
 from sparsecc.passes.regions.unit import Unit
 
-_MOST_DIM = 256
-"""Features of a head that the library has room for."""
-
-
-@dataclass(frozen=True)
-class _Heads:
-    """Where the heads of a query, key or value come from.
-
-    Attributes:
-        source: [batch, tokens, features].
-        first: The first feature.
-        heads: How many.
-        dim: Features of each.
-        tokens_first: Whether the source is [tokens, batch, features] instead.
-        nodes: What makes the heads of the source.
-        scale: The factor on it.
-    """
-
-    source: ir.Value
-    first: int
-    heads: int
-    dim: int
-    tokens_first: bool
-    nodes: tuple[ir.Node, ...]
-    scale: float
-
-    @property
-    def form(self) -> tuple[int, int, bool]:
-        """What queries, keys and values have in common."""
-        return self.heads, self.dim, self.tokens_first
+_RANK = 4
+Parts = tuple[Heads, Heads, Heads]
+"""Queries, keys and values."""
 
 
 def attention(softmax: ir.Node, shapes: Shapes) -> Unit | None:
@@ -61,21 +28,14 @@ def attention(softmax: ir.Node, shapes: Shapes) -> Unit | None:
     found = match(softmax)
     if isinstance(found, str) or not _is_dense(found, shapes):
         return None
-    query = _heads(found.product.inputs[0], False, shapes)
-    key = _heads(found.product.inputs[1], True, shapes)
-    value = _heads(found.context.inputs[1], False, shapes)
-    if query is None or key is None or value is None or query.dim > _MOST_DIM:
+    query = heads_of(found.product.inputs[0], shapes, scales=True)
+    key = heads_of(found.product.inputs[1], shapes, turned=True, scales=True)
+    value = heads_of(found.context.inputs[1], shapes)
+    if query is None or key is None or value is None or key.count != query.count:
         return None
-    if not {each.form for each in (key, value)} <= {query.form} or value.scale != 1.0:
-        return None
-    merged = _merged(found.context, query, shapes)
-    if merged is None:
-        return None
-    parts = (query, key, value)
-    views = dict.fromkeys(node for part in parts for node in part.nodes)
-    nodes = dict.fromkeys([*found.nodes, *views, *merged])
     mask = found.terms[0].value if found.terms else None
-    return _unit(tuple(nodes), parts, mask, found.scale * query.scale * key.scale)
+    parts = (query, key, value)
+    return _unit(found.nodes, parts, found.context.outputs[0], shapes, found.scale, mask=mask)
 
 
 def _is_dense(found: Attention, shapes: Shapes) -> bool:
@@ -99,83 +59,98 @@ def _fits(mask: ir.Value, scores: ir.Value, found: Attention, shapes: Shapes) ->
     return mask.shape[-1] != 1 and masked is not None and shapes.equal(masked, scores)
 
 
-def _heads(value: ir.Value | None, turned: bool, shapes: Shapes) -> _Heads | None:
-    """The heads that `value` is: [..., tokens, features], or these two turned."""
-    way = trace(value, shapes, scales=True) if value is not None else None
-    terms = shapes.terms(way.view.source) if way is not None else None
-    if way is None or terms is None or len(terms) not in (2, 3):
-        return None
-    *outer, tokens, features = way.view.dims
-    if turned:
-        tokens, features = features, tokens
-    by_batch = tuple(atom for dim in outer for atom in dim)
-    ends, rest = joined(features), way.view.offset
-    if len(ends) != 1 or ends[0][1] != 1 or not isinstance(ends[0][0], int):
-        return None
-    for tokens_first in (False, True)[: len(terms) - 1]:
-        batch, rows = _axes(terms, tokens_first)
-        heads = by_batch[len(batch) :]
-        count = heads[0][0] if heads else 1
-        if joined(tokens) != rows or by_batch[: len(batch)] != batch or not isinstance(count, int):
+def sparse_attention(node: ir.Node, shapes: Shapes) -> Unit | None:
+    """A block-sparse attention, with the views around it where nothing else reads them."""
+    tokens, result = node.inputs[:3], node.outputs[0]
+    traced = [heads_of(value, shapes, scales=at < 2) for at, value in enumerate(tokens)]
+    as_they_are = [bare(value, shapes) for value in tokens]
+    named = dict(zip(ops.input_names(node.op_type), node.inputs, strict=True))
+    for views, parts in ((True, traced), (False, as_they_are)):
+        query, key, value = parts
+        if query is None or key is None or value is None:
             continue
-        if heads in ((), ((count, ends[0][0]),)):
-            places = rest, count, ends[0][0], tokens_first
-            return _Heads(way.view.source, *places, way.nodes, way.scale)
-    return None
-
-
-def _axes(terms: Terms, tokens_first: bool) -> tuple[Dim, Dim]:
-    """How a batch and the tokens lie in a source of these dimensions."""
-    *lead, width = terms
-    steps = [times(*lead[at + 1 :], width) for at in range(len(lead))]
-    dims = [((n, step),) if n != 1 else () for n, step in zip(lead, steps, strict=True)]
-    if len(dims) == 1:
-        return (), dims[0]
-    return (dims[1], dims[0]) if tokens_first else (dims[0], dims[1])
-
-
-def _merged(context: ir.Node, query: _Heads, shapes: Shapes) -> list[ir.Node] | None:
-    """The nodes that make [batch, tokens, features] of the heads' results."""
-    value = context.outputs[0]
-    view, wanted = whole(value, shapes), shapes.terms(query.source)
-    if view is None or wanted is None:
-        return None
-    lead = wanted[:-1]
-    length = lead[0] if query.tokens_first else lead[-1]
-    heads, dim = query.heads, query.dim
-    steps = [times(heads, length, dim), dim][-len(lead) :]
-    ordered = reversed(steps) if query.tokens_first else steps
-    counted = [*zip(lead, ordered, strict=True), (heads, times(length, dim)), (dim, 1)]
-    atoms: list[Atom] = [atom for atom in counted if atom[0] != 1]
-    nodes: list[ir.Node] = []
-    while (readers := value.consumers()) and len(readers) == 1:
-        step = seen_through(view, readers[0], readers[0].outputs[0], shapes)
-        if step is None or value.is_graph_output():
-            return None
-        view, value = step, readers[0].outputs[0]
-        nodes.append(readers[0])
-        if shapes.terms(value) == (*wanted[:-1], heads * dim):
-            return nodes if joined(view.atoms) == joined(atoms) else None
+        unit = _unit(
+            [node],
+            (query, key, value),
+            result,
+            shapes,
+            node.attributes["scale"].as_float(),
+            views=views,
+            mask=named.get("mask"),
+            blocks=(named["index"], named["grid"]) if "index" in named else (),
+            rule=ops.rule_of(node),
+        )
+        if unit is not None and unit.is_closed:
+            return unit
     return None
 
 
 def _unit(
-    nodes: tuple[ir.Node, ...],
-    parts: tuple[_Heads, _Heads, _Heads],
-    mask: ir.Value | None,
+    nodes: Sequence[ir.Node],
+    parts: Parts,
+    result: ir.Value,
+    shapes: Shapes,
     scale: float,
+    *,
+    views: bool = True,
+    mask: ir.Value | None = None,
+    blocks: Sequence[ir.Value | None] = (),
+    rule: tuple[int, int, int] | None = None,
 ) -> Unit | None:
-    if not math.isfinite(scale) or not np.isfinite(np.float32(scale)):
+    """The unit, or None where the library has no step for such operands.
+
+    Args:
+        nodes: What computes it, without the views.
+        parts: Its operands.
+        result: Its result, heads first.
+        shapes: Of the model.
+        scale: What products are multiplied by, besides what is in the operands.
+        views: Whether results are brought together by the step.
+        mask: What is added to scores.
+        blocks: Index and grid of the blocks that are kept.
+        rule: Which keys are seen; scores that are too low then hide their key.
+    """
+    query, key, value = parts
+    scale *= query.scale * key.scale
+    fits = query.dim == key.dim == value.dim <= MOST_DIM and key.count == value.count
+    if not fits or value.scale != 1.0 or not np.isfinite(np.float32(scale)):
         return None
-    names = tuple(str(part.source.name) for part in parts)
-    fixed = constant(mask) is not None
-    extra = () if mask is None else (str(mask.name),)
-    step = Step(
-        "attention",
-        str(nodes[-1].name),
-        names if fixed else (*names, *extra),
-        (str(nodes[-1].outputs[0].name),),
-        extra if fixed else (),
-        (*parts[0].form, *(part.first for part in parts), bits(scale)),
+    if query.count % key.count or len({part.batch for part in parts}) > 1:
+        return None
+    after = merged(result, query, shapes) if views else None
+    if after is None and (result.shape is None or len(result.shape) != _RANK):
+        return None
+    sources = dict.fromkeys(made for part in parts for made in part.nodes)
+    made = after[-1].outputs[0] if after else result
+    settings = step_of.Attention(
+        heads=query.count,
+        groups=key.count,
+        dim=query.dim,
+        scale=scale,
+        layouts=(query.layout, key.layout, value.layout, _result_layout(query, after)),
+        offsets=(query.first, key.first, value.first),
+        blocks=_from_where(blocks[0]) if blocks else NONE,
+        mask=_from_where(mask),
     )
-    return Unit(nodes, step)
+    if rule is not None:
+        left, right, sinks = rule
+        settings = replace(settings, left=left, right=right, sinks=sinks, hides=True)
+    extra = [each for each in (*blocks, mask) if each is not None]
+    fixed = tuple(str(each.name) for each in extra if constant(each) is not None)
+    given = tuple(str(each.name) for each in extra if constant(each) is None)
+    read = tuple(str(part.source.name) for part in parts)
+    name = str((after or nodes)[-1].name)
+    step = Step("attention", name, (*read, *given), (str(made.name),), fixed, settings.attributes)
+    return Unit(tuple(dict.fromkeys([*nodes, *sources, *(after or ())])), step)
+
+
+def _result_layout(query: Heads, after: Sequence[ir.Node] | None) -> int:
+    if after is None:
+        return HEADS_FIRST
+    return ROWS if query.layout == HEADS_FIRST else query.layout
+
+
+def _from_where(value: ir.Value | None) -> int:
+    if value is None:
+        return NONE
+    return INPUT if constant(value) is None else CONSTANT

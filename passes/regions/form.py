@@ -21,6 +21,8 @@ from sparsecc.passes.regions.units import groups, units_of
 from sparsecc.targets import Target
 
 LEAST_NODES = 2
+"""Of a region, unless it is an attention: for these the library has no op of its own."""
+_READ = (ir.DataType.FLOAT, ir.DataType.INT32)
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,17 @@ class FormRegions(Pass):
 def _declined(group: Sequence[Unit]) -> str:
     """Why a group is better left to the runtime; empty when it is worth a region."""
     ours = (ops.DOMAIN, int8.DOMAIN)
-    if sum(len(unit.nodes) for unit in group) < LEAST_NODES:
+    nodes = [node for unit in group for node in unit.nodes]
+    if len(nodes) < LEAST_NODES and not any(map(ops.is_attention, nodes)):
         return "no other step of the library beside it"
-    if not any(node.domain in ours for unit in group for node in unit.nodes):
+    if not any(node.domain in ours for node in nodes):
         return "no layer that skips zeros, and none of eight bits, among the steps beside it"
     inputs, outputs = _borders(group)
     data = [value for value in inputs if edit.constant(value) is None]
-    if any(value.dtype != ir.DataType.FLOAT for value in (*data, *outputs)):
-        return "a region reads and makes float32 alone"
+    if any(value.dtype not in _READ for value in data):
+        return "a region reads float32 and int32 alone"
+    if any(value.dtype != ir.DataType.FLOAT for value in outputs):
+        return "a region makes float32 alone"
     if max(len(data), len(outputs)) > REGION_VALUES:
         return f"a region reads and makes at most {REGION_VALUES} values"
     return ""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from sparsecc.backends.codegen.program import Step
+from sparsecc.backends.kernels import attention
 
 _PARTS = 3
 """Operands of ``attention`` that are tokens; the mask is not."""
@@ -80,7 +81,7 @@ class _Made:
         if step.kind == "matmul":
             return step.attributes[-1] == 1
         if step.kind == "attention":
-            return all(there) and not step.attributes[2]
+            return all(there) and attention.read(step.attributes).fits_lanes
         if step.kind == "add":
             return any(there) and not step.constants
         return step.kind in ("layer_norm", "activation") and there[0]

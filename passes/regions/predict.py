@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from sparsecc import ops
 from sparsecc.backends.codegen.program import Step
+from sparsecc.backends.kernels import attention
 from sparsecc.backends.onnxruntime.generate import patterns
 from sparsecc.cost import roofline
+from sparsecc.cost.attention import seen_by_rule, work
 from sparsecc.cost.chains import streamed
 from sparsecc.cost.model import UNMEASURED_SPREAD, CostModel, Estimate, cost_model, total
 from sparsecc.cost.rates import KINDS, Kind, Sums
 from sparsecc.cost.roofline import UNKNOWN_BATCH, UNKNOWN_SIDE, UNKNOWN_TOKENS
+from sparsecc.passes import edit
 from sparsecc.passes.regions.chains import chained
 from sparsecc.passes.regions.units import units_of
 from sparsecc.passes.structured.rewrite import is_part
@@ -69,6 +73,7 @@ def context(model: ir.Model, target: Target) -> Sums:
 
 def _values(model: ir.Model) -> dict[str, ir.Value]:
     values = {str(value.name): value for node in model.graph for value in node.outputs}
+    values |= model.graph.initializers
     return values | {str(value.name): value for value in model.graph.inputs}
 
 
@@ -97,11 +102,7 @@ def _step(step: Step, values: Mapping[str, ir.Value], costs: CostModel) -> Estim
     """A step that is no layer; one that nothing is known of costs what it moves."""
     made, read = (_elements(values.get(name)) for name in (step.outputs[0], step.inputs[0]))
     if step.kind == "attention":
-        heads, dim = step.attributes[:2]
-        queries = made // (heads * dim)
-        keys = _elements(values.get(step.inputs[1])) * queries // max(1, read)
-        scores = queries * keys * heads
-        found = costs.step("attention", Sums(1, scores, 2 * scores * dim))
+        found = costs.step("attention", _attention(step, values))
     elif step.kind == "pool":
         width = (_dims(values.get(step.inputs[0])) or [1])[-1]
         found = costs.step("pool", Sums(1, read, read / width))
@@ -111,6 +112,27 @@ def _step(step: Step, values: Mapping[str, ir.Value], costs: CostModel) -> Estim
         elements = read if kind in _OF_INPUT else made
         found = costs.step(known, Sums(1, elements)) if known else None
     return found or Estimate(_moved_ms(read + made), UNMEASURED_SPREAD)
+
+
+def _attention(step: Step, values: Mapping[str, ir.Value]) -> Sums:
+    """Scores that are computed: an index that each call brings is full."""
+    settings = attention.read(step.attributes)
+    queries, keys = (
+        attention.tokens_of(_dims(values.get(name)), layout)
+        for name, layout in zip(step.inputs[:2], settings.layouts, strict=False)
+    )
+    heads = _elements(values.get(step.outputs[0])) // (queries * settings.dim)  # of all batches
+    share = seen_by_rule(queries, keys, settings.left, settings.right, settings.sinks)
+    if settings.blocks != attention.NONE:
+        fixed = settings.blocks == attention.CONSTANT
+        index = values.get(step.constants[0] if fixed else step.inputs[3])
+        grid = edit.constant(values.get(step.constants[int(fixed)]))
+        kept = edit.constant(index)
+        count = _elements(index) if kept is None else int(np.count_nonzero(kept >= 0))
+        if grid is not None:
+            by_head = count * int(grid[3] * grid[4]) // int(grid[0])
+            share = min(share, by_head)
+    return work(heads * share, settings.dim)
 
 
 def _beside_layer(node: ir.Node, costs: CostModel) -> list[Estimate]:

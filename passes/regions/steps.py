@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from sparsecc import ops
 from sparsecc.backends.codegen.program import Step
+from sparsecc.backends.kernels.attention import MOST_DIM
 from sparsecc.backends.kernels.table import LEAST_FEATURES
 from sparsecc.ops.activations import ACTIVATIONS
 from sparsecc.passes.edit import constant, is_op
@@ -31,6 +32,8 @@ def step_of(node: ir.Node, shapes: Shapes) -> Step | str:
     """The step that computes a node, or a clause that says why the library has none."""
     if ops.is_sparse(node):
         return _sparse(node)
+    if ops.is_attention(node):
+        return f"an attention of other than [batch, heads, tokens, at most {MOST_DIM} features]"
     eight_bit = int8_step(node)
     if eight_bit is not None:
         return eight_bit

@@ -7,17 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
+from sparsecc import ops
 from sparsecc.backends.codegen.program import Step
 from sparsecc.passes.edit import is_op
 from sparsecc.passes.fuse.shapes import Shapes
 from sparsecc.passes.regions import tokens
-from sparsecc.passes.regions.attention import attention
+from sparsecc.passes.regions.attention import attention, sparse_attention
 from sparsecc.passes.regions.gates import swish
 from sparsecc.passes.regions.patches import patches
 from sparsecc.passes.regions.steps import step_of
 from sparsecc.passes.regions.unit import Match, Unit
 
 MATCHES: tuple[tuple[str, Match], ...] = (
+    *((op_type, sparse_attention) for op_type in ops.ATTENTIONS),
     ("Softmax", attention),
     ("Transpose", patches),
     ("LayerNormalization", tokens.layer_norm),
@@ -61,7 +63,8 @@ def _wide_units(graph: ir.Graph, shapes: Shapes) -> list[Unit]:
     taken: set[ir.Node] = set()
     for op_type, match in MATCHES:
         for node in graph:
-            unit = match(node, shapes) if is_op(node, op_type) and node not in taken else None
+            mine = node.op_type == op_type and (is_op(node, op_type) or ops.is_ours(node))
+            unit = match(node, shapes) if mine and node not in taken else None
             if unit is not None and unit.is_closed and taken.isdisjoint(unit.nodes):
                 units.append(unit)
                 taken.update(unit.nodes)

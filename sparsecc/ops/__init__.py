@@ -6,7 +6,14 @@ weight.
 """
 
 from sparsecc.ops.activations import ACTIVATIONS
-from sparsecc.ops.block_sparse_attention import LEAST_SCORE, UNBOUNDED, attend
+from sparsecc.ops.block_sparse_attention import (
+    ATTENTIONS,
+    LEAST_SCORE,
+    RULE,
+    UNBOUNDED,
+    attend,
+    rule_of,
+)
 from sparsecc.ops.block_sparse_attention import variant as attention_variant
 from sparsecc.ops.layers import attributes_of, evaluate, spec_of
 from sparsecc.ops.packed import initializer, packed_arrays, read_packed
@@ -29,11 +36,13 @@ from sparsecc.ops.variants import BASES, DOMAIN, REGION, VARIANTS, VERSION, Vari
 
 __all__ = [
     "ACTIVATIONS",
+    "ATTENTIONS",
     "BASES",
     "DOMAIN",
     "LEAST_SCORE",
     "OP_TYPES",
     "REGION",
+    "RULE",
     "UNBOUNDED",
     "VARIANTS",
     "VERSION",
@@ -59,6 +68,7 @@ __all__ = [
     "parse",
     "read_packed",
     "region_functions",
+    "rule_of",
     "schema",
     "spec_of",
     "variant",

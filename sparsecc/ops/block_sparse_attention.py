@@ -42,6 +42,12 @@ def variant(*, blocks: bool = False, mask: bool = False) -> str:
     return BASE + "_blocks" * blocks + "_mask" * mask
 
 
+def rule_of(node: ir.Node) -> tuple[int, int, int]:
+    """``left``, ``right`` and ``sinks`` of a node."""
+    left, right, sinks = (node.attributes[name].as_int() for name in RULE)
+    return left, right, sinks
+
+
 def seen_by_rule(queries: int, keys: int, left: int, right: int, sinks: int) -> NDArray[np.bool_]:
     """Which keys a rule lets queries see, ``[queries, keys]``."""
     i, j = np.arange(queries)[:, None], np.arange(keys)

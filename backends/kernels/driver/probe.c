@@ -113,7 +113,8 @@ EXPORT int probe_run(probe *p, i64 repeat, u64 *ticks, const float *cold, i64 by
 {
   const sc_parallel parallel = {serial, 0};
   void *error = 0;
-  const sc_call call = {&p->host, &parallel, &error};
+  const char *wrong = 0;
+  const sc_call call = {&p->host, &parallel, &error, &wrong};
   const sc_tensor *in[MOST_INPUTS + 1] = {0};
   sc_tensor *out[] = {&p->out, 0};
   int status = 0;

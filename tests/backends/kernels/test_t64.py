@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from sparsecc import ops
 from sparsecc.backends.codegen.code_table import Pattern
+from sparsecc.backends.kernels.attention import CONSTANT, ROWS, Attention
 from sparsecc.backends.kernels.step_harness import (
     PLAIN,
     T64,
@@ -26,6 +27,7 @@ from sparsecc.backends.kernels.step_harness import (
     run_outputs,
     to_t64,
 )
+from tests.backends.kernels import attention_cases
 from tests.backends.kernels import test_transformer_steps as rows
 from tests.backends.kernels.test_transformer_steps import (
     EXAMPLES,
@@ -152,43 +154,26 @@ def test_code_takes_several_strips_and_chunks(
 
 
 # ---- attention ----
-Attention = tuple[list[int], list[Array], list[Floats], Floats | None]
-
-
 @st.composite
-def attentions(draw: st.DrawFn) -> Attention:
-    """Attributes, constants and inputs of an attention, and its mask, which is row-major."""
-    rng = np.random.default_rng(draw(SEEDS))
-    batch, heads = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    dim = draw(st.sampled_from([16, 20, 23, 64]))
-    queries = keys = draw(st.one_of(st.integers(1, 70), st.sampled_from([64, 128, 129, 197])))
-    if draw(st.booleans()):
-        queries = draw(st.integers(1, 70))
-    offsets = draw(st.lists(st.integers(0, 3), min_size=3, max_size=3))
-    inputs = [normal(rng, batch, n, heads * dim + 3) for n in (queries, keys, keys)]
-    attributes = [heads, dim, 0, *offsets, bits(draw(st.sampled_from([0.1, 1.0, 3.0])) / dim**0.5)]
-    if draw(st.booleans()):
-        return attributes, [], inputs, None
-    sides = [n if draw(st.booleans()) else 1 for n in (batch, heads, queries)]
-    masked = draw(st.sampled_from([-1e4, -np.inf, float(np.finfo(np.float32).min)]))
-    mask = np.where(rng.random([*sides, keys]) < 0.5, masked, normal(rng, *sides, keys))
-    mask[..., -1] = 0.5  # no row is masked as a whole
-    constants = [mask.astype(np.float32)] if draw(st.booleans()) else []
-    return attributes, list(constants), inputs, mask.astype(np.float32)
+def attentions(draw: st.DrawFn) -> attention_cases.Laid:
+    """Dense attention of rows, which this layout has too."""
+    tokens = st.one_of(st.integers(1, 70), st.sampled_from([64, 128, 129, 197]))
+    dense = attention_cases.dense(tokens, st.sampled_from([16, 20, 23, 64]))
+    return draw(attention_cases.laid(dense, st.just(ROWS), hides=False, three=True))
 
 
-def check_attention(command: Sequence[str], case: Attention) -> None:
-    attributes, constants, inputs, mask = case
-    plain = [mask] if mask is not None and not constants else []
-    got = run(command, "attention", attributes, constants, inputs, plain)
-    want = rows.attention(attributes, inputs, mask)
-    np.testing.assert_allclose(got, want, rtol=0, atol=3e-5)
+def check_attention(command: Sequence[str], case: attention_cases.Laid) -> None:
+    step = case.step()
+    turned = [to_t64(each.data, np.nan) for each in step.inputs[:3]]
+    made = run_outputs(replace(step, inputs=[*turned, *step.inputs[3:]]), command)[0]
+    got = case.heads_of(from_t64(made))
+    np.testing.assert_allclose(got, case.case.wanted(), rtol=0, atol=3e-5)
 
 
 def test_attention_is_its_numpy_meaning(command: list[str]) -> None:
     @settings(max_examples=2 * EXAMPLES)
     @given(attentions())
-    def holds(case: Attention) -> None:
+    def holds(case: attention_cases.Laid) -> None:
         check_attention(command, case)
 
     holds()
@@ -197,7 +182,8 @@ def test_attention_is_its_numpy_meaning(command: list[str]) -> None:
 def test_a_row_of_masked_keys_is_their_mean(command: list[str]) -> None:
     x = normal(np.random.default_rng(0), 2, 70, 32)
     mask = np.full((1, 1, 1, 70), np.finfo(np.float32).min, np.float32)
-    got = run(command, "attention", [2, 16, 0, 0, 0, 0, bits(0.25)], [mask], [x] * 3)
+    attributes = Attention(2, 2, 16, 0.25, mask=CONSTANT).attributes
+    got = run(command, "attention", attributes, [mask], [x] * 3)
     want = np.broadcast_to(x.mean(1, keepdims=True), got.shape)
     np.testing.assert_allclose(got, want, rtol=0, atol=TOLERANCE)
 
@@ -236,20 +222,19 @@ def test_elements(command: list[str], activation: int) -> None:
 
 
 # ---- what is refused ----
+def attention_of(attention: Attention, *inputs: Tensor) -> Step:
+    return Step("attention", attention.attributes, [], inputs, kinds=TOKEN_KINDS)
+
+
 THREE = [to_t64(np.zeros((1, 4, 32), np.float32))] * 3
+(ROW,) = tensors((1, 4, 32))
 BAD_STEPS = {
     "at least 16 features": Step("to_t64", [], [], tensors((4, 15)), kinds=TOKEN_KINDS),
     "tokens in the lanes": Step("from_t64", [], [], tensors((4, 16)), kinds=TOKEN_KINDS),
     "no attributes": Step("to_t64", [1], [], tensors((4, 16)), kinds=TOKEN_KINDS),
-    "float32 .batch, tokens, features": Step(
-        "attention",
-        [2, 16, 0, 0, 0, 0, 0],
-        [],
-        [*THREE[:2], *tensors((1, 4, 32))],
-        kinds=TOKEN_KINDS,
-    ),
-    "row-major, of three": Step("attention", [2, 16, 1, 0, 0, 0, 0], [], THREE, kinds=TOKEN_KINDS),
-    "six features": Step("attention", [8, 4, 0, 0, 0, 0, 0], [], THREE, kinds=TOKEN_KINDS),
+    "must lie as one": attention_of(Attention(2, 2, 16, 1.0), THREE[0], THREE[1], ROW),
+    "it must be dense": attention_of(Attention(2, 2, 16, 1.0, right=0), *THREE),
+    "six features": attention_of(Attention(8, 8, 4, 1.0), *THREE),
     "row-major float32, or": Step(
         "layer_norm", [0], [np.ones(32, np.float32)], THREE[:2], kinds=TOKEN_KINDS
     ),
@@ -281,7 +266,7 @@ def test_nothing_is_undefined(sanitized: list[str]) -> None:
     @settings(max_examples=EXAMPLES)
     @given(matmuls(), attentions(), SEEDS, LEADING, FEATURES)
     def holds(
-        matmul: Matmul, case: Attention, seed: int, leading: tuple[int, ...], width: int
+        matmul: Matmul, case: attention_cases.Laid, seed: int, leading: tuple[int, ...], width: int
     ) -> None:
         check_matmul(sanitized, matmul)
         check_attention(sanitized, case)

@@ -141,92 +141,6 @@ def test_deep_weights_take_several_groups_of_panels(command: list[str]) -> None:
     check_matmul(command, ([0, 0], constants, [normal(rng, 90, 5000)], weight))
 
 
-# ---- attention ----
-@st.composite
-def attentions(draw: st.DrawFn) -> tuple[list[int], list[Array], list[Floats], Floats | None]:
-    """Attributes, constants and inputs of an attention, and its mask."""
-    rng = np.random.default_rng(draw(SEEDS))
-    batch, heads = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    dim = draw(st.sampled_from([1, 5, 16, 20, 64, 136]))
-    keys = draw(st.one_of(st.integers(1, 70), st.sampled_from([128, 129, 260])))
-    if draw(st.booleans()):
-        queries, offsets = keys, [0, heads * dim, 2 * heads * dim + 3]
-        inputs = [normal(rng, batch, keys, 3 * heads * dim + 3)] * 3
-    else:
-        queries, offsets = (
-            draw(st.integers(1, 70)),
-            draw(st.lists(st.integers(0, 3), min_size=3, max_size=3)),
-        )
-        inputs = [normal(rng, batch, n, heads * dim + 3) for n in (queries, keys, keys)]
-    tokens_first = draw(st.booleans())
-    if tokens_first:
-        inputs = [np.ascontiguousarray(x.swapaxes(0, 1)) for x in inputs]
-    scale = draw(st.sampled_from([0.1, 1.0, 3.0]))
-    attributes = [heads, dim, int(tokens_first), *offsets, bits(scale / dim**0.5)]
-    if draw(st.booleans()):
-        return attributes, [], inputs, None
-    sides = [n if draw(st.booleans()) else 1 for n in (batch, heads, queries)]
-    masked = draw(st.sampled_from([-1e4, -np.inf, float(np.finfo(np.float32).min)]))
-    mask = np.where(rng.random([*sides, keys]) < 0.5, masked, normal(rng, *sides, keys))
-    mask[..., -1] = 0.5  # no row is masked as a whole
-    mask = mask.astype(np.float32)
-    if draw(st.booleans()):
-        return attributes, [mask], inputs, mask
-    return attributes, [], [*inputs, mask], mask
-
-
-def attention(
-    attributes: Sequence[int], inputs: Sequence[Floats], mask: Floats | None
-) -> NDArray[np.float64]:
-    """Attention in float64."""
-    heads, dim = attributes[:2]
-    tokens_first = attributes[2]
-    if tokens_first:
-        inputs = [x.swapaxes(0, 1) for x in inputs[:3]]
-    scale = float(np.array(attributes[6], np.uint32).view(np.float32))
-    q, k, v = (
-        x[..., offset : offset + heads * dim].reshape(*x.shape[:2], heads, dim).astype(np.float64)
-        for x, offset in zip(inputs[:3], attributes[3:6], strict=True)
-    )
-    scores = np.einsum("bqhd,bkhd->bhqk", q, k) * scale
-    if mask is not None:
-        scores = scores + mask.astype(np.float64)
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    weights /= weights.sum(-1, keepdims=True)
-    out: NDArray[np.float64] = np.einsum("bhqk,bkhd->bqhd", weights, v)
-    rows = out.reshape(*q.shape[:2], heads * dim)
-    return rows.swapaxes(0, 1) if tokens_first else rows
-
-
-def check_attention(
-    command: Sequence[str], case: tuple[list[int], list[Array], list[Floats], Floats | None]
-) -> None:
-    attributes, constants, inputs, mask = case
-    (got,) = run(command, "attention", attributes, constants, inputs)
-    want = attention(attributes, inputs, mask)
-    assert got.shape == want.shape
-    np.testing.assert_allclose(got, want, rtol=0, atol=3e-5)
-
-
-def test_attention_is_its_numpy_meaning(command: list[str]) -> None:
-    @settings(max_examples=2 * EXAMPLES)
-    @given(attentions())
-    def holds(case: tuple[list[int], list[Array], list[Floats], Floats | None]) -> None:
-        check_attention(command, case)
-
-    holds()
-
-
-@pytest.mark.parametrize("keys", [20, 300])
-def test_a_row_of_masked_keys_is_their_mean(command: list[str], keys: int) -> None:
-    rng = np.random.default_rng(0)
-    inputs = [normal(rng, 1, keys, 32)] * 3
-    mask = np.full((1, 1, 1, keys), np.finfo(np.float32).min, np.float32)
-    (got,) = run(command, "attention", [2, 16, 0, 0, 0, 0, bits(0.25)], [mask], inputs)
-    want = np.broadcast_to(inputs[0].mean(1, keepdims=True), got.shape)
-    np.testing.assert_allclose(got, want, rtol=0, atol=TOLERANCE)
-
-
 # ---- rows and elements ----
 SHAPES = st.one_of(
     st.tuples(st.integers(1, 100)),
@@ -358,20 +272,6 @@ BAD_STEPS = {
             np.zeros(32, np.float32),
         ],
     ),
-    "heads do not fit": Step("attention", [2, 4, 0, 1, 0, 0, 0], [], QKV, kinds=TOKEN_KINDS),
-    "at most 256": Step("attention", [1, 257, 0, 0, 0, 0, 0], [], QKV, kinds=TOKEN_KINDS),
-    "as many keys as values": Step(
-        "attention", [2, 4, 0, 0, 0, 0, 0], [], [*QKV[:2], *tensors((1, 5, 8))], kinds=TOKEN_KINDS
-    ),
-    "three dimensions": Step(
-        "attention", [2, 4, 1, 0, 0, 0, 0], [], tensors((4, 8), (4, 8), (4, 8)), kinds=TOKEN_KINDS
-    ),
-    "must be the keys": Step(
-        "attention", [2, 4, 0, 0, 0, 0, 0], [], [*QKV, *tensors((1, 1, 4, 3))], kinds=TOKEN_KINDS
-    ),
-    "does not fit batch": Step(
-        "attention", [2, 4, 0, 0, 0, 0, 0], [], [*QKV, *tensors((3, 1, 1, 4))], kinds=TOKEN_KINDS
-    ),
     "size of the last axis": Step(
         "layer_norm", [0], [np.ones(3, np.float32)] * 2, tensors((2, 4)), kinds=TOKEN_KINDS
     ),
@@ -389,15 +289,13 @@ def test_a_bad_step_is_refused(sanitized: list[str], message: str) -> None:
 
 def test_nothing_is_undefined(sanitized: list[str]) -> None:
     @settings(max_examples=EXAMPLES)
-    @given(matmuls(), attentions(), SEEDS, SHAPES)
+    @given(matmuls(), SEEDS, SHAPES)
     def holds(
         matmul: tuple[list[int], list[Array], list[Floats], Floats],
-        case: tuple[list[int], list[Array], list[Floats], Floats | None],
         seed: int,
         shape: tuple[int, ...],
     ) -> None:
         check_matmul(sanitized, matmul)
-        check_attention(sanitized, case)
         check_layer_norm(sanitized, seed, shape, 2)
         run(sanitized, "add", [5], [], [normal(np.random.default_rng(seed), *shape)] * 2)
         run(sanitized, "softmax", [], [], [normal(np.random.default_rng(seed), *shape)])

@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sparsecc import ops
 
-MOST_TOKENS = 45
+TOKENS = st.integers(1, 45)
+DIMS = st.integers(1, 20)
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Case:
 
 
 @st.composite
-def rules(draw: st.DrawFn, most: int = MOST_TOKENS) -> dict[str, int]:
+def rules(draw: st.DrawFn, most: int) -> dict[str, int]:
     far = st.just(ops.UNBOUNDED)
     side = st.one_of(far, st.integers(-3, most))
     return {"left": draw(side), "right": draw(side), "sinks": draw(st.sampled_from([0, 0, 1, 5]))}
@@ -96,11 +97,15 @@ def masks(draw: st.DrawFn, rng: np.random.Generator, shape: tuple[int, ...]) -> 
 
 
 @st.composite
-def cases(draw: st.DrawFn, most_tokens: int = MOST_TOKENS, most_dim: int = 20) -> Case:
+def cases(
+    draw: st.DrawFn,
+    tokens: st.SearchStrategy[int] = TOKENS,
+    dims: st.SearchStrategy[int] = DIMS,
+) -> Case:
     rng = np.random.default_rng(draw(st.integers(0, 9999)))
     batch, shared = draw(st.integers(1, 2)), draw(st.integers(1, 2))
-    heads, dim = shared * draw(st.integers(1, 3)), draw(st.integers(1, most_dim))
-    queries, keys = draw(st.integers(1, most_tokens)), draw(st.integers(1, most_tokens))
+    heads, dim = shared * draw(st.integers(1, 3)), draw(dims)
+    queries, keys = draw(tokens), draw(tokens)
     arrays = {
         "Q": rng.standard_normal((batch, heads, queries, dim)),
         "K": rng.standard_normal((batch, shared, keys, dim)),
@@ -111,4 +116,4 @@ def cases(draw: st.DrawFn, most_tokens: int = MOST_TOKENS, most_dim: int = 20) -
     if draw(st.booleans()):
         arrays["mask"] = draw(masks(rng, (batch, heads, queries, keys)))
     scale = draw(st.sampled_from([1.0, 0.125, float(np.float32(dim**-0.5))]))
-    return Case(arrays, {"scale": scale, **draw(rules(most_tokens))})
+    return Case(arrays, {"scale": scale, **draw(rules(max(queries, keys)))})

@@ -1,1 +1,0 @@
-"""A small video diffusion transformer, trained here on moving shapes."""
