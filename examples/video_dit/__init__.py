@@ -1,0 +1,1 @@
+"""A small video diffusion transformer, trained here on moving shapes."""
