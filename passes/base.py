@@ -44,7 +44,7 @@ class Context:
     """What every pass of one compilation shares.
 
     Attributes:
-        target: The hardware compiled for; exact passes do not read it.
+        target: The hardware compiled for; an exact pass reads it only to ask what is faster.
         verify: Check the model after every pass, and that "not modified" is the truth.
         on_progress: Called as (pass name, passes done, passes in all) before each pass.
         refusals: Filled by the passes, in order, without repeats.

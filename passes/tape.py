@@ -27,10 +27,12 @@ class Tape:
     def op(
         self, op_type: str, *inputs: ir.Value | None, **attributes: int | float | Sequence[int]
     ) -> ir.Value:
-        """The output of a new node."""
+        """The output of a new node: a standard one, or one of the domain of sparse ops."""
         name = f"{self._node.name}/{op_type}_{len(self._nodes)}"
         attrs = ir.convenience.convert_attributes(attributes)
-        node = ir.Node("", op_type, inputs, attrs, name=name)
+        ours = op_type in ops.OP_TYPES
+        domain, version = (ops.DOMAIN, ops.VERSION) if ours else ("", None)
+        node = ir.Node(domain, op_type, inputs, attrs, name=name, version=version)
         node.outputs[0].name = fresh_name(self._graph, name)
         self._nodes.append(node)
         return node.outputs[0]

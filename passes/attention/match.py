@@ -57,11 +57,24 @@ class Attention:
     recast: bool = False
     guarded: bool = False
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether batch and heads are one dimension."""
+        x = self.softmax.inputs[0]
+        return x is not None and x.shape is not None and len(x.shape) == min(_RANKS)
 
-def match(softmax: ir.Node) -> Attention | str:
-    """The attention around a Softmax, or a clause that says why it is none that is known."""
+
+def match(softmax: ir.Node) -> Attention | str | None:
+    """The attention around a Softmax.
+
+    Returns:
+        What it is; a clause that says why it is of no form that is known; None where the softmax
+        is not of a product.
+    """
     x, probabilities = softmax.inputs[0], softmax.outputs[0]
-    if x is None or x.shape is None or len(x.shape) not in _RANKS or x.dtype not in _FLOATS:
+    if x is None or not _leads_to_product(x):
+        return None
+    if x.shape is None or len(x.shape) not in _RANKS or x.dtype not in _FLOATS:
         return "a softmax of other than [batch, heads, queries, keys] in float32"
     if softmax.attributes.get_int("axis", -1) not in (-1, len(x.shape) - 1):
         return "a softmax over another axis than the last"
@@ -69,6 +82,7 @@ def match(softmax: ir.Node) -> Attention | str:
     reason = _upward(x, found) or _downward(probabilities, found)
     if reason:
         return reason
+    _absorb_guard(found)
     if not np.isfinite(np.float32(found.scale)):
         return "scores with a scale that is no number"
     return found
@@ -76,19 +90,17 @@ def match(softmax: ir.Node) -> Attention | str:
 
 def _upward(x: ir.Value, found: Attention) -> str | None:
     """From what the softmax reads to the product of queries and keys."""
-    while True:
-        node = x.producer()
-        if node is None:
-            return "a softmax of what is no product"
-        if is_op(node, "MatMul"):
-            found.product = node
-            found.nodes.append(node)
-            return None
+    node = x.producer()
+    while node is not None and not is_op(node, "MatMul"):
         before = _step(node, found)
         if isinstance(before, str):
             return before
         found.nodes.append(node)
-        x = before
+        node = before.producer()
+    assert node is not None  # what leads to a product ends in one
+    found.product = node
+    found.nodes.append(node)
+    return None
 
 
 def _step(node: ir.Node, found: Attention) -> ir.Value | str:
@@ -178,6 +190,24 @@ def _guard(probabilities: ir.Value) -> tuple[ir.Node, ir.Node] | None:
     condition, zero, kept = choice.inputs
     fits = condition is test.outputs[0] and kept is probabilities and scalar(zero) == 0.0
     return (test, choice) if fits and sole_reader(test.outputs[0]) is choice else None
+
+
+def _absorb_guard(found: Attention) -> None:
+    """Where(max(mask) == -inf, 0, context): zeros of such a row, as Attention is defined."""
+    choice = sole_reader(found.context.outputs[0])
+    if choice is None or not is_op(choice, "Where") or len(found.terms) != 1:
+        return
+    condition, zero, kept = choice.inputs
+    test = condition.producer() if condition is not None else None
+    if kept is not found.context.outputs[0] or scalar(zero) != 0.0 or not is_op(test, "Equal"):
+        return
+    assert test is not None
+    best = test.inputs[0].producer() if test.inputs[0] is not None else None
+    term = found.terms[0]
+    of_mask = best is not None and is_op(best, "ReduceMax") and best.inputs[0] is term.value
+    if of_mask and term.shown is None and scalar(test.inputs[1]) == -np.inf:
+        found.guarded = True
+        found.nodes.append(choice)
 
 
 def sole_reader(value: ir.Value) -> ir.Node | None:

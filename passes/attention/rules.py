@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sparsecc.ops.block_sparse_attention import UNBOUNDED, seen_by_rule
 from sparsecc.passes.attention.match import MASKED
+from sparsecc.passes.fuse.terms import Term
 
 BLOCK = 64
 """Queries, and keys, of a block."""
@@ -66,6 +67,15 @@ class Rule:
             return Rule(right=-self.left - 1)
         return None
 
+    def sees_any(self, queries: Term, keys: Term) -> bool:
+        """Whether every query is known to see a key, for lengths that may be open."""
+        if self.right < 0:
+            return False
+        if self.sinks or self.left == UNBOUNDED or (queries == keys and self.left >= 0):
+            return True
+        known = isinstance(queries, int) and isinstance(keys, int)
+        return known and int(str(queries)) - int(str(keys)) <= self.left
+
     @property
     def hides(self) -> bool:
         """Whether it leaves keys out at all, where there are enough."""
@@ -115,7 +125,7 @@ def take_apart(mask: Floats, *, zeros: bool = False) -> Kept | str:
 
     Args:
         mask: ``[heads or 1, queries, keys]``.
-        zeros: Whether a query that sees no key gives zeros, as the op does.
+        zeros: Whether a query whose keys are all at minus infinity gives zeros, as in the op.
     """
     if not mask.size:
         return "a mask without queries or keys"
@@ -124,7 +134,8 @@ def take_apart(mask: Floats, *, zeros: bool = False) -> Kept | str:
     if len(mask) > 1 and all(np.array_equal(mask[0], head) for head in mask[1:]):
         mask = mask[:1]
     seen = mask > MASKED
-    if not zeros and not seen.any(axis=-1).all():
+    blind = ~seen.any(axis=-1)
+    if blind.any() and not (zeros and np.isneginf(mask[blind]).all()):
         return "a query that sees no key"
     plain = not np.any(mask, where=seen)
     rule = rule_of(seen[0]) if len(seen) == 1 else None

@@ -104,6 +104,8 @@ def _spread(*parts: Terms | None) -> list[Terms]:
 def _sum(a: Term, b: Term, sign: int) -> Term | None:
     if isinstance(a, int) and isinstance(b, int):
         return a + sign * b
+    if sign < 0 and a == b:
+        return 0
     return a if b == 0 else None
 
 

@@ -73,6 +73,10 @@ class Shapes:
             for output, part in zip(node.outputs, _split(node, inputs), strict=True):
                 self._terms[output] = part
             return
+        if is_op(node, "Range", "ConstantOfShape"):
+            bounds = [self.numbers(x) for x in node.inputs]
+            self._keep(node.outputs[0], _counted(bounds) if len(bounds) > 1 else bounds[0])
+            return
         if is_op(node, "Reshape", "Expand"):
             sizes = self.numbers(node.inputs[1])
             shaped = _reshape if node.op_type == "Reshape" else _expand
@@ -209,6 +213,12 @@ def _reshape(node: ir.Node, x: Terms | None, sizes: Terms | None) -> Terms | Non
     return tuple(
         x[at] if size == 0 else rest if size == -1 else size for at, size in enumerate(sizes)
     )
+
+
+def _counted(bounds: list[Terms | None]) -> Terms | None:
+    """Of a Range: from nothing to a number, in ones."""
+    start, limit, step = bounds
+    return limit if (start, step) == ((0,), (1,)) else None
 
 
 def _expand(node: ir.Node, x: Terms | None, sizes: Terms | None) -> Terms | None:
@@ -357,12 +367,14 @@ def _sparse_matmul(node: ir.Node, inputs: list[Terms | None]) -> Terms | None:
 
 
 _KEEPS_SHAPE = """
-    BatchNormalization Cast Clip Dropout Elu Erf Exp Gelu HardSigmoid HardSwish Identity
-    InstanceNormalization LayerNormalization LeakyRelu Log LogSoftmax Mish Neg Reciprocal Relu
-    Selu Sigmoid Softmax Softplus Sqrt Swish Tanh
+    Abs BatchNormalization Cast Clip Dropout Elu Erf Exp Gelu HardSigmoid HardSwish Identity
+    InstanceNormalization IsNaN LayerNormalization LeakyRelu Log LogSoftmax Mish Neg Not
+    Reciprocal Relu Selu Sigmoid Softmax Softplus Sqrt Swish Tanh Trilu
 """
 _REDUCES = "ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare"
-_BROADCASTS = "Add Div Max Min Mul PRelu Pow Sub"
+_BROADCASTS = """
+    Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mul Or PRelu Pow Sub Where
+"""
 
 _STANDARD: Mapping[str, Rule] = {
     **dict.fromkeys(_KEEPS_SHAPE.split(), _same),

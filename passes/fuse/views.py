@@ -22,6 +22,8 @@ Dim = tuple[Atom, ...]
 
 _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 VIEWS = (*_RESHAPES, "Transpose", "Identity", "Split", "Slice", "Gather")
+REPEATS = ("Expand", "Tile")
+"""Views too, but of fewer elements than they have: some neighbours are the same one."""
 
 
 @dataclass(frozen=True)
@@ -80,17 +82,21 @@ class Trace:
     scale: float = 1.0
 
 
-def trace(value: ir.Value, shapes: Shapes, *, scales: bool = False) -> Trace | None:
+def trace(
+    value: ir.Value, shapes: Shapes, *, scales: bool = False, repeats: bool = False
+) -> Trace | None:
     """What a value is a view of: the value that is farthest up.
 
     Args:
         value: The value.
         shapes: Of the model.
         scales: Whether to look through products by, and quotients by, a number too.
+        repeats: Whether to look through what repeats elements too.
     """
+    seen = (*VIEWS, *REPEATS) if repeats else VIEWS
     steps: list[tuple[ir.Node, ir.Value]] = []
     at, node = value, value.producer()
-    while is_op(node, *VIEWS) or (scales and factor_of(node) is not None):
+    while is_op(node, *seen) or (scales and factor_of(node) is not None):
         assert node is not None
         steps.append((node, at))
         source = data_of(node)
@@ -132,8 +138,10 @@ def factor_of(node: ir.Node | None) -> float | None:
 
 def seen_through(view: View, node: ir.Node, made: ir.Value, shapes: Shapes) -> View | None:
     """The view that an output of a node is, whose input is `view`; None where it is none."""
-    if not is_op(node, *VIEWS):
+    if not is_op(node, *VIEWS, *REPEATS):
         return None
+    if is_op(node, *REPEATS):
+        return _repeated(view, node, shapes.terms(made))
     if is_op(node, "Identity"):
         return view
     if is_op(node, *_RESHAPES):
@@ -169,6 +177,20 @@ def reshaped(view: View, sizes: Terms) -> View | None:
                 return None
         dims.append(tuple(dim))
     return None if atoms else View(view.source, tuple(dims), view.offset)
+
+
+def _repeated(view: View, node: ir.Node, sizes: Terms | None) -> View | None:
+    """Dimensions of one element, or a whole dimension, again and again: a stride of nothing."""
+    if sizes is None or len(sizes) < len(view.dims):
+        return None
+    dims = []
+    for size, dim in zip(sizes, ((),) * (len(sizes) - len(view.dims)) + view.dims, strict=True):
+        times_over = over(size, times(*(count for count, _ in dim)))
+        if times_over is None or (times_over != 1 and dim and is_op(node, "Expand")):
+            return None
+        again: Dim = () if times_over == 1 else ((times_over, 0),)
+        dims.append((*again, *dim))
+    return View(view.source, tuple(dims), view.offset)
 
 
 def _picked(view: View, node: ir.Node) -> View | None:

@@ -26,7 +26,7 @@ Parts = tuple[Heads, Heads, Heads]
 def attention(softmax: ir.Node, shapes: Shapes) -> Unit | None:
     """The attention around a Softmax, masked by a sum or not."""
     found = match(softmax)
-    if isinstance(found, str) or not _is_dense(found, shapes):
+    if not isinstance(found, Attention) or not _is_dense(found, shapes):
         return None
     query = heads_of(found.product.inputs[0], shapes, scales=True)
     key = heads_of(found.product.inputs[1], shapes, turned=True, scales=True)

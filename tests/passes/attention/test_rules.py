@@ -67,6 +67,15 @@ def test_rules_combine_as_the_sets_that_they_are(
         np.testing.assert_array_equal(hidden.seen(*size), ~one.seen(*size))
 
 
+@MANY
+@given(RULES, LENGTHS, LENGTHS)
+def test_rules_under_which_every_query_sees_a_key(rule: Rule, queries: int, keys: int) -> None:
+    if rule.sees_any(queries, keys):
+        assert rule.seen(queries, keys).any(axis=1).all()
+    if rule.sees_any("T", "T"):
+        assert rule.seen(queries, queries).any(axis=1).all()
+
+
 def test_what_has_to_combine_does() -> None:
     causal, window, sinks = Rule(right=0), Rule(left=7), Rule(left=-UNBOUNDED, sinks=4)
     assert causal & window == Rule(7, 0)
@@ -106,6 +115,8 @@ def test_whatever_is_taken_apart_comes_to_the_same(
     kept = take_apart(mask)
     if not seen.any(-1).all():
         assert kept == "a query that sees no key"
+        seen_by_none = ~seen.any(-1)
+        mask[seen_by_none] = -np.inf
         kept = take_apart(mask, zeros=True)
     assert isinstance(kept, Kept)
     again = np.broadcast_to(mask if kept.mask is None else kept.mask, mask.shape)
