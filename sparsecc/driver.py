@@ -42,6 +42,7 @@ def compile(
     checkpoint: str | Path | None = None,
     permute: bool = False,
     quantize: str | None = None,
+    tune: str | None = None,
     verify: bool = False,
     executor: str = "processes",
     progress: Progress = silent,
@@ -98,6 +99,9 @@ def compile(
             pruning; what the model computes stays the same.
         quantize: ``int8`` makes weights and activations eight-bit, after pruning (best with
             ``4x4:0.8``); it needs ``calibration``. A model in QDQ form is eight-bit already.
+        tune: Time many schedules of the code that TVM generates, so long (``5min``) or so many of
+            each function (``64 steps``), and take those that are quicker; they are kept for the
+            next time. Or the ``tuning.json`` of an artifact: its schedules, without timing.
         verify: Check the graph after every pass.
         executor: Where layers are worked on: ``processes`` beside this one, ``serial`` in this one,
             or a ``ray`` cluster. The result is the same.
@@ -129,6 +133,7 @@ def compile(
         permute=permute,
         backend=backend,
         name=name,
+        tune=tune,
     )
     job = start(
         model, request, calibration, labels, example_inputs, dynamic_shapes, verify, progress
@@ -222,6 +227,7 @@ def apply(
     labels: Any = None,
     example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
     dynamic_shapes: Any = None,
+    tune: str | None = None,
     verify: bool = False,
     executor: str = "processes",
     progress: Progress = silent,
@@ -238,6 +244,7 @@ def apply(
         labels: What the samples should give.
         example_inputs: For torch: the arguments of one call.
         dynamic_shapes: For torch: which dimensions vary.
+        tune: As :func:`compile` takes it.
         verify: Check the graph after every pass.
         executor: Where layers are worked on: ``processes`` beside this one, ``serial`` in this one,
             or a ``ray`` cluster. The result is the same.
@@ -247,7 +254,7 @@ def apply(
         PlanError: The plan is for another model; names the first layer that differs.
         SparseccError: As :func:`compile`.
     """
-    request = request_of(plan, target, executor, backend=backend, name=name)
+    request = request_of(plan, target, executor, backend=backend, name=name, tune=tune)
     job = start(
         model, request, calibration, labels, example_inputs, dynamic_shapes, verify, progress
     )

@@ -15,12 +15,14 @@ from sparsecc.backends.onnxruntime.emit import emit
 from sparsecc.backends.onnxruntime.generate import patterns
 from sparsecc.backends.onnxruntime.lower import lower
 from sparsecc.backends.tvm.library import build_library
+from sparsecc.backends.tvm.tuning.tuner import Tuner
 from sparsecc.backends.web.build import write_demo, write_module
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.canonicalize.dead_code import DeadCode
 from sparsecc.passes.regions.form import FormRegions, Region
 from sparsecc.passes.regions.whole import ends_of, parts_of, whole_of
 from sparsecc.passes.weights.to_dense import twin_of
+from sparsecc.progress import Progress
 from sparsecc.request import Request
 
 TVM = ("apache-tvm", "apache-tvm-ffi")
@@ -47,14 +49,17 @@ class Emitted:
     tools: tuple[str, ...] = ()
 
 
-Emitter = Callable[[ir.Model, Request, Path, Context], Emitted]
+Emitter = Callable[[ir.Model, Request, Path, Context, Progress], Emitted]
 """Writes a rewritten model into an empty folder; the model may change, its function does not.
+Tuning tells how far it is.
 
 Raises BackendError where a tool fails, or a node cannot be had in this backend; names it.
 """
 
 
-def onnxruntime(graph: ir.Model, request: Request, folder: Path, ctx: Context) -> Emitted:
+def onnxruntime(
+    graph: ir.Model, request: Request, folder: Path, ctx: Context, progress: Progress
+) -> Emitted:
     """The model as an ONNX file, and the library of its ops."""
     generated = list(patterns(graph, request.target))
     regions = FormRegions(request.target)
@@ -63,11 +68,15 @@ def onnxruntime(graph: ir.Model, request: Request, folder: Path, ctx: Context) -
     return Emitted(tuple(regions.formed), emit(graph, request.target, folder, generated))
 
 
-def bundle(graph: ir.Model, request: Request, folder: Path, ctx: Context) -> Emitted:
+def bundle(
+    graph: ir.Model, request: Request, folder: Path, ctx: Context, progress: Progress
+) -> Emitted:
     """The whole model as one region, in a library of its own."""
-    whole = whole_of(graph, request.target, ctx)
+    tuner = _tuner(request, progress)
+    whole = whole_of(graph, request.target, ctx, tuner)
     build_bundle(whole, request.target, request.name, folder)
     arrange(folder, request.target, request.name, whole.inputs[0])
+    _kept(tuner, folder, ctx)
     if request.target.family == "wasm":
         write_module(folder, request.name, whole.inputs, whole.outputs)
         twin = twin_of(graph)
@@ -84,10 +93,14 @@ def bundle(graph: ir.Model, request: Request, folder: Path, ctx: Context) -> Emi
     return Emitted((region,), inputs=whole.inputs, outputs=whole.outputs, tools=tools)
 
 
-def tvm(graph: ir.Model, request: Request, folder: Path, ctx: Context) -> Emitted:
+def tvm(
+    graph: ir.Model, request: Request, folder: Path, ctx: Context, progress: Progress
+) -> Emitted:
     """A library for TVM's virtual machine, which calls ours for what it has steps for."""
     units, rest = parts_of(graph, request.target, ctx)
-    library = build_library(graph, units, rest, request.target, request.name, folder)
+    tuner = _tuner(request, progress)
+    library = build_library(graph, units, rest, request.target, request.name, folder, tuner)
+    _kept(tuner, folder, ctx)
     ctx.refusals += [note for note in library.notes if note not in ctx.refusals]
     regions = tuple(
         Region(each.name, len(each.whole.program.steps), tuple(str(n.name) for n in each.nodes))
@@ -95,6 +108,19 @@ def tvm(graph: ir.Model, request: Request, folder: Path, ctx: Context) -> Emitte
     )
     inputs, outputs = ends_of(graph)
     return Emitted(regions, inputs=inputs, outputs=outputs, tools=TVM)
+
+
+def _tuner(request: Request, progress: Progress) -> Tuner | None:
+    if request.tune is None:
+        return None
+    return Tuner(request.target, request.tune, request.seed, progress)
+
+
+def _kept(tuner: Tuner | None, folder: Path, ctx: Context) -> None:
+    """Write the schedules that were used beside the library, and say which were not."""
+    if tuner is not None:
+        tuner.save(folder)
+        ctx.refusals += [note for note in tuner.notes if note not in ctx.refusals]
 
 
 EMITTERS: dict[str, Emitter] = {"onnxruntime": onnxruntime, "bundle": bundle, "tvm": tvm}

@@ -78,6 +78,12 @@ class ReportError(SparseccError):
     exit_code = 9
 
 
+class TuningError(SparseccError):
+    """A tuning database cannot be used, or there is too little time to tune."""
+
+    exit_code = 12
+
+
 class BackendError(SparseccError):
     """A toolchain or runtime that sparsecc drives refused its work."""
 
@@ -99,5 +105,6 @@ __all__ = [
     "ReportError",
     "SparseccError",
     "TargetError",
+    "TuningError",
     "UnsupportedOpError",
 ]

@@ -19,6 +19,7 @@ MODEL_NAME = "model.onnx"
 DATA_NAME = "model.onnx.data"
 RUN_NAME = "run.py"
 REPORT_NAME = "report.html"
+TUNING_NAME = "tuning.json"
 DEMO = "demo/"
 MAX_MANIFEST_BYTES = 64 << 20
 DISTRUST = "compile the model again; do not run files you do not trust"
@@ -166,7 +167,7 @@ class Manifest(_Strict):
         return sum(entry.bytes for name, entry in self.files.items() if self._runs(name))
 
     def _runs(self, name: str) -> bool:
-        other = name == REPORT_NAME or name.startswith(DEMO)
+        other = name in (REPORT_NAME, TUNING_NAME) or name.startswith(DEMO)
         return not (other or name.endswith(".a") or (name == self.name and not self.has_model))
 
     def to_bytes(self) -> bytes:

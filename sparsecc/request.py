@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sparsecc import targets
-from sparsecc.errors import PlanError
+from sparsecc.errors import PlanError, TargetError
 from sparsecc.executor import WHERES, Where
 from sparsecc.formats.patterns import SparsitySpec
 from sparsecc.naming import NAME, check_name
@@ -56,6 +56,7 @@ class Request:
     checkpoint: Path | None = None
     permute: bool = False
     name: str = NAME
+    tune: Effort | Path | None = None
 
 
 def read_budget(
@@ -96,6 +97,7 @@ def request_of(
     *,
     backend: str | None = None,
     name: str = NAME,
+    tune: str | None = None,
 ) -> Request:
     """The request that carrying out a plan makes.
 
@@ -105,9 +107,10 @@ def request_of(
         executor: Where layers are worked on.
         backend: Another backend.
         name: Of the library.
+        tune: How long to tune generated code, or the file of a database.
 
     Raises:
-        TargetError: The target is unknown.
+        TargetError: The target is unknown, or this machine cannot tune for it.
         PlanError: What the plan does does not go together.
     """
     _check_teacher(bool(plan.removed), bool(plan.permuted), plan.recovery is not None)
@@ -123,6 +126,7 @@ def request_of(
         recover=again,
         backend=backend or (None if target else plan.backend or None),
         name=name,
+        tune=tune,
     )
 
 
@@ -146,12 +150,13 @@ def read_request(
     permute: bool = False,
     backend: str | None = None,
     name: str = NAME,
+    tune: str | None = None,
 ) -> Request:
     """Read a request from what the user wrote.
 
     Raises:
-        TargetError: The target is unknown or cannot be built for, not with this backend, or this
-            machine has no kernels.
+        TargetError: The target is unknown or cannot be built for, not with this backend, this
+            machine has no kernels, or cannot tune for it.
         PlanError: A sparsity, the score, the allocation, the quantization or the effort of a
             recovery cannot be read, or does not go with a budget; or the name is none.
     """
@@ -191,7 +196,23 @@ def read_request(
         checkpoint=None if checkpoint is None else Path(checkpoint),
         permute=permute,
         name=check_name(name, hardware),
+        tune=None if tune is None else _read_tune(tune, hardware),
     )
+
+
+def _read_tune(text: str, target: Target) -> Effort | Path:
+    """How long to tune, or the database that schedules are taken from."""
+    if target.backend == "onnxruntime":
+        raise TargetError(
+            "tune is for code that TVM generates, and with ONNX Runtime there is none",
+            fix="use the backend bundle or tvm, or leave out tune",
+        )
+    if target.family != "x86-64" or not targets.runs_here(target):
+        raise TargetError(
+            f"code for {target.name} cannot be timed on this machine, so it cannot be tuned here",
+            fix="leave out tune, or compile on such a machine (x86-64 Linux)",
+        )
+    return Path(text) if text.endswith(".json") else Effort.parse(text)
 
 
 def _check_teacher(removes: bool, permutes: bool, recovers: bool) -> None:

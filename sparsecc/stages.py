@@ -106,7 +106,8 @@ def finish(job: Job, outcome: Outcome, progress: Progress) -> Compiled:
 
     with scratch_folder() as folder:
         progress(f"building for {target.name}", 0.78)
-        emitted = EMITTERS[target.backend](graph, request, folder, ctx)
+        told = part(progress, 0.78, 0.88)
+        emitted = EMITTERS[target.backend](graph, request, folder, ctx, told)
         files = manifests.files_of(folder)
 
         progress("comparing with the twin and the dense model", 0.88)

@@ -22,6 +22,7 @@ from sparsecc.backends.tvm.objects import KERNELS, RUNTIME, machine, object_of, 
 from sparsecc.backends.tvm.schedule import registers_of, schedule
 from sparsecc.backends.tvm.source import Link, Run, c_source
 from sparsecc.backends.tvm.symbols import atoms
+from sparsecc.backends.tvm.tuning.tuner import Tuner
 from sparsecc.passes.base import Refusal
 from sparsecc.passes.edit import constant
 from sparsecc.passes.fuse.shapes import Shapes
@@ -54,7 +55,11 @@ class Leftovers:
 
 
 def externs_of(
-    model: ir.Model, units: Sequence[Work], nodes: Sequence[ir.Node], target: Target
+    model: ir.Model,
+    units: Sequence[Work],
+    nodes: Sequence[ir.Node],
+    target: Target,
+    tuner: Tuner | None = None,
 ) -> Leftovers:
     """Steps for the nodes of a graph that are in no unit.
 
@@ -63,6 +68,7 @@ def externs_of(
         units: What the kernel library computes.
         nodes: All other nodes of the main graph, in its order; none of them a Constant.
         target: What code is generated for.
+        tuner: Finds schedules; by default they are direct.
 
     Raises:
         BackendError: TVM is missing, or has no code for a node; names it.
@@ -70,7 +76,7 @@ def externs_of(
     """
     if not nodes:
         return Leftovers((), (), {}, {})
-    return _Maker(model, target).make(units, nodes)
+    return _Maker(model, target, tuner).make(units, nodes)
 
 
 Readers = dict[str, list[ir.Node | None]]
@@ -110,8 +116,20 @@ def data_read(node: ir.Node, shapes: Shapes) -> list[ir.Value]:
     ]
 
 
+@dataclass(frozen=True)
+class _Group:
+    """Connected nodes, what they read and make, and their calls."""
+
+    nodes: Sequence[ir.Node]
+    inputs: Sequence[ir.Value]
+    outputs: Sequence[ir.Value]
+    chain: Chain
+
+
 class _Maker:
-    def __init__(self, model: ir.Model, target: Target) -> None:
+    def __init__(self, model: ir.Model, target: Target, tuner: Tuner | None) -> None:
+        self.scheduled = schedule if tuner is None else tuner.schedule
+        self.tuner = tuner
         self.model, self.target, self.machine = model, target, machine(target)
         self.shapes = Shapes(model)
         self.kernels: dict[str, Any] = {}
@@ -122,14 +140,21 @@ class _Maker:
     def make(self, units: Sequence[Work], nodes: Sequence[ir.Node]) -> Leftovers:
         wanted, self.readers = needed(self.model, self.shapes, units, nodes)
         single = [Work((node,), Step("extern", str(node.name), (), ())) for node in nodes]
-        made: list[Work] = []
-        externs: list[Extern] = []
+        chains: list[tuple[list[ir.Node], _Group]] = []
         for group in groups(self.model.graph, single, units):
             members = [node for unit in group for node in unit.nodes]
-            if any(node in wanted for node in members):
-                step, extern = self._group([each for each in members if each in wanted], len(made))
-                made.append(Work(tuple(members), step))
-                externs.append(extern)
+            if inside := [each for each in members if each in wanted]:
+                chains.append((members, self._group(inside)))
+        if self.tuner is not None:
+            self.tuner.choose(
+                [(each.name, each.function) for _, made in chains for each in made.chain.calls]
+            )
+        made: list[Work] = []
+        externs: list[Extern] = []
+        for members, each in chains:
+            step, extern = self._step(each, len(made))
+            made.append(Work(tuple(members), step))
+            externs.append(extern)
         objects = self._objects() if self.kernels else {}
         return Leftovers(tuple(made), tuple(externs), objects, self.constants, tuple(self.notes))
 
@@ -150,13 +175,16 @@ class _Maker:
             )
             return {KERNELS: (Path(folder) / "both.o").read_bytes()}
 
-    def _group(self, nodes: Sequence[ir.Node], at: int) -> tuple[Step, Extern]:
-        name = f"tvm{at}"
+    def _group(self, nodes: Sequence[ir.Node]) -> _Group:
         inputs, outputs = self._ends(nodes)
         opset = self.model.opset_imports[""]
         where = ", ".join(str(node.name) for node in nodes[:NAMED])
         imported = import_nodes(nodes, inputs, outputs, self.shapes, opset)
         chain = chain_of(imported, legalized(imported.module, self.machine, where))
+        return _Group(nodes, inputs, outputs, chain)
+
+    def _step(self, group: _Group, at: int) -> tuple[Step, Extern]:
+        name, nodes, chain = f"tvm{at}", group.nodes, group.chain
         runs = tuple(run for call in chain.calls for run in self._runs(call, chain, nodes, name))
         used = dict.fromkeys([*(b for run in runs for b in run.buffers), *chain.outputs])
         constants = tuple(buffer for buffer in used if buffer.array is not None)
@@ -166,7 +194,7 @@ class _Maker:
         for each, buffer in zip(names, constants, strict=True):
             assert buffer.array is not None
             self.constants[each] = buffer.array
-        read, made = ([str(value.name) for value in ends] for ends in (inputs, outputs))
+        read, made = ([str(value.name) for value in ends] for ends in (group.inputs, group.outputs))
         step = Step("extern", str(nodes[0].name), tuple(read), tuple(made), names, (at,))
         return step, Extern(name, c_source(link))
 
@@ -208,7 +236,7 @@ class _Maker:
         return found
 
     def _runs(self, call: Call, chain: Chain, nodes: Sequence[ir.Node], name: str) -> list[Run]:
-        scheduled = schedule(call.function, registers_of(self.target))
+        scheduled = self.scheduled(call.function, registers_of(self.target))
         for left in scheduled.left:
             reason = f"a hot loop ({left} of {call.name}) runs without a schedule of its own"
             self.notes.append(Refusal(PASS_NAME, str(nodes[0].name), reason))

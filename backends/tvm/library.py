@@ -36,6 +36,7 @@ from sparsecc.backends.tvm.objects import RUNTIME, machine, runtime_object
 from sparsecc.backends.tvm.products import Registers
 from sparsecc.backends.tvm.regions import Region, region_of
 from sparsecc.backends.tvm.schedule import registers_of, schedule
+from sparsecc.backends.tvm.tuning.tuner import Tuner
 from sparsecc.ops import int8
 from sparsecc.passes.base import Refusal
 from sparsecc.passes.fuse.shapes import Shapes
@@ -83,6 +84,7 @@ def build_library(
     target: Target,
     name: str,
     folder: Path,
+    tuner: Tuner | None = None,
 ) -> Library:
     """Write ``model.so``, weights inside, and ``run.py``.
 
@@ -93,6 +95,7 @@ def build_library(
         target: What it is built for.
         name: What names of functions begin with, as ``sparsecc.naming`` allows.
         folder: An empty folder.
+        tuner: Finds schedules for what TVM computes; by default they are direct.
 
     Raises:
         BackendError: TVM is missing or has no code for a node, a shape is not known, or zig failed.
@@ -104,7 +107,8 @@ def build_library(
     items = [each if isinstance(each, ir.Node) else calls[each] for each in order]
     ends = model.graph.inputs, model.graph.outputs
     imported = import_nodes(items, *ends, shapes, model.opset_imports[""], f"{name}_same")
-    module, notes = _scheduled(legalized(imported.module, how, "the model"), registers_of(target))
+    loops = legalized(imported.module, how, "the model")
+    module, notes = _scheduled(loops, registers_of(target), tuner)
     with tempfile.TemporaryDirectory() as scratch:
         objects = _objects(regions, target, name, Path(scratch))
         executable = _executable(module, how)
@@ -160,16 +164,21 @@ def _partition(
     return regions, every
 
 
-def _scheduled(module: Any, registers: Registers) -> tuple[Any, list[Refusal]]:
+def _scheduled(module: Any, registers: Registers, tuner: Tuner | None) -> tuple[Any, list[Refusal]]:
     tvm, notes = load(), []
-    for variable, function in module.functions_items():
-        if isinstance(function, tvm.tirx.PrimFunc):
-            made = schedule(function, registers)
-            name = str(variable.name_hint)
-            notes += [
-                Refusal("tvm", name, f"the hot loop {each} has no schedule") for each in made.left
-            ]
-            module[variable] = without_library(made.function)
+    functions = [
+        (str(variable.name_hint), variable, function)
+        for variable, function in module.functions_items()
+        if isinstance(function, tvm.tirx.PrimFunc)
+    ]
+    if tuner is not None:
+        tuner.choose([(name, function) for name, _, function in functions])
+    for name, variable, function in functions:
+        made = (schedule if tuner is None else tuner.schedule)(function, registers)
+        notes += [
+            Refusal("tvm", name, f"the hot loop {each} has no schedule") for each in made.left
+        ]
+        module[variable] = without_library(made.function)
     if not any(isinstance(each, tvm.tirx.PrimFunc) for _, each in module.functions_items()):
         one = tvm.te.placeholder((1,), "float32")
         copy = tvm.te.create_prim_func([one, tvm.te.compute((1,), lambda i: one[i])])

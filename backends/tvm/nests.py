@@ -125,7 +125,8 @@ def _serial(loop: Any) -> Any:
     kinds = load().tirx.ForKind
     if loop.kind != kinds.PARALLEL:
         return loop
-    return load().tirx.For(loop.loop_var, loop.min, loop.extent, kinds.SERIAL, loop.body)
+    parts = loop.loop_var, loop.min, loop.extent, kinds.SERIAL, loop.body
+    return load().tirx.For(*parts, annotations=loop.annotations)
 
 
 def _share(loop: Any, begin: Any, end: Any) -> Any:
@@ -136,7 +137,8 @@ def _share(loop: Any, begin: Any, end: Any) -> Any:
     body = tvm_ffi().structural_map(
         loop.body, (load().ir.Var, lambda var: at if var.same_as(loop.loop_var) else var)
     )
-    return tirx.For(index, tirx.IntImm("int64", 0), end - begin, tirx.ForKind.SERIAL, body)
+    kind, notes = tirx.ForKind.SERIAL, loop.annotations
+    return tirx.For(index, tirx.IntImm("int64", 0), end - begin, kind, body, annotations=notes)
 
 
 def _work(statement: Any, inside: set[Any]) -> Any:

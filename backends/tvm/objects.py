@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from sparsecc.backends.bundle.parts import SHARED_CPU
 from sparsecc.backends.codegen.toolchain import (
@@ -25,6 +28,8 @@ from sparsecc.targets import Target
 KERNELS, RUNTIME = "tvm-kernels.o", "tvm-runtime.o"
 """File names of objects: the kernels, and what they call."""
 HERE = Path(__file__).parent
+MOST_STACK = 64 << 10
+"""Bytes of the buffers inside of a kernel."""
 _CPU = 1
 _CALLED_FROM_C = 3
 """A calling convention that TVM leaves alone: arguments are those of the function."""
@@ -124,6 +129,7 @@ def _passes(tvm: Any, target: Any) -> list[Any]:
         s_tir.StmtSimplify(),
         s_tir.LowerOpaqueBlock(),
         tirx.FlattenBuffer(),
+        tvm.transform.module_pass(_on_stack, opt_level=0, name="on-stack"),
         tirx.NarrowDataType(32),
         s_tir.LoopPartition(),
         tirx.VectorizeLoop(True),
@@ -137,9 +143,26 @@ def _passes(tvm: Any, target: Any) -> list[Any]:
         tvm.transform.module_pass(_plain_functions, opt_level=0, name="plain-functions"),
         tirx.FP8StorageLegalize(),
         tirx.BF16StorageLegalize(),
-        tirx.LowerTVMBuiltin(),
         tirx.LowerIntrin(),
     ]
+
+
+def _on_stack(module: Any, _: Any) -> Any:
+    """The same module; buffers inside of its kernels lie on the stack, so they have to fit."""
+    tirx, sizes = load().tirx, list[int]()
+
+    def add(each: Any) -> None:
+        dims = each.buffer.ty.shape
+        known = all(isinstance(dim, tirx.IntImm) for dim in dims)
+        size = np.dtype(str(each.buffer.ty.dtype)).itemsize
+        sizes.append(math.prod(map(int, dims)) * size if known else MOST_STACK + 1)
+
+    for _variable, function in module.functions_items():
+        sizes.clear()
+        tvm_ffi().structural_walk(function.body, (tirx.AllocBuffer, add))
+        if sum(sizes) > MOST_STACK:
+            raise ValueError(f"a kernel keeps more than {MOST_STACK >> 10} KB on the stack")
+    return module
 
 
 def _plain_functions(module: Any, _: Any) -> Any:

@@ -12,6 +12,7 @@ from sparsecc.backends.bundle.whole import Port, Whole
 from sparsecc.backends.codegen.program import Program
 from sparsecc.backends.kernels.table import RANK
 from sparsecc.backends.tvm.externs import externs_of
+from sparsecc.backends.tvm.tuning.tuner import Tuner
 from sparsecc.errors import BackendError
 from sparsecc.passes import edit
 from sparsecc.passes.base import Context
@@ -28,13 +29,16 @@ _BYTES_IN_LANES = ("int8_quantize", "int8_conv", "int8_depthwise", "int8_maxpool
 """Steps whose output lies as steps of bytes alone read it."""
 
 
-def whole_of(model: ir.Model, target: Target, ctx: Context | None = None) -> Whole:
+def whole_of(
+    model: ir.Model, target: Target, ctx: Context | None = None, tuner: Tuner | None = None
+) -> Whole:
     """The program of a rewritten model; TVM computes what the library has no step for.
 
     Args:
         model: Rewritten for a target that stands alone; it is left as it is.
         target: What it is compiled for.
         ctx: Told why nodes have no step of the library.
+        tuner: Finds schedules for what TVM computes; by default they are direct.
 
     Raises:
         BackendError: A value has a type or a form that no bundle has, or there is neither a step
@@ -43,7 +47,7 @@ def whole_of(model: ir.Model, target: Target, ctx: Context | None = None) -> Who
     graph = model.graph
     inputs, outputs = ends_of(model)
     units, rest = parts_of(model, target, ctx)
-    left = externs_of(model, units, rest, target)
+    left = externs_of(model, units, rest, target, tuner)
     ordered = in_order(graph, [*units, *left.units])
     _check_values(ordered)
     _check_outputs(graph, ordered)

@@ -20,6 +20,7 @@ from sparsecc.cli.options import (
     Place,
     Preprocess,
     Tokenizer,
+    Tune,
     read_calibration,
     read_labels,
 )
@@ -52,6 +53,7 @@ def command(
     tokenizer: Tokenizer = None,
     preprocess: Preprocess = None,
     labels: Labels = None,
+    tune: Tune = None,
     executor: Executor = Place.processes,
     as_json: JsonOption = False,
 ) -> None:
@@ -75,6 +77,7 @@ def command(
             name=name,
             calibration=read_calibration(calibration, tokenizer, preprocess),
             labels=read_labels(labels),
+            tune=tune,
             executor=executor.value,
             progress=progress,
         )

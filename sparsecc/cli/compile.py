@@ -30,6 +30,7 @@ from sparsecc.cli.options import (
     SearchMode,
     Seed,
     Tokenizer,
+    Tune,
     read_calibration,
     read_labels,
 )
@@ -178,6 +179,7 @@ def command(
             show_default=False,
         ),
     ] = None,
+    tune: Tune = None,
     verify: Annotated[
         bool,
         typer.Option(
@@ -223,6 +225,7 @@ def command(
             recover=recover,
             checkpoint=checkpoint,
             quantize=quantize,
+            tune=tune,
             verify=verify,
             permute=permute,
             executor=executor.value,

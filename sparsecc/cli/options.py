@@ -128,6 +128,15 @@ Recover = Annotated[
         **_NONE,
     ),
 ]
+Tune = Annotated[
+    str | None,
+    typer.Option(
+        metavar="EFFORT",
+        help="Time schedules of the code that TVM generates, so long (5min) or so many of each "
+        "function (64 steps); or the tuning.json of an artifact, to take its schedules.",
+        **_NONE,
+    ),
+]
 Permute = Annotated[
     bool,
     typer.Option(
@@ -230,6 +239,7 @@ __all__ = [
     "SearchMode",
     "Seed",
     "Tokenizer",
+    "Tune",
     "read_calibration",
     "read_labels",
 ]

@@ -37,7 +37,7 @@ class Effort:
             return cls(seconds=number * _SECONDS[unit])
         if unit in ("step", "steps") and 1 <= number <= _MOST_STEPS and number.is_integer():
             return cls(steps=int(number))
-        raise PlanError(f"{text!r} is not an effort to recover with", fix=_FIX)
+        raise PlanError(f"{text!r} is not an effort", fix=_FIX)
 
     def __str__(self) -> str:
         return f"{self.steps} steps" if self.steps is not None else f"{self.seconds:g}s"
