@@ -42,13 +42,6 @@ OPS: dict[str, tuple[str, list[int], list[int], dict[str, list[int]], dict[str, 
         {"w": [32, 16, 3, 3, 3]},
         {"kernel_shape": [3, 3, 3], "pads": [1] * 6},
     ),
-    "layer norm": (
-        "LayerNormalization",
-        [1, 256, 512],
-        [1, 256, 512],
-        {"a": [512], "b": [512]},
-        {"axis": -1},
-    ),
 }
 """By name: the op, the shapes of input, output and weights, and its attributes."""
 

@@ -78,7 +78,9 @@ class Tuner:
                 self.used[key] = entry
                 self._tell(name, entry)
             else:
-                self._note(name, "the database has no schedule for it")
+                timed = isinstance(self.asked, Effort)
+                why = "it could not be timed in the time given" if timed else "the file lacks it"
+                self._note(name, f"keeps its direct schedule: {why}")
 
     def schedule(self, function: Any, registers: Registers) -> Scheduled:
         """The loops of a function: tuned where that was found to be quicker, else direct."""
