@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
-from sparsecc.backends.codegen.toolchain import cache_dir
+from sparsecc.backends.codegen.cache import cache_dir
 from sparsecc.errors import TuningError
 from sparsecc.machine import processor
 from sparsecc.targets import Target
