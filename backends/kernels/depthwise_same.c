@@ -83,6 +83,7 @@ INLINE void put(const int EDGE, const sc_channel *c, const sc_filter *f, i64 at,
   else for (i64 j = 0; j < c->width; j++) c->y[at + j] = v[j];
 }
 
+#if !defined(__wasm__)
 /* ---- 3x3: down a vector of columns; every row of X is read once, and its three products join the sums of three rows ---- */
 #define NEXT                                                                                              \
   {                                                                                                       \
@@ -119,6 +120,7 @@ INLINE void down3(const int S, const int EDGE, const sc_channel *c, const sc_fil
   NEXT
   put(EDGE, c, f, to, sum + PRODUCT(2));
 }
+#endif
 
 /* ---- 5x5: several rows at once; an input is loaded once for all the output rows it belongs to ---- */
 INLINE void block5(const int N, const int EDGE, const sc_channel *c, const sc_filter *f, const float *const *from, i64 row,
@@ -200,15 +202,15 @@ INLINE void down5(const int S, const int EDGE, const sc_channel *c, const sc_fil
   }
 }
 
+#if defined(__wasm__)
+#include "depthwise_wasm.h"
+#else
 INLINE void down(const int SIDE, const int S, const int EDGE, const sc_channel *c, const sc_filter *f, const vf *w, i64 column,
                  i64 rows)
 {
   if (SIDE == 3) down3(S, EDGE, c, f, w, column, rows);
   else down5(S, EDGE, c, f, column, rows);
 }
-
-#if defined(__wasm__)
-#include "depthwise_wasm.h"
 #endif
 
 /* Of a 3x3 of stride 2 only the left edge needs care: the row is twice as long as the output's. */
@@ -221,12 +223,6 @@ INLINE void channel(const int SIDE, const int S, const sc_channel *c, const sc_f
     w[i] = splat(f->weights[i]);
     KEEP(w[i]);
   }
-#if defined(__wasm__)
-  if (SIDE == 3) {
-    along3(S, c, f, w, rows);
-    return;
-  }
-#endif
   if (width <= VL) {
     down(SIDE, S, LEFT | right | SHORT, c, f, w, 0, rows);
     return;
