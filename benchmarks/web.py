@@ -52,14 +52,10 @@ class Row(rows.Timed):
     Attributes:
         host: A key of :data:`HOSTS`.
         simd: Instructions of ours.
-        open_ms: Time to load module and weights.
-        first_ms: Time of the first run.
     """
 
     host: str
     simd: str = ""
-    open_ms: float = 0.0
-    first_ms: float = 0.0
 
 
 def prepare(
@@ -206,8 +202,6 @@ def found_rows(found: dict[str, dict[str, Any]], identity: dict[str, str]) -> li
             engine=name,
             simd=each.get("simd", ""),
             error=each["error"],
-            open_ms=each["openMs"],
-            first_ms=each["firstMs"],
         )
         out.append(row)
     return out
@@ -216,7 +210,7 @@ def found_rows(found: dict[str, dict[str, Any]], identity: dict[str, str]) -> li
 def section(given: Sequence[Row], sizes: dict[str, dict[str, int]], where: str) -> str:
     """The tables of a page."""
     head = ["model", "zeros", "in", f"{BASELINE} ms", f"{OURS} ms", "speed-up", "quartiles"]
-    lines = [[*head, f"{THIRD} ms", "to load", "first run"]]
+    lines = [[*head, f"{THIRD} ms"]]
     lines.append(["---"] * len(lines[0]))
     cells: dict[tuple[str, str, str], dict[str, Row]] = {}
     for row in given:
@@ -227,8 +221,7 @@ def section(given: Sequence[Row], sizes: dict[str, dict[str, int]], where: str) 
         speed = f"**{ours.ratio:.2f}**" if ours.ms else "–"
         spread = f"{ours.ratio_low:.2f}–{ours.ratio_high:.2f}" if ours.ms else "–"
         place = host + SIMD.get(ours.simd, "")
-        loaded = [f"{each:.0f} ms" if ours.ms else "–" for each in (ours.open_ms, ours.first_ms)]
-        lines.append([model, pattern, place, *times[:2], speed, spread, times[2], *loaded])
+        lines.append([model, pattern, place, *times[:2], speed, spread, times[2]])
     files = [["model", "zeros", "model.wasm", "model.relaxed.wasm", "weights.bin"], ["---"] * 5]
     for tag, parts in sizes.items():
         files.append([*tag.split(" "), *(f"{parts[name] / 1e3:,.0f} KB" for name in files[0][2:])])
@@ -238,7 +231,7 @@ def section(given: Sequence[Row], sizes: dict[str, dict[str, int]], where: str) 
         if row.unavailable
     ]
     return "\n\n".join(
-        part for part in (where, _table(lines), _table(files), "\n".join(reasons)) if part
+        part for part in (where, table(lines), table(files), "\n".join(reasons)) if part
     )
 
 
@@ -246,7 +239,8 @@ def _ms(row: Row | None) -> str:
     return f"{row.ms:.2f}" if row is not None and row.ms else "–"
 
 
-def _table(lines: list[list[str]]) -> str:
+def table(lines: list[list[str]]) -> str:
+    """Lines as a table of Markdown."""
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -5,7 +5,7 @@ const WARM = 5;
 /**
  * @param job {engines: [{name, kind, …}], inputs: [{name, type, dims, data}], expected: Float32Array, seconds, calls}
  * @param openers By kind: engine → {run: () => Promise<Float32Array>, notes}.
- * @returns By engine: {error, openMs, firstMs, rounds: [[ms of each call]], …notes}, or {unavailable}.
+ * @returns By engine: {error, rounds: [[ms of each call]], …notes}, or {unavailable}.
  */
 export async function race(job, openers, say = () => {}) {
   const found = {};
@@ -13,14 +13,8 @@ export async function race(job, openers, say = () => {}) {
   for (const engine of job.engines) {
     say(`opening ${engine.name}`);
     try {
-      const start = performance.now();
-      const side = await openers[engine.kind](engine, job.inputs);
-      const opened = performance.now();
-      const output = await side.run();
-      const first = performance.now();
-      const { run, ...notes } = side;
-      const error = distance(output, job.expected);
-      found[engine.name] = { error, openMs: opened - start, firstMs: first - opened, rounds: [], ...notes };
+      const { run, ...notes } = await openers[engine.kind](engine, job.inputs);
+      found[engine.name] = { error: distance(await run(), job.expected), rounds: [], ...notes };
       sides.push({ name: engine.name, run });
     } catch (error) {
       found[engine.name] = { unavailable: String(error.message ?? error) };

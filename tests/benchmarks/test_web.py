@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from benchmarks import build, spec, web
+from benchmarks import build, spec, web, web_start
 from tests import small
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +36,17 @@ def test_every_engine_computes_the_model(tmp_path: Path, host: str) -> None:
     assert found[1].simd == ("simd128" if host == "node" else "relaxed")
 
 
+def test_what_comes_before_the_first_answer_is_beyond_the_read() -> None:
+    starts = [{"readMs": 10.0, "loadMs": 20.0 + i, "firstMs": 30.0} for i in range(3)]
+    threads = [{"threads": 1, "times": [8.0, 8.0]}, {"threads": 2, "times": [4.0, 5.0, 4.0]}]
+    shown = web_start.line("m", "dense", "node", {"starts": starts, "threads": threads})
+    assert shown == [
+        *("m", "dense", "node", "10 ms", "21 ms", "30 ms", "41 ms"),
+        *("8.00 ms", "4.00 ms", "2.00"),
+    ]
+    assert len(shown) == len(web_start.HEAD)
+
+
 def test_what_is_no_chain_is_none() -> None:
     """A residual network, and a transformer."""
     for name, size in (("resnet18", 64), ("minilm_l6", 8)):
@@ -57,7 +68,7 @@ def test_a_chain_has_every_weight() -> None:
 
 
 def race(**engines: dict[str, object]) -> dict[str, dict[str, object]]:
-    plain = {"error": 0.0, "openMs": 1.0, "firstMs": 2.0}
+    plain = {"error": 0.0}
     return {name: plain | each for name, each in engines.items()}
 
 
@@ -89,7 +100,7 @@ def test_who_is_wrong_or_not_there_has_no_figures() -> None:
         "no such kernel",
     ]
     shown = web.section(rows, {"mobilenet_v1 dense": dict.fromkeys(SIZES, 1500)}, "here")
-    assert "| mobilenet_v1 | dense | node | 4.00 | – | – | – | – | – | – |" in shown
+    assert "| mobilenet_v1 | dense | node | 4.00 | – | – | – | – |" in shown
     assert "- tfjs on mobilenet_v1 dense in node: no such kernel" in shown
     assert "| mobilenet_v1 | dense | 2 KB | 2 KB | 2 KB |" in shown
 
