@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sparsecc.passes.attention.constant_masks import ConstantMasks
 from sparsecc.passes.base import Pass
 from sparsecc.passes.canonicalize.batch_norm_folding import BatchNormFolding
 from sparsecc.passes.canonicalize.common_subexpressions import CommonSubexpressions
@@ -48,6 +49,7 @@ EXACT_BEFORE: tuple[Pass, ...] = (
 """Canonical form, before any weight is looked at."""
 
 EXACT_AFTER: tuple[Pass, ...] = (
+    ConstantMasks(),  # first: the shapes of what it writes are then known to all others
     ShapeInference(),  # the fusions below need to know that two shapes are equal
     SparseBias(),  # before the residual: a bias can join a sparse op only while nothing follows
     ResidualAdd(),  # before the activation, which applies to the sum
@@ -55,4 +57,4 @@ EXACT_AFTER: tuple[Pass, ...] = (
     ToInt8(),  # anywhere here: it takes layers that are quantized, the others those that are not
     DeadCode(),  # last: dense weights that became sparse ones are gone from here on
 )
-"""Fusion into the sparse ops, once there are any."""
+"""Attention over kept blocks, and fusion into the sparse ops, once there are any."""

@@ -18,9 +18,10 @@ from sparsecc.cost import roofline
 from sparsecc.cost.model import Estimate, cost_model, total
 from sparsecc.cost.rates import Sums
 from sparsecc.passes import edit, pipeline
+from sparsecc.passes.attention.rows import attention_rows
 from sparsecc.passes.base import Context, Refusal, run
 from sparsecc.passes.quantize.rows import int8_rows
-from sparsecc.passes.regions.predict import between, context, rest
+from sparsecc.passes.regions.predict import between, context, of_layers, rest
 from sparsecc.passes.regions.units import units_of
 from sparsecc.passes.structured.carry_out import Factored, exact_factors, rewrite_layers
 from sparsecc.passes.structured.detect import exact_structures
@@ -97,7 +98,7 @@ def rewrite(graph: ir.Model, target: Target, ctx: Context) -> list[LayerRow]:
         rows[name] = dataclasses.replace(row, op=rows[name].op)
     if target.stands_alone:
         rows |= _without_runtime(graph, rows)
-    rows = merged(rows, parts, target)
+    rows = merged(rows, parts, target) | attention_rows(graph, target)
     return sorted(rows.values(), key=lambda row: order.get(row.name, len(order)))
 
 
@@ -116,7 +117,7 @@ def predicted(model: Any, target: str) -> tuple[Estimate, Sums]:
     hardware = targets.read(target)
     graph, ctx = capture(model), Context(target=hardware)
     run(pipeline.EXACT_BEFORE, graph, ctx)
-    layers = [Estimate(row.est_ms, row.spread) for row in rewrite(graph, hardware, ctx)]
+    layers = of_layers(rewrite(graph, hardware, ctx))
     return total([*layers, between(graph, hardware)]), context(graph, hardware)
 
 
@@ -137,7 +138,7 @@ def fixed(graph: ir.Model, target: Target) -> Estimate:
         set_matrix(layer, weight * kept)
     prunable = {layer.name for layer in layers}
     rows = [row for row in rewrite(pruned, target, ctx) if row.name not in prunable]
-    return total([*(Estimate(row.est_ms, row.spread) for row in rows), rest(pruned, target)])
+    return total([*of_layers(rows), rest(pruned, target)])
 
 
 def _refused_rows(

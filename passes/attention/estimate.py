@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sparsecc.cost import roofline
+from sparsecc.cost.attention import work
 from sparsecc.cost.model import UNMEASURED_SPREAD, Estimate, cost_model, total
 from sparsecc.cost.rates import Kind, Sums
-from sparsecc.passes.fuse.terms import Term
 from sparsecc.targets import Target
 
 _OPERANDS = 3
@@ -33,17 +33,12 @@ class Size:
         """Of one head."""
         return self.queries * self.keys
 
-    def macs(self, scores: float) -> int:
-        """Multiply-adds of so many scores of each head, in both products."""
-        return int(2 * self.batch * self.heads * scores * self.dim)
 
-
-def size_of(dims: Sequence[Term], dim: Term) -> Size:
-    """The size of [batch, heads, queries, keys], open lengths as they are estimated."""
-    batch, *others = dims
-    heads, queries, keys = (each if isinstance(each, int) else LONG_TOKENS for each in others)
-    one = batch if isinstance(batch, int) else roofline.UNKNOWN_BATCH
-    return Size(one, heads, queries, keys, int(str(dim)))
+def size_of(dims: Sequence[object], dim: object) -> Size:
+    """The size of [batch, heads, queries, keys], open sizes as they are estimated."""
+    open_sizes = (roofline.UNKNOWN_BATCH, 1, LONG_TOKENS, LONG_TOKENS, 1)
+    sizes = zip((*dims, dim), open_sizes, strict=True)
+    return Size(*(size if isinstance(size, int) else guess for size, guess in sizes))
 
 
 def dense_ms(size: Size, target: Target) -> Estimate:
@@ -60,10 +55,9 @@ def kept_ms(size: Size, scores: float, target: Target) -> Estimate:
 
 
 def _attention(size: Size, scores: float, target: Target) -> Estimate:
-    macs = size.macs(scores)
-    made = size.batch * size.heads * scores
-    found = cost_model(target).step("attention", Sums(1, made, macs))
-    return found or Estimate(2e-6 * macs / (_SHARE_OF_PEAK * target.peak_gflops), UNMEASURED_SPREAD)
+    sums = work(size.batch * size.heads * scores, size.dim)
+    by_peak = 2e-6 * sums.macs / (_SHARE_OF_PEAK * target.peak_gflops)
+    return cost_model(target).step("attention", sums) or Estimate(by_peak, UNMEASURED_SPREAD)
 
 
 def _moved(kind: Kind, elements: int, target: Target) -> Estimate:

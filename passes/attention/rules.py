@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsecc.cost import attention as cost
 from sparsecc.ops.block_sparse_attention import UNBOUNDED, seen_by_rule
 from sparsecc.passes.attention.match import MASKED
 from sparsecc.passes.fuse.terms import Term
@@ -82,14 +83,8 @@ class Rule:
         return self != Rule()
 
     def scores(self, queries: int, keys: int) -> int:
-        """How many scores are in the blocks that it does not leave out whole."""
-        first = np.arange(0, queries, BLOCK)
-        past = np.minimum(first + BLOCK, queries)
-        end = np.clip(past + self.right, 0, keys)
-        start = np.clip(first - self.left, 0, end) // BLOCK * BLOCK
-        end = np.minimum(-(-end // BLOCK) * BLOCK, keys)
-        sinks = np.minimum(-(-self.sinks // BLOCK) * BLOCK, np.minimum(start, end))
-        return int(((past - first) * (end - start + sinks)).sum())
+        """How many scores of a head it leaves."""
+        return cost.seen_by_rule(queries, keys, self.left, self.right, self.sinks)
 
 
 @dataclass(frozen=True)
@@ -109,10 +104,11 @@ class Kept:
 
     def scores(self, queries: int, keys: int) -> float:
         """How many scores of a head are in kept blocks."""
+        by_rule = self.rule.scores(queries, keys)
         if self.blocks is None:
-            return self.rule.scores(queries, keys)
+            return by_rule
         rows, columns = (_sizes(size) for size in (queries, keys))
-        return float((self.blocks.mean(axis=0) * np.outer(rows, columns)).sum())
+        return min(by_rule, float((self.blocks.mean(axis=0) * np.outer(rows, columns)).sum()))
 
 
 def _sizes(size: int) -> NDArray[np.int64]:
@@ -163,7 +159,7 @@ def _candidates(seen: Flags) -> Iterator[Rule]:
     top = int(any_key.argmax())
     starts = np.flatnonzero(any_key & (first > 0))[:1].tolist()
     gaps = np.flatnonzero(any_key & (np.count_nonzero(seen, axis=1) < last + 1 - first))[-1:]
-    for right in (int(last[top]) - top, UNBOUNDED):
+    for right in (UNBOUNDED, int(last[top]) - top):  # one that reaches the end bounds nothing
         yield Rule(right=right)
         for row in starts:
             yield Rule(row - int(first[row]), right)

@@ -109,6 +109,9 @@ def _of_constant(array: NDArray[Any]) -> Form | None:
     if array.ndim < QUERIES or any(size != 1 for size in array.shape[:-QUERIES]):
         return None
     table = array.reshape(array.shape[-QUERIES:])
+    apart = _distances(table) if np.issubdtype(array.dtype, np.signedinteger) else None
+    if apart is not None:
+        return apart
     for inside, outside in ((high, low), (low, high)):
         chosen = table == inside
         if not np.all(chosen | (table == outside)):
@@ -117,6 +120,21 @@ def _of_constant(array: NDArray[Any]) -> Form | None:
         if rule is not None:
             return Choice(rule, float(inside), float(outside))
     return None
+
+
+def _distances(table: NDArray[Any]) -> Distance | None:
+    """Distances of keys from queries, in whole numbers."""
+    corner, keys = int(table[0, 0]), np.arange(table.shape[1])
+    sign = int(table[0, 1]) - corner if len(keys) > 1 else corner - int(table[1, 0])
+    absolute = corner == 0 and sign == 1 and len(table) > 1 and int(table[1, 0]) == 1
+    if sign not in (1, -1):
+        return None
+    for query, row in enumerate(table):
+        distances = keys - query
+        want = np.abs(distances) if absolute else corner + sign * distances
+        if not np.array_equal(row, want):
+            return None
+    return Distance(sign, corner, absolute)
 
 
 _Forms = Sequence[Form | None]

@@ -12,9 +12,10 @@ from onnxscript import optimizer
 from sparsecc.passes.base import Context, Pass, apply
 from sparsecc.passes.edit import constant, is_op, new_initializer, nodes_of, owner
 
-# Ops that prepare a weight (transposed, re-parametrised, cast) and are folded at any size up to
-# the limit; onnxscript's own limits are meant for shape arithmetic.
-_PREPARES_WEIGHTS = """
+# Ops that prepare a weight (transposed, re-parametrised, cast), or say which keys a query sees, and
+# are folded at any size up to the limit; onnxscript's own limits are meant for shape arithmetic.
+_FOLDED = """
+    Abs And Equal Greater GreaterOrEqual Less LessOrEqual Not Or Trilu
     Add Cast Concat Div Flatten Mul Neg Pow ReduceL2 ReduceSum Reshape Slice Sqrt Squeeze Sub
     Transpose Unsqueeze
 """
@@ -72,7 +73,7 @@ def _declare_folded_shapes(model: ir.Model) -> None:
 
 def _should_fold(node: ir.Node) -> bool | None:
     """True: fold whatever the size; None: by onnxscript's own limits."""
-    if not is_op(node, *_PREPARES_WEIGHTS.split()):
+    if not is_op(node, *_FOLDED.split()):
         return None
     sizes = [value.const_value.size for value in node.inputs if value and value.const_value]
     return True if sum(sizes) <= _LARGEST_INPUT else None

@@ -46,8 +46,13 @@ def predict_model(model: ir.Model, rows: Sequence[LayerRow], target: Target) -> 
         rows: Its layers, as ``inspection.rewrite`` gave them.
         target: Where it runs.
     """
-    layers = [Estimate(row.est_ms, row.spread) for row in rows]
-    return total([*layers, rest(model, target)])
+    return total([*of_layers(rows), rest(model, target)])
+
+
+def of_layers(rows: Sequence[LayerRow]) -> list[Estimate]:
+    """Times of the rows that :func:`rest` does not count: of layers, not of attention."""
+    layers = [row for row in rows if row.op not in ops.OP_TYPES]
+    return [Estimate(row.est_ms, row.spread) for row in layers]
 
 
 def rest(model: ir.Model, target: Target) -> Estimate:

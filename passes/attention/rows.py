@@ -1,0 +1,71 @@
+"""What the report says of each attention that skips keys."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+
+from sparsecc import ops
+from sparsecc.cost.attention import work
+from sparsecc.passes.attention.estimate import Size, dense_ms, kept_ms, size_of
+from sparsecc.passes.attention.rules import Rule
+from sparsecc.passes.edit import constant
+from sparsecc.report.rows import LayerRow
+from sparsecc.targets import Target
+
+_FLOAT_BYTES = 4
+
+
+def attention_rows(model: ir.Model, target: Target) -> dict[str, LayerRow]:
+    """Rows by the names of their nodes."""
+    nodes = [node for node in model.graph if ops.is_attention(node)]
+    return {str(node.name): _row(node, target) for node in nodes}
+
+
+def _row(node: ir.Node, target: Target) -> LayerRow:
+    named = dict(zip(ops.input_names(node.op_type), node.inputs, strict=True))
+    size = _size(named["Q"], named["K"])
+    rule = Rule(*ops.rule_of(node))
+    scores, pattern = rule.scores(size.queries, size.keys), _words(rule)
+    index, grid = (constant(named.get(name)) for name in ("index", "grid"))
+    if grid is not None:
+        heads, *_, rows, columns = grid.tolist()
+        pattern = f"blocks {rows}x{columns}"
+        kept = math.prod(grid[:3].tolist()) if index is None else np.count_nonzero(index >= 0)
+        scores = min(scores, int(kept) * rows * columns // heads)
+    ours, theirs = kept_ms(size, scores, target), dense_ms(size, target)
+    sums = work(size.batch * size.heads * scores, size.dim)
+    moved = 2 * size.batch * size.heads * (size.queries + size.keys) * size.dim
+    return LayerRow(
+        name=str(node.name),
+        op=node.op_type,
+        shape=(size.queries, size.keys),
+        macs=int(sums.macs),
+        density=min(1.0, scores / max(1, size.scores)),
+        pattern=pattern,
+        eligible=True,
+        why="its mask leaves these scores out in every run",
+        kernel="attention",
+        est_ms=round(ours.ms, 6),
+        dense_ms=round(theirs.ms, 6),
+        spread=round(ours.spread, 4),
+        flops=2 * sums.macs,
+        moved_bytes=_FLOAT_BYTES * moved,
+    )
+
+
+def _size(q: ir.Value | None, k: ir.Value | None) -> Size:
+    assert q is not None and k is not None  # noqa: PT018 - the op has no optional inputs
+    dims = [[*(each.shape or [None] * 4)] for each in (q, k)]
+    return size_of([*dims[0][:3], dims[1][2]], dims[0][3])
+
+
+def _words(rule: Rule) -> str:
+    """A rule in a few words."""
+    if rule == Rule(right=0):
+        return "causal"
+    sides = [str(side) for side in (rule.left, rule.right) if side < ops.UNBOUNDED]
+    sinks = f", {rule.sinks} first" if rule.sinks else ""
+    return f"window {'+'.join(sides)}{sinks}" if rule.hides else "all"
