@@ -34,7 +34,8 @@ class Isa:
         dot_cpu: ``cpu`` with the instruction that sums products of four bytes; empty when there is
             none. A library looks for it at run time.
         tiles: ``{mr: nr}``: the widest tile that keeps its accumulators, one row of inputs and
-            one weight in registers (16 of them on AVX2 and WebAssembly, 32 elsewhere).
+            its weights in registers (16 of them on AVX2 and WebAssembly, 32 elsewhere): on NEON
+            one for four rows, elsewhere one.
         when: What the compiler predefines for it, among those of the same vector length.
     """
 
@@ -69,7 +70,7 @@ ISAS: dict[str, Isa] = {
         Isa("x86-64-v4", "v4", "x86_64_v4", 64, "x86_64_v4+avx512vnni", {1: 8, 2: 6, 4: 6, 8: 3}),
         Isa(
             *("arm64-neon", "neon", "generic", 16, "generic+dotprod"),
-            {1: 8, 2: 8, 4: 5, 8: 2},
+            {1: 8, 2: 8, 4: 6, 8: 3},
             "defined(__aarch64__)",
         ),
         Isa(

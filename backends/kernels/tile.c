@@ -18,6 +18,15 @@ typedef void (*sc_tile_fn)(const sc_kernel *, const sc_strip *, const sc_strip *
 /* Weights that come after those at hand, which other pixels use too: from memory they take as long as all that work. */
 enum { BEHIND = SC_WEIGHT_FLOATS };
 
+/* NEON multiplies by a lane of a register: one load has the weights of four rows, and none are spread out. */
+#if defined(__aarch64__)
+#define WEIGHTS_OF_TAP vf lanes[SC_MAX_MR / VL]; UNROLL for (int q = 0; q < MR / VL; q++) lanes[q] = load(w + q * VL);
+#define WEIGHT(r) (MR < VL ? w[r] : lanes[(r) / VL][(r) % VL])
+#else
+#define WEIGHTS_OF_TAP
+#define WEIGHT(r) w[r]
+#endif
+
 /* All strips of [s, end) have mr = MR. PX more pixels (0 or 1) follow the NR vectors: one lane per row. Few accumulators
    are doubled or quadrupled over the taps, so that eight independent chains hide the latency of the multiply-add. */
 INLINE void tile(const int MR, const int NR, const int PX, const sc_kernel *k, const sc_strip *s, const sc_strip *end,
@@ -43,8 +52,9 @@ INLINE void tile(const int MR, const int NR, const int PX, const sc_kernel *k, c
     __builtin_prefetch(w + BEHIND), __builtin_prefetch(o + BEHIND / MR);                         \
     vf xv[SC_MAX_NR];                                                                                   \
     UNROLL for (int n = 0; n < NR; n++) xv[n] = load(x + (n == NR - 1 ? last : n * VL));         \
+    WEIGHTS_OF_TAP                                                                               \
     UNROLL for (int r = 0; r < MR; r++) {                                                        \
-      vf wv = splat(w[r]);                                                                       \
+      vf wv = splat(WEIGHT(r));                                                                  \
       UNROLL for (int n = 0; n < NR; n++) acc[u][r][n] += xv[n] * wv;                            \
       if (PX) pixel[r] += x[NR * VL] * w[r];                                                     \
     }                                                                                            \
