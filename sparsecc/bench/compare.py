@@ -32,7 +32,8 @@ from sparsecc.reference import model_of
 Inputs = Mapping[str, NDArray[Any]] | str | os.PathLike[str]
 """Arrays by input name, or the npz file that holds them."""
 
-_ENGINE = Path(__file__).with_name("engine_side.py")
+ENGINE = Path(__file__).with_name("engine_side.py")
+"""What a worker reads to run an artifact with its own engine."""
 
 
 def compare(
@@ -94,7 +95,7 @@ def compare(
             )
         ]
         progress("opening the artifact", 0.0)
-        with Worker(str(folder), jobs[0], runtime=None if manifest.has_model else _ENGINE) as left:
+        with Worker(str(folder), jobs[0], runtime=None if manifest.has_model else ENGINE) as left:
             progress("opening the baseline", 0.0)
             with Worker(str(baseline or f"{folder} without its library"), jobs[1]) as right:
                 turns = take_turns((left, right), seconds, progress)
@@ -177,4 +178,4 @@ def _difference(ours: dict[str, NDArray[Any]], theirs: dict[str, NDArray[Any]]) 
     return worst if names and math.isfinite(worst) else None
 
 
-__all__ = ["PORTABLE", "Inputs", "compare", "feeds_of", "interface"]
+__all__ = ["ENGINE", "PORTABLE", "Inputs", "compare", "feeds_of", "interface"]
