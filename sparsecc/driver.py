@@ -41,6 +41,7 @@ def compile(
     recover_loss: Callable[[Any, Any], Any] | None = None,
     checkpoint: str | Path | None = None,
     permute: bool = False,
+    attention: str | None = None,
     quantize: str | None = None,
     tune: str | None = None,
     verify: bool = False,
@@ -97,6 +98,11 @@ def compile(
             search with ``max_drop`` tries a second plan, that one's is beside it, with ``-2``.
         permute: Put coupled channels into the order under which blocks and N:M lose least, before
             pruning; what the model computes stays the same.
+        attention: The tokens of a video transformer, frames x height x width as attention sees
+            them and words before or behind, such as ``8+16x24x24``, or ``auto`` where one grid
+            fits: each head keeps the blocks of its scores that matter on ``calibration``
+            (docs/attention.md). ``max_drop`` limits what that loses; ``sparsity="dense"`` then
+            leaves the weights alone.
         quantize: ``int8`` makes weights and activations eight-bit, after pruning (best with
             ``4x4:0.8``); it needs ``calibration``. A model in QDQ form is eight-bit already.
         tune: Time many schedules of the code that TVM generates, so long (``5min``) or so many of
@@ -131,6 +137,7 @@ def compile(
         recover_loss=recover_loss,
         checkpoint=checkpoint,
         permute=permute,
+        attention=attention,
         backend=backend,
         name=name,
         tune=tune,
@@ -162,6 +169,7 @@ def plan(
     refit: bool = True,
     recover: str | None = None,
     permute: bool = False,
+    attention: str | None = None,
     executor: str = "processes",
     progress: Progress = silent,
 ) -> Plan:
@@ -187,6 +195,7 @@ def plan(
         recover: How long or how many steps the weights that stay may train after the search, which
             counts on it; the plan records the steps, and :func:`apply` repeats them.
         permute: Put coupled channels into a better order for blocks first.
+        attention: The tokens of a video transformer whose heads are to keep some of their blocks.
         executor: Where layers are worked on.
         progress: Called with what is being done and the share done, 0 to 1.
 
@@ -205,6 +214,7 @@ def plan(
         executor=executor,
         recover=recover,
         permute=permute,
+        attention=attention,
         backend=backend,
     )
     job = start(

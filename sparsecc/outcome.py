@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 import sparsecc
+from sparsecc.attention import over_blocks
 from sparsecc.backends.onnxruntime.run import session_of_model
 from sparsecc.cost.model import cost_model
 from sparsecc.errors import CalibrationError, PlanError
@@ -34,7 +35,10 @@ from sparsecc.searched import searched
 
 PRUNING = 0.3
 """Share of the progress that pruning is where a recovery follows."""
-KEPT = ("spec", "overrides", "allocation", "removed", "permuted", "mode", "seed", "costs", "points")
+KEPT = (
+    *("spec", "overrides", "allocation", "removed", "attention", "permuted"),
+    *("mode", "seed", "costs", "points"),
+)
 """What a plan says besides its layers that carrying it out does not change."""
 
 
@@ -45,11 +49,14 @@ def prune_as_asked(job: Job, progress: Progress, *, best_effort: bool = False) -
         CalibrationError: A search has no data.
         PlanError: No plan keeps to the budget, and ``best_effort`` is false.
     """
-    if job.request.budget is not None:
-        return searched(job, progress, best_effort=best_effort)
     request, whole = job.request, job
+    if request.searches_weights:
+        job, kept, progress = over_blocks(job, request, progress)
+        done = searched(job, progress, dense=whole.graph, best_effort=best_effort)
+        return dataclasses.replace(done, source={**done.source, "attention": kept.entries})
     deciding = 0.4 if request.allocation in MEASURED else 0.0
     job, removed, progress = smaller(job, request if request.spec.removes else (), progress)
+    job, kept, progress = over_blocks(job, request, progress)
     decisions = decide(job, part(progress, 0.0, deciding))
     permuted = FOR_CHOICES if request.permute else ""
     told = part(progress, deciding, 1.0)
@@ -59,6 +66,8 @@ def prune_as_asked(job: Job, progress: Progress, *, best_effort: bool = False) -
         "overrides": {name: str(spec) for name, spec in request.overrides.items()},
         "allocation": request.allocation,
         "removed": removed.sets,
+        "attention": kept.entries,
+        "budget": kept.budget,
         "permuted": permuted,
         "costs": cost_model(request.target).name,
         "seed": request.seed,
@@ -75,6 +84,7 @@ def follow(job: Job, plan: Plan, progress: Progress) -> Outcome:
     """
     whole = job
     job, removed, progress = smaller(job, plan.removed, progress)
+    job, _, progress = over_blocks(job, plan.attention, progress)
     _check_layers(find_layers(job.graph).layers, plan)
     decisions = {layer.name: Decision(layer.choice) for layer in plan.layers}
     done = _carried_out(whole, job, removed, decisions, plan.permuted, plan.seed, progress)
@@ -225,6 +235,7 @@ def _examined(job: Job, graph: ir.Model, plan: Plan) -> PlanBudget | None:
         return None
     exam = set_exam(session_of_model(job.graph), data.held_out, budget.metric, data.labels)
     changed = bool(plan.removed) or any(layer.choice.changes for layer in plan.layers)
+    changed |= any(not each.is_dense for each in plan.attention)
     grade = exam.grade(session_of_model(graph)) if changed else Grade(0.0)
     met = grade.certain <= budget.limit if budget.kind == "drop" else budget.met
     return budget.model_copy(update={"drop": grade.drop, "met": met})

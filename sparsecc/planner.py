@@ -112,6 +112,8 @@ def find_plan(
     wish: Wish,
     executor: Executor,
     progress: Progress,
+    *,
+    dense: ir.Model | None = None,
 ) -> Found:
     """Search for the best plan of a model in canonical form.
 
@@ -122,6 +124,8 @@ def find_plan(
         wish: What the plan may cost.
         executor: Where layers are worked on.
         progress: Told what is being done.
+        dense: The model that quality is compared with, if it is another; what `graph` loses
+            against it is then part of every drop.
 
     Raises:
         CalibrationError: Nothing is held out, or the model or the quality does not fit the data.
@@ -135,7 +139,12 @@ def find_plan(
     exam = set_exam(session_of_model(graph), data.held_out, wish.quality, data.labels)
     sense = sensitivities(graph, probes, exam, part(progress, 0.15, 0.25))
     problem = _problem(table, sense, fixed(graph, target).ms)
-    desk = _Desk(graph, table, exam, problem, data, wish, executor, part(progress, 0.25, 1.0))
+    start = Grade(0.0)
+    if dense is not None and dense is not graph:
+        exam = set_exam(session_of_model(dense), data.held_out, wish.quality, data.labels)
+        start = exam.grade(session_of_model(graph))
+    told = part(progress, 0.25, 1.0)
+    desk = _Desk(graph, table, exam, problem, data, wish, executor, told, start)
     found = search(
         desk.problem,
         desk.score,
@@ -212,13 +221,14 @@ class _Desk:
         wish: Wish,
         executor: Executor,
         progress: Progress,
+        start: Grade,
     ) -> None:
         self.graph = graph
         self.table = table
         self.exam = exam
         self.problem = problem
         self.wish = wish
-        self.grades: dict[Assignment, Grade] = {self.problem.dense: Grade(0.0)}
+        self.grades: dict[Assignment, Grade] = {self.problem.dense: start}
         self._data = data
         self._executor = executor
         self._progress = progress
@@ -284,7 +294,9 @@ class _Desk:
             model, choices, self._data, executor=self._executor, on_progress=counted(step)
         )
         step("what it loses", 1.0)
-        grade = self.exam.grade(session_of_model(model)) if any(assignment) else Grade(0.0)
+        grade = (
+            self.exam.grade(session_of_model(model)) if any(assignment) else self.grades[assignment]
+        )
         self.grades[assignment] = grade
         return _Trial(assignment, model, results, grade)
 

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 from sparsecc import targets
 from sparsecc.errors import PlanError, TargetError
 from sparsecc.executor import WHERES, Where
-from sparsecc.formats.patterns import SparsitySpec
+from sparsecc.formats.patterns import DENSE, SparsitySpec
 from sparsecc.naming import NAME, check_name
+from sparsecc.passes.attention.modes import AUTO, Grid
 from sparsecc.quality.effort import Effort
 from sparsecc.quality.exam import Quality
 from sparsecc.search.allocation import ALLOCATIONS, Allocation
@@ -55,8 +56,14 @@ class Request:
     recover_loss: Any = None
     checkpoint: Path | None = None
     permute: bool = False
+    attention: str | None = None
     name: str = NAME
     tune: Effort | Path | None = None
+
+    @property
+    def searches_weights(self) -> bool:
+        """Whether the budget is for weights; where these stay dense it is for attention alone."""
+        return self.budget is not None and self.spec.pattern != DENSE
 
 
 def read_budget(
@@ -148,6 +155,7 @@ def read_request(
     recover_loss: Any = None,
     checkpoint: str | Path | None = None,
     permute: bool = False,
+    attention: str | None = None,
     backend: str | None = None,
     name: str = NAME,
     tune: str | None = None,
@@ -165,7 +173,9 @@ def read_request(
             "a loss or a checkpoint is given for a recovery that nobody asked for",
             fix="say how long it may take, such as recover='10min'",
         )
-    if budget is not None and (sparsity != "existing" or overrides or quantize):
+    _check_attention(attention, budget)
+    left = {"existing"} if attention is None else {"existing", "dense"}
+    if budget is not None and (sparsity not in left or overrides or quantize):
         raise PlanError(
             "a budget is for a search, which decides on every layer by itself",
             fix="leave out sparsity, overrides and quantize, or the budget",
@@ -195,6 +205,7 @@ def read_request(
         recover_loss=recover_loss,
         checkpoint=None if checkpoint is None else Path(checkpoint),
         permute=permute,
+        attention=attention,
         name=check_name(name, hardware),
         tune=None if tune is None else _read_tune(tune, hardware),
     )
@@ -213,6 +224,18 @@ def _read_tune(text: str, target: Target) -> Effort | Path:
             fix="leave out tune, or compile on such a machine (x86-64 Linux)",
         )
     return Path(text) if text.endswith(".json") else Effort.parse(text)
+
+
+def _check_attention(attention: str | None, budget: Budget | None) -> None:
+    if attention is None:
+        return
+    if attention != AUTO:
+        Grid.parse(attention)
+    if budget is not None and budget.kind != "drop":
+        raise PlanError(
+            f"blocks of attention are searched within a drop of quality, not max_{budget.kind}",
+            fix="give max_drop, or no budget",
+        )
 
 
 def _check_teacher(removes: bool, permutes: bool, recovers: bool) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import onnx_ir as ir
+
 from sparsecc.backends.onnxruntime.run import session_of_model
 from sparsecc.cost.model import cost_model
 from sparsecc.errors import CalibrationError, PlanError
@@ -21,8 +23,14 @@ SEARCH = "search"
 """What a plan says was asked for where it was searched."""
 
 
-def searched(job: Job, progress: Progress, *, best_effort: bool) -> Outcome:
+def searched(job: Job, progress: Progress, *, dense: ir.Model, best_effort: bool) -> Outcome:
     """The best plan within a budget, carried out, and recovered where that was asked for.
+
+    Args:
+        job: With the model whose weights are pruned.
+        progress: Told what is being done.
+        dense: The model that quality is compared with.
+        best_effort: Go on with the best plan found where none keeps to the budget.
 
     Raises:
         CalibrationError: There are no data.
@@ -50,7 +58,7 @@ def searched(job: Job, progress: Progress, *, best_effort: bool) -> Outcome:
     with open_executor(request.executor) as executor:
 
         def search(wish: Wish, progress: Progress) -> Found:
-            return find_plan(job.graph, data, request.target, wish, executor, progress)
+            return find_plan(job.graph, data, request.target, wish, executor, progress, dense=dense)
 
         if request.recover is None:
             found, recovery = search(wish, progress), None

@@ -9,6 +9,7 @@ from sparsecc.cost import roofline
 from sparsecc.cost.attention import work
 from sparsecc.cost.model import UNMEASURED_SPREAD, Estimate, cost_model, total
 from sparsecc.cost.rates import Kind, Sums
+from sparsecc.passes.attention.modes import Pattern
 from sparsecc.targets import Target
 
 _OPERANDS = 3
@@ -43,7 +44,7 @@ def size_of(dims: Sequence[object], dim: object) -> Size:
 
 def dense_ms(size: Size, target: Target) -> Estimate:
     """All scores."""
-    return _attention(size, size.scores, target)
+    return scored_ms(size, size.scores, target)
 
 
 def kept_ms(size: Size, scores: float, target: Target) -> Estimate:
@@ -51,10 +52,19 @@ def kept_ms(size: Size, scores: float, target: Target) -> Estimate:
     tokens = size.batch * size.heads * size.dim
     turned = _moved("from_t64", tokens * (size.queries + (_OPERANDS - 1) * size.keys), target)
     back = _moved("to_t64", tokens * size.queries, target)
-    return total([_attention(size, scores, target), turned, back])
+    return total([scored_ms(size, scores, target), turned, back])
 
 
-def _attention(size: Size, scores: float, target: Target) -> Estimate:
+def head_ms(pattern: Pattern, tokens: int, dim: int, target: Target) -> float:
+    """One head over the blocks of a pattern, with its tokens brought into their order and back."""
+    size = Size(1, 1, tokens, tokens, dim)
+    moved = (_OPERANDS + 1) * tokens * dim if pattern.order is not None else 0
+    scored = scored_ms(size, pattern.density * size.scores, target)
+    return scored.ms + 8e-6 * moved / roofline.LAYOUT_GBS
+
+
+def scored_ms(size: Size, scores: float, target: Target) -> Estimate:
+    """So many scores of each head, tokens as they lie."""
     sums = work(size.batch * size.heads * scores, size.dim)
     by_peak = 2e-6 * sums.macs / (_SHARE_OF_PEAK * target.peak_gflops)
     return cost_model(target).step("attention", sums) or Estimate(by_peak, UNMEASURED_SPREAD)

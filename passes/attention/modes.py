@@ -11,7 +11,8 @@ Sparse VideoGen (arXiv 2502.01776), which it follows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,9 +24,12 @@ from sparsecc.errors import PlanError
 Mode = Literal["full", "skip", "diagonal", "multi-diagonal", "vertical"]
 Kept = NDArray[np.bool_]
 
+AUTO = "auto"
+"""In the place of a grid: the one that so many tokens fit."""
 BAND_FRAMES = 1.5
 """Half the width of a band, in frames, where no density is asked for."""
 
+_SPEC = re.compile(r"(?:(\d{1,9})\+)?(\d{1,9})x(\d{1,9})x(\d{1,9})(?:\+(\d{1,9}))?", re.ASCII)
 _MOST_NAMED = 4
 """Grids that an error names."""
 
@@ -58,6 +62,34 @@ class Grid:
     def __str__(self) -> str:
         words = f" and {self.text} words" if self.text else ""
         return f"{self.frames} × {self.height} × {self.width}{words}"
+
+    @property
+    def spec(self) -> str:
+        """As requests and plans write it, such as ``8+16x24x24``."""
+        video = f"{self.frames}x{self.height}x{self.width}"
+        parts = [str(self.text)] * bool(self.text)
+        return "+".join([*parts, video] if self.text_first else [video, *parts])
+
+    @classmethod
+    def parse(cls, spec: str) -> Grid:
+        """Read ``16x24x24``, with words before as ``8+16x24x24`` or behind as ``16x24x24+8``.
+
+        Raises:
+            PlanError: It is none of these.
+        """
+        found = _SPEC.fullmatch(spec)
+        if found is None:
+            raise PlanError(
+                f"no grid of tokens: {spec!r}",
+                fix="write frames x height x width as tokens see them, and words before or "
+                "behind: 16x24x24, 8+16x24x24 or 16x24x24+8",
+            )
+        before, frames, height, width, behind = (int(part or 0) for part in found.groups())
+        if before and behind:
+            raise PlanError(
+                f"no grid of tokens: {spec!r} has words on both sides", fix="put them on one side"
+            )
+        return cls(frames, height, width, before or behind, text_first=not behind)
 
     @property
     def frame(self) -> int:
@@ -211,8 +243,15 @@ def multi_diagonal(grid: Grid, block: int, band: int) -> Pattern:
     return Pattern("multi-diagonal", block, _banded(grid, block, band), order)
 
 
-def vertical(grid: Grid, block: int, stripes: int, mass: NDArray[np.floating]) -> Pattern:
-    """Keys that all queries look at: the blocks of keys of the largest mass.
+def vertical(grid: Grid, block: int, keys: Sequence[int]) -> Pattern:
+    """Keys that all queries look at: these blocks of keys, and those that hold words."""
+    kept = np.zeros(_blocks(grid, block), bool)
+    kept[:, list(keys)] = True
+    return Pattern("vertical", block, kept | _text_pairs(grid, block))
+
+
+def heaviest(grid: Grid, block: int, stripes: int, mass: NDArray[np.floating]) -> tuple[int, ...]:
+    """The blocks of keys of the largest mass, in ascending order.
 
     Args:
         grid: Of the tokens.
@@ -231,10 +270,9 @@ def vertical(grid: Grid, block: int, stripes: int, mass: NDArray[np.floating]) -
         )
     of_blocks = np.add.reduceat(mass.astype(np.float64), np.arange(0, grid.tokens, block))
     of_blocks[_with_text(grid, block)] = -1
-    chosen = np.argsort(-of_blocks, kind="stable")[: max(0, stripes)]
-    kept = np.zeros(_blocks(grid, block), bool)
-    kept[:, chosen] = True
-    return Pattern("vertical", block, kept | _text_pairs(grid, block))
+    without_words = int(np.count_nonzero(of_blocks >= 0))
+    chosen = np.argsort(-of_blocks, kind="stable")[: min(max(0, stripes), without_words)]
+    return tuple(sorted(chosen.tolist()))
 
 
 def band_of(grid: Grid, block: int, density: float | None = None) -> int:

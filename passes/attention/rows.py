@@ -46,7 +46,7 @@ def _row(node: ir.Node, target: Target) -> LayerRow:
         density=min(1.0, scores / max(1, size.scores)),
         pattern=pattern,
         eligible=True,
-        why="its mask leaves these scores out in every run",
+        why="these scores are left out in every run",
         kernel="attention",
         est_ms=round(ours.ms, 6),
         dense_ms=round(theirs.ms, 6),

@@ -11,6 +11,7 @@ import typer
 from sparsecc.cli.command import JsonOption, show
 from sparsecc.cli.options import (
     MODEL,
+    Attention,
     Backend,
     BestEffort,
     Calibration,
@@ -73,6 +74,10 @@ Data as they lie on the disk: a folder of photographs, and how the model wants t
 The first, with the attention layers left dense and one layer pruned less:
   sparsecc compile model.onnx --sparsity 4x1:0.8 --calibration data.npz \\
       --layer '*attention*=dense' --layer '*.fc2=4x1:0.5' -o out
+\b
+A video transformer whose heads keep some blocks of attention: 8 words, then 16 frames of 24 × 24:
+  sparsecc compile dit.onnx --attention 8+16x24x24 --calibration steps.npz \\
+      --max-drop 0.05 --quality psnr --sparsity dense -o out
 \b
 For the web: a folder to publish, WebAssembly and a JavaScript module in it:
   sparsecc compile model.onnx --sparsity 4x1:0.8 --target wasm -o out
@@ -187,6 +192,7 @@ def command(
         ),
     ] = False,
     permute: Permute = False,
+    attention: Attention = None,
     executor: Executor = Place.processes,
     as_json: JsonOption = False,
 ) -> None:
@@ -228,6 +234,7 @@ def command(
             tune=tune,
             verify=verify,
             permute=permute,
+            attention=attention,
             executor=executor.value,
             progress=progress,
         )

@@ -145,6 +145,16 @@ Permute = Annotated[
         help="First put channels into the order under which blocks of zeros lose least.",
     ),
 ]
+Attention = Annotated[
+    str | None,
+    typer.Option(
+        metavar="GRID",
+        help="The tokens of a video transformer, frames x height x width as attention sees them "
+        "and words before or behind: 16x24x24, 8+16x24x24 or 16x24x24+8; auto where one grid "
+        "fits. Each head then keeps the blocks of its scores that matter on --calibration.",
+        show_default=False,
+    ),
+]
 Backend = Annotated[
     Makes | None,
     typer.Option(
@@ -218,6 +228,7 @@ def read_labels(path: Path | None) -> Any:
 
 __all__ = [
     "MODEL",
+    "Attention",
     "Backend",
     "BestEffort",
     "Calibration",

@@ -11,6 +11,7 @@ import typer
 from sparsecc.cli.command import JsonOption, show
 from sparsecc.cli.options import (
     MODEL,
+    Attention,
     Backend,
     BestEffort,
     Executor,
@@ -79,6 +80,7 @@ def command(
     best_effort: BestEffort = False,
     recover: Recover = None,
     permute: Permute = False,
+    attention: Attention = None,
     executor: Executor = Place.processes,
     as_json: JsonOption = False,
 ) -> None:
@@ -107,6 +109,7 @@ def command(
             best_effort=best_effort,
             recover=recover,
             permute=permute,
+            attention=attention,
             executor=executor.value,
             progress=progress,
         )

@@ -18,7 +18,7 @@ a function          quality(outputs, wanted) → float, more is better: that of 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,9 +81,12 @@ class Exam:
         Raises:
             ModelError: It does not run on one.
         """
+        return self.graded(run_once(session, feed) for feed in self.feeds)
+
+    def graded(self, outputs: Iterable[Outputs]) -> Grade:
+        """The grade of a model that made these of the batches, in order."""
         drops, distances = [], []
-        for at, feed in enumerate(self.feeds):
-            ours = run_once(session, feed)
+        for at, ours in enumerate(outputs):
             drops.append(self.drop(at, ours))
             distances.append(_worst(metrics.relative_error, self.dense[at], ours))
         sizes = [max(1, count_samples(feed)) for feed in self.feeds]

@@ -95,7 +95,7 @@ def stream(
     with contextlib.ExitStack() as stack:
         room, batches = memory_bytes // len(models), calibration.batches
         runs = [
-            _Run(each, _taps_of(each, model, taps), stack.enter_context(_Store(batches, room)))
+            _Run(each, _taps_of(each, model, taps), stack.enter_context(Store(batches, room)))
             for each in models
         ]
         for done, tap in enumerate(taps):
@@ -142,7 +142,7 @@ def _taps_of(copy: ir.Model, model: ir.Model, taps: Sequence[Tap]) -> list[Tap]:
 class _Run:
     """One model's way through its taps, in the order of the graph."""
 
-    def __init__(self, model: ir.Model, taps: Sequence[Tap], store: _Store) -> None:
+    def __init__(self, model: ir.Model, taps: Sequence[Tap], store: Store) -> None:
         self._taps = taps
         self._store = store
         self._plan = schedule(model, [(tap.value, tap.node) for tap in taps])
@@ -161,7 +161,7 @@ class _Run:
             self._cut = stop
 
 
-class _Store:
+class Store:
     """Activations alive at the current cut, per batch, in memory or in files."""
 
     def __init__(self, batches: Sequence[Feed], memory_bytes: int) -> None:
@@ -170,7 +170,7 @@ class _Store:
         self._owned: set[str] = set()
         self._written = 0
 
-    def __enter__(self) -> _Store:
+    def __enter__(self) -> Store:
         self.folder = Path(tempfile.mkdtemp(prefix="sparsecc-"))
         return self
 
@@ -229,7 +229,7 @@ class _Piece:
         self.keeps = True
         """Whether the store stands at ``stop`` afterwards (not if a sequence is alive there)."""
 
-    def run(self, store: _Store) -> Iterator[NDArray[Any]]:
+    def run(self, store: Store) -> Iterator[NDArray[Any]]:
         """The tapped activation of every batch; leaves in the store what is alive at ``stop``."""
         if not self._nodes:
             for batch in range(len(store)):

@@ -67,10 +67,19 @@ class Schedule:
         return [v for v, born in self.born.items() if born < cut <= self.last_use.get(v, -1)]
 
 
-def schedule(model: ir.Model, wanted: Sequence[tuple[ir.Value, ir.Node]]) -> Schedule:
-    """Plan how to compute values, each just before the node that it is paired with."""
+def schedule(
+    model: ir.Model, wanted: Sequence[tuple[ir.Value, ir.Node]], *, to_end: bool = False
+) -> Schedule:
+    """Plan how to compute values, each just before the node that it is paired with.
+
+    Args:
+        model: The model.
+        wanted: Values, and the nodes before which they are wanted.
+        to_end: Whether the outputs of the model are wanted too, behind the last node.
+    """
     static = static_nodes(model.graph)
-    needed = _ancestors(value.producer() for value, _ in wanted)
+    ends = list(model.graph.outputs) if to_end else []
+    needed = _ancestors(value.producer() for value in (*(each for each, _ in wanted), *ends))
     readers = {node for _, node in wanted}
     born: dict[ir.Value, int] = dict.fromkeys(model.graph.inputs, -1)
     last_use: dict[ir.Value, int] = {}
@@ -88,6 +97,7 @@ def schedule(model: ir.Model, wanted: Sequence[tuple[ir.Value, ir.Node]]) -> Sch
         nodes.append(node)
     for value, node in wanted:
         last_use[value] = max(last_use.get(value, -1), cuts[node])
+    last_use |= dict.fromkeys(ends, len(nodes))
     return Schedule(model, tuple(nodes), frozenset(static & needed), last_use, born)
 
 

@@ -122,7 +122,7 @@ class Document:
         dense_ms: Estimated time of all layers dense, one thread, ms.
         est_ms: The same as chosen.
         speedup: One by the other.
-        removed: What was removed from the model before, in words, or "".
+        removed: What was removed, and left out of attention, before that, in words, or "".
         dense_bytes: Bytes of the weights of the model that came in.
         size_bytes: Bytes of the artifact.
         quality: Measured agreement with the model that came in.
@@ -230,7 +230,7 @@ def document(report: Report, measured: Measured | None = None) -> Document:
         dense_ms=report.dense_ms,
         est_ms=report.est_ms,
         speedup=report.speedup,
-        removed=report.removed,
+        removed="; ".join(filter(None, (report.removed, report.attention))),
         dense_bytes=manifest.dense_bytes if manifest else None,
         size_bytes=report.size_bytes,
         quality=report.quality,

@@ -97,6 +97,17 @@ class Report:
         several = "s" if len(sets) > 1 else ""
         return f"{len(sets)} set{several} of {sets[0].kind} made smaller" if sets else ""
 
+    @property
+    def attention(self) -> str:
+        """What attentions keep, such as ``4 attentions over 31% of their blocks``, or ""."""
+        sparse = [each for each in self.plan.attention if not each.is_dense] if self.plan else []
+        if not sparse:
+            return ""
+        densities = [head.density for each in sparse for head in each.heads]
+        several = "s" if len(sparse) > 1 else ""
+        mean, whose = sum(densities) / len(densities), "their" if several else "its"
+        return f"{len(sparse)} attention{several} over {mean:.0%} of {whose} blocks"
+
     def refusals_by_reason(self) -> dict[str, int]:
         """Reason → how many nodes it kept a pass from, most frequent first.
 

@@ -14,7 +14,7 @@ from sparsecc.formats.patterns import Pattern, Whole
 from sparsecc.formats.structures import Structure
 from sparsecc.versioned import FileKind
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """Version of the plan file this code reads and writes."""
 MAX_BYTES = 64 << 20
 _DIGITS = 6
@@ -229,6 +229,56 @@ class PlanRemoval(_Strict):
         return self
 
 
+class PlanHead(_Strict):
+    """What one head of an attention keeps of its blocks of scores.
+
+    Attributes:
+        mode: The kind of pattern (``passes/attention/modes.py``).
+        setting: Half the width of a band in blocks, or how many stripes; 0 where there is none.
+        keys: The blocks of keys that stripes are, in ascending order.
+        density: Share of blocks that are kept.
+        loss: What it loses, with what it takes (``passes/attention/search.py``).
+    """
+
+    mode: Literal["full", "skip", "diagonal", "multi-diagonal", "vertical"]
+    setting: Unit = 0
+    keys: Annotated[tuple[Unit, ...], pydantic.Field(max_length=1 << 20)] = ()
+    density: Annotated[Number, pydantic.Field(ge=0, le=1)]
+    loss: Annotated[Number, pydantic.Field(ge=0)] | None = None
+
+
+class PlanAttention(_Strict):
+    """An attention whose heads keep blocks of their scores.
+
+    Attributes:
+        name: Of its last node.
+        grid: What its tokens are, such as ``8+16x24x24``: words, frames, height and width.
+        block: Tokens of a block, of queries and of keys.
+        heads: In order.
+        most_loss: The loss up to which a head does not stay full: ε of Sparse-vDiT.
+        predicted_ms: Estimated time of its scores, in milliseconds.
+        dense_ms: The same of all of them.
+        samples: What each sample alone would have chosen, in order, a letter for each head: full,
+            skip, diagonal, multi-diagonal or vertical.
+        reason: Why all heads are full, or "".
+    """
+
+    name: Text
+    grid: Text
+    block: Count
+    heads: Annotated[tuple[PlanHead, ...], pydantic.Field(min_length=1, max_length=1 << 16)]
+    most_loss: Annotated[Number, pydantic.Field(ge=0)]
+    predicted_ms: Annotated[Number, pydantic.Field(ge=0)]
+    dense_ms: Annotated[Number, pydantic.Field(ge=0)]
+    samples: tuple[Text, ...] = ()
+    reason: Text = ""
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether every head keeps all of its blocks."""
+        return all(head.mode == "full" for head in self.heads)
+
+
 class PlanRefusal(_Strict):
     """A node that was left alone, and why."""
 
@@ -250,6 +300,7 @@ class Plan(_Strict):
         allocation: How the sparsity was spread over the layers.
         removed: Channels or heads, not both, that were removed first: its layers are those of what
             is left.
+        attention: What heads keep of their blocks of scores; weights were pruned after that.
         permuted: What coupled channels were put in order for before anything was pruned:
             ``choices``, what is done to the layers, or a sparsity such as 4x1:0.5; "" where they
             are as they were.
@@ -271,6 +322,7 @@ class Plan(_Strict):
     overrides: dict[Text, Text] = {}
     allocation: Text = "uniform"
     removed: tuple[PlanRemoval, ...] = ()
+    attention: tuple[PlanAttention, ...] = ()
     permuted: Text = ""
     mode: Text = ""
     seed: int = 0
@@ -288,6 +340,12 @@ class Plan(_Strict):
             raise ValueError("removed names a set twice")
         if len({(each.kind, each.refit) for each in self.removed}) > 1:
             raise ValueError("removed must be of one kind, with one refit for all")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _each_attention_once(self) -> Self:
+        if len({each.name for each in self.attention}) < len(self.attention):
+            raise ValueError("attention names one twice")
         return self
 
     @property

@@ -14,6 +14,7 @@ from sparsecc.passes.attention.modes import (
     diagonal,
     full,
     grid_of,
+    heaviest,
     multi_diagonal,
     skip,
     stripes_of,
@@ -31,6 +32,10 @@ GRIDS = st.builds(
 BLOCKS = st.integers(1, 17)
 BANDS = st.integers(1, 6)
 HEAD = 4
+
+
+def striped(grid, block, stripes, mass):
+    return vertical(grid, block, heaviest(grid, block, stripes, mass))
 
 
 def is_word(grid, token):
@@ -100,7 +105,7 @@ def test_words_see_all_and_are_seen_by_all(grid, block, band):
     for pattern in (
         diagonal(grid, block, band),
         multi_diagonal(grid, block, band),
-        vertical(grid, block, band, mass),
+        striped(grid, block, band, mass),
     ):
         pairs = seen(pattern, grid.tokens)
         words = [token for token in range(grid.tokens) if is_word(grid, token)]
@@ -135,7 +140,7 @@ def test_attention_in_the_pattern_s_order_is_masked_attention(grid, block, band,
 def test_vertical_keeps_the_blocks_of_the_largest_mass(grid, block, stripes, seed):
     mass = np.random.default_rng(seed).random(grid.tokens)
     words = blocks_with_words(grid, block)
-    pattern = vertical(grid, block, stripes, mass)
+    pattern = striped(grid, block, stripes, mass)
     sums = [mass[at : at + block].sum() for at in range(0, grid.tokens, block)]
     others = sorted((b for b in range(len(sums)) if b not in words), key=lambda b: -sums[b])
     chosen = words | set(others[:stripes])
@@ -148,11 +153,11 @@ def test_stripes_are_the_most_within_a_density(grid, block, density):
     mass = np.ones(grid.tokens)
     stripes = stripes_of(grid, block, density)
     others = math.ceil(grid.tokens / block) - len(blocks_with_words(grid, block))
-    one = vertical(grid, block, min(1, others), mass)
-    pattern = vertical(grid, block, stripes, mass)
+    one = striped(grid, block, min(1, others), mass)
+    pattern = striped(grid, block, stripes, mass)
     assert pattern.density <= max(density, one.density) + 1e-9
     if stripes < others:
-        assert vertical(grid, block, stripes + 1, mass).density > density - 1e-9
+        assert striped(grid, block, stripes + 1, mass).density > density - 1e-9
 
 
 @given(GRIDS, BLOCKS, st.floats(0, 1))
@@ -217,12 +222,31 @@ def test_grid_that_is_not_an_attention_s_names_its_node():
         lambda: diagonal(Grid(2, 2, 2), 4, 0),
         lambda: band_of(Grid(2, 2, 2), 4, 1.5),
         lambda: stripes_of(Grid(2, 2, 2), 4, float("nan")),
-        lambda: vertical(Grid(2, 2, 2), 4, 1, np.ones(7)),
-        lambda: vertical(Grid(2, 2, 2), 4, 1, np.full(8, np.nan)),
-        lambda: vertical(Grid(2, 2, 2), 4, 1, np.full(8, -1.0)),
+        lambda: heaviest(Grid(2, 2, 2), 4, 1, np.ones(7)),
+        lambda: heaviest(Grid(2, 2, 2), 4, 1, np.full(8, np.nan)),
+        lambda: heaviest(Grid(2, 2, 2), 4, 1, np.full(8, -1.0)),
     ],
 )
 def test_what_is_no_pattern(wrong):
     with pytest.raises(PlanError) as caught:
         wrong()
     assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("spec", "grid"),
+    [
+        ("16x24x20", Grid(16, 24, 20)),
+        ("8+2x3x4", Grid(2, 3, 4, 8)),
+        ("2x3x4+8", Grid(2, 3, 4, 8, text_first=False)),
+    ],
+)
+def test_a_grid_is_read_as_it_is_written(spec, grid):
+    assert Grid.parse(spec) == grid
+    assert grid.spec == spec
+
+
+@pytest.mark.parametrize("spec", ["", "16x24", "x2x3x4", "1+2x3x4+5", "2x3x-4", "2x3x٤", "0x3x4"])
+def test_what_is_no_grid_is_refused(spec):
+    with pytest.raises(PlanError, match="no grid of tokens"):
+        Grid.parse(spec)

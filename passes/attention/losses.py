@@ -1,0 +1,126 @@
+"""What patterns of kept blocks lose of a head's output, all of them in one pass over its scores.
+
+Softmax over fewer keys is the same sum of exponentials with some terms left out, above and below
+the line. So what each block of keys adds to both is computed once, and every pattern is a choice
+of these parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+_LEAST = np.finfo(np.float32).tiny
+"""In the place of a sum of no terms."""
+
+
+def column_mass(q: Floats, k: Floats, scale: float, block: int) -> NDArray[np.float64]:
+    """What every key gets of a head's softmax, summed over queries [tokens].
+
+    Args:
+        q: Queries of one head [tokens, features].
+        k: Keys, as many.
+        scale: On the scores.
+        block: Queries taken at a time.
+    """
+    mass = np.zeros(len(k))
+    for start in range(0, len(q), block):
+        weights = _exponentials(q[start : start + block], k.T, scale)
+        mass += (1 / weights.sum(axis=1)) @ weights
+    return mass
+
+
+def squared_errors(
+    q: Floats, k: Floats, v: Floats, scale: float, kept: NDArray[np.bool_], block: int
+) -> tuple[NDArray[np.float64], float]:
+    """Squares of what patterns change of a head's output, and of the output itself.
+
+    Args:
+        q: Queries of one head [tokens, features].
+        k: Keys.
+        v: Values.
+        scale: On the scores.
+        kept: [patterns, query blocks, key blocks].
+        block: Tokens of a block, of queries and of keys; the last may be cut.
+
+    Returns:
+        Σ‖Oᵢ − O₀‖² of each pattern [patterns], and Σ‖O₀‖².
+    """
+    parts, errors, energy = _Parts(k, v, block), np.zeros(len(kept)), 0.0
+    for at, start in enumerate(range(0, len(q), block)):
+        sums = parts.of(q[start : start + block], scale)
+        whole = _divided(sums.sum(axis=0))
+        flat = sums.reshape(len(sums), -1)
+        chosen = (kept[:, at].astype(np.float32) @ flat).reshape(len(kept), *sums.shape[1:])
+        errors += np.square(_divided(chosen) - whole, dtype=np.float64).sum(axis=(1, 2))
+        energy += float(np.square(whole, dtype=np.float64).sum())
+    return errors, energy
+
+
+class _Parts:
+    """Keys and values of a head, cut into blocks."""
+
+    def __init__(self, k: Floats, v: Floats, block: int) -> None:
+        blocks = -(-len(k) // block)
+        self._tokens, self._block, self._keys = len(k), block, k.T
+        ones = np.zeros((blocks * block, v.shape[1] + 1), np.float32)
+        ones[: len(v), :-1] = v
+        ones[: len(v), -1] = 1
+        self._values = ones.reshape(blocks, block, -1)
+
+    def of(self, q: Floats, scale: float) -> Floats:
+        """What each block of keys adds [blocks, queries, features + 1], the divisor last."""
+        blocks = len(self._values)
+        weights = np.zeros((len(q), blocks * self._block), np.float32)
+        weights[:, : self._tokens] = _exponentials(q, self._keys, scale)
+        by_block = weights.reshape(len(q), blocks, self._block).transpose(1, 0, 2)
+        found: Floats = by_block @ self._values
+        return found
+
+
+def attend_kept(
+    q: Floats, k: Floats, v: Floats, scale: float, kept: NDArray[np.bool_], block: int
+) -> Floats:
+    """The output of a head over kept blocks alone; zeros for queries that see no key.
+
+    Args:
+        q: Queries of one head [tokens, features].
+        k: Keys.
+        v: Values.
+        scale: On the scores.
+        kept: [query blocks, key blocks].
+        block: Tokens of a block, of queries and of keys.
+    """
+    made = np.zeros((len(q), v.shape[1]), np.float32)
+    for rows, keys in _rows(kept, len(q), len(k), block):
+        weights = _exponentials(q[rows], k[keys].T, scale)
+        made[rows] = (weights @ v[keys]) / weights.sum(axis=1, keepdims=True)
+    return made
+
+
+def _rows(
+    kept: NDArray[np.bool_], queries: int, keys: int, block: int
+) -> Iterator[tuple[slice, NDArray[np.intp] | slice]]:
+    """Queries of each block, and the keys that they see; those that see none are left out."""
+    for at, seen in enumerate(kept):
+        rows = slice(at * block, min(queries, (at + 1) * block))
+        if seen.all():
+            yield rows, slice(None)
+        elif seen.any():
+            yield rows, np.flatnonzero(seen.repeat(block)[:keys])
+
+
+def _exponentials(q: Floats, keys: Floats, scale: float) -> Floats:
+    """Of scores, the largest of each query being 1."""
+    scores = (q * np.float32(scale)) @ keys
+    scores -= scores.max(axis=1, keepdims=True)
+    found: Floats = np.exp(scores, out=scores)
+    return found
+
+
+def _divided(sums: Floats) -> Floats:
+    found: Floats = np.divide(sums[..., :-1], np.maximum(sums[..., -1:], _LEAST), dtype=np.float32)
+    return found
