@@ -15,6 +15,7 @@ from sparsecc.passes.canonicalize.identity_elimination import IdentityEliminatio
 from sparsecc.passes.canonicalize.inline_functions import InlineFunctions
 from sparsecc.passes.canonicalize.input_scale_folding import InputScaleFolding
 from sparsecc.passes.canonicalize.known_sizes import KnownSizes
+from sparsecc.passes.canonicalize.lower_contrib import LowerContrib
 from sparsecc.passes.canonicalize.lower_opset import LowerOpset
 from sparsecc.passes.canonicalize.reshape_sizes import ReshapeSizes
 from sparsecc.passes.canonicalize.scale_folding import ScaleFolding
@@ -28,6 +29,7 @@ from sparsecc.passes.quantize.to_int8 import ToInt8
 EXACT_BEFORE: tuple[Pass, ...] = (
     InlineFunctions(),  # first: the layers inside functions are seen by every later pass
     ShapeInference(),  # before lowering: heads and ranks of an Attention are in its shapes
+    LowerContrib(),  # with lowering, for the same reasons
     LowerOpset(),  # before all that folds: it writes shape arithmetic down
     IdentityElimination(),  # before folding: an Identity would hide a weight from its layer
     ShapeInference(),  # before folding: a known shape turns shape arithmetic into constants

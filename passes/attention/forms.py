@@ -149,8 +149,12 @@ def compared(kind: str, a: Form | None, b: Form | None) -> Form | None:
         return _first(kind, a, b.inside)
     if not isinstance(a, Distance):
         return None
-    rule = _near(kind, b.inside) if a.absolute and not a.offset else _side(kind, a, b.inside)
-    return None if rule is None else Choice(rule, 1.0, 0.0)
+    if not a.absolute:
+        rule = _side(kind, a, b.inside)
+        return None if rule is None else Choice(rule, 1.0, 0.0)
+    far = kind in ("Greater", "GreaterOrEqual")
+    rule = None if a.offset else _near(_NEGATED[kind] if far else kind, b.inside)
+    return None if rule is None else Choice(rule, float(not far), float(far))
 
 
 def _first(kind: str, position: Position, number: float) -> Choice | None:
@@ -172,8 +176,6 @@ def _first(kind: str, position: Position, number: float) -> Choice | None:
 
 def _side(kind: str, distance: Distance, number: float) -> Rule | None:
     """Keys up to a distance, or from one on."""
-    if distance.absolute:
-        return None
     bound = (number - distance.offset) * distance.sign
     kind = kind if distance.sign > 0 else _MIRRORED[kind]
     if abs(bound) >= UNBOUNDED:

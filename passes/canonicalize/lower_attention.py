@@ -59,9 +59,7 @@ def rewrite(model: ir.Model, node: ir.Node) -> None:
     q, k, v = form.q, form.k, form.v
     if form.flat is not None:
         heads, key_heads = form.flat
-        q, k, v = (
-            _split_heads(tape, x, n) for x, n in ((q, heads), (k, key_heads), (v, key_heads))
-        )
+        q, k, v = (split_heads(tape, x, n) for x, n in ((q, heads), (k, key_heads), (v, key_heads)))
     if form.group > 1:
         k, v = (_repeat_heads(tape, x, form.group) for x in (k, v))
     scaled = tape.op("Mul", q, tape.constant(np.array(form.scale, form.dtype)))
@@ -125,7 +123,7 @@ def _mask_problem(mask: ir.Value | None, k: ir.Value) -> str | None:
     return None
 
 
-def _split_heads(tape: Tape, x: ir.Value, heads: int) -> ir.Value:
+def split_heads(tape: Tape, x: ir.Value, heads: int) -> ir.Value:
     """[B, L, H·E] → [B, H, L, E]."""
     split = tape.op("Reshape", x, tape.ints(0, 0, heads, -1))
     return tape.op("Transpose", split, perm=[0, 2, 1, 3])
@@ -144,9 +142,15 @@ def _bias(tape: Tape, form: _Form, scores: ir.Value, causal: bool) -> ir.Value |
     """What to add to the scores [B, H, L, S]: 0 or the mask's value, -inf where masked."""
     bias = form.mask
     if form.mask is not None and form.mask.dtype == ir.DataType.BOOL:
-        bias = _choose(tape, form.mask, form.dtype)
+        bias = choose(tape, form.mask, form.dtype)
     if not causal:
         return bias
+    lower = causal_bias(tape, scores, form.dtype)
+    return lower if bias is None else tape.op("Add", bias, lower)
+
+
+def causal_bias(tape: Tape, scores: ir.Value, dtype: np.dtype[Any]) -> ir.Value:
+    """What hides later keys of scores [B, H, L, S]: [L, S]."""
     rows, columns = (
         tape.op(
             "Range",
@@ -157,13 +161,14 @@ def _bias(tape: Tape, form: _Form, scores: ir.Value, causal: bool) -> ir.Value |
         for axis in (2, 3)
     )
     seen = tape.op("LessOrEqual", columns, tape.op("Unsqueeze", rows, tape.ints(1)))
-    lower = _choose(tape, seen, form.dtype)
-    return lower if bias is None else tape.op("Add", bias, lower)
+    return choose(tape, seen, dtype)
 
 
-def _choose(tape: Tape, keep: ir.Value, dtype: np.dtype[Any]) -> ir.Value:
-    """0 where `keep`, else -inf."""
-    zero, masked = (tape.constant(np.array(x, dtype)) for x in (0.0, -np.inf))
+def choose(
+    tape: Tape, keep: ir.Value, dtype: np.dtype[Any], masked_by: float = -np.inf
+) -> ir.Value:
+    """0 where `keep`, else what masks."""
+    zero, masked = (tape.constant(np.array(x, dtype)) for x in (0.0, masked_by))
     return tape.op("Where", keep, zero, masked)
 
 

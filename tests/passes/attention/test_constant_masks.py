@@ -159,6 +159,13 @@ OPEN_MASKS = {
         mask = Where(c, f0, low)""",
         Rule(4, 4),
     ),
+    "far away": (
+        f"""{COUNTED} d = Sub(at, rows)
+        a = Abs(d)
+        c = Greater(a, five)
+        mask = Where(c, least, f0)""",
+        Rule(5, 5),
+    ),
     "streaming": (
         f"""{COUNTED} d = Sub(rows, at)
         near = Less(d, five)
