@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -155,23 +156,23 @@ def test_a_sample_of_the_exact_velocity_is_the_video() -> None:
 
 
 @pytest.fixture
-def few_steps(monkeypatch: pytest.MonkeyPatch) -> int:
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """A training of a few steps on small videos."""
-    stages = (train.Stage(24, 240, (2, 3), (3, 5)), train.Stage(6, 60, (3, 3), (4, 4)))
+    stages = (train.Stage(10, 120, (2, 3), (3, 5)), train.Stage(2, 60, (3, 3), (4, 4)))
     monkeypatch.setattr(train, "STAGES", stages)
-    monkeypatch.setattr(train, "STEPS", 30)
-    monkeypatch.setattr(train, "WARM", 5)
-    monkeypatch.setattr(train, "KEPT_EVERY", 10)
-    return 30
+    monkeypatch.setattr(train, "STEPS", 12)
+    monkeypatch.setattr(train, "WARM", 2)
+    monkeypatch.setattr(train, "KEPT_EVERY", 5)
 
 
-def test_training_goes_on_where_it_was_stopped(few_steps, tmp_path, monkeypatch) -> None:
+@pytest.mark.usefixtures("few_steps")
+def test_training_goes_on_where_it_was_stopped(tmp_path, monkeypatch) -> None:
     whole, parted = tmp_path / "whole.safetensors", tmp_path / "parted.safetensors"
     train.train(whole)
     step_of = train.train_step
 
     def stopped(model, optimisers, step: int) -> float:
-        if step == 17:
+        if step == 7:
             raise KeyboardInterrupt
         return step_of(model, optimisers, step)
 
@@ -192,15 +193,6 @@ def test_training_goes_on_where_it_was_stopped(few_steps, tmp_path, monkeypatch)
         for each in (fresh, learnt)
     ]
     assert losses[1] < 0.5 * losses[0]
-
-
-def test_the_compiled_network_samples_what_torch_does() -> None:
-    model, prompt = awake(), torch.tensor([[1, 4, 2]])
-    compiled = sample.compiled_velocity(model, SIZE)
-    with torch.inference_mode():
-        dense = flow.sample(model, prompt, SIZE, 3, dice())
-        ours = flow.sample(compiled, prompt, SIZE, 3, dice())
-    torch.testing.assert_close(ours, dense, rtol=1e-3, atol=1e-3)
 
 
 def test_prompts() -> None:
@@ -228,7 +220,9 @@ def test_command_line(tmp_path) -> None:
     save_file({name: each.half() for name, each in awake().state_dict().items()}, weights)
     done = CliRunner().invoke(sample.app, [*words, *options, "--steps", "2", "--compiled"])
     assert done.exit_code == 0, done.output
-    assert "PSNR" in done.output
+    agreement = re.search(r"PSNR of the two: (\S+) dB", done.output)
+    assert agreement is not None, done.output
+    assert float(agreement[1]) > 60
     with (
         Image.open(output.with_suffix(".png")) as strip,
         Image.open(output.with_suffix(".gif")) as film,
