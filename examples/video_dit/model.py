@@ -27,6 +27,9 @@ NEAR = math.pi / 8, math.pi / 2
 FAR = math.pi / 2, 4 * math.pi
 """Radians from one end of an axis to the other: the other half."""
 
+USUAL_TOKENS = 512
+"""At so many, scores are scaled as everywhere."""
+
 LEAST_NOISE = 0.05
 """Below, the velocity is taken as at this much noise: it would be divided by nearly zero."""
 
@@ -109,7 +112,9 @@ class Block(nn.Module):
         heads = self.qkv(x).view(batch, tokens, 3, HEADS, HEAD).permute(2, 0, 3, 1, 4)
         query = turned(self.query_norm(heads[0]), cos, sin)
         key = turned(self.key_norm(heads[1]), cos, sin)
-        mixed = functional.scaled_dot_product_attention(query, key, heads[2])
+        mixed = functional.scaled_dot_product_attention(
+            query, key, heads[2], scale=sharpness(tokens)
+        )
         return self.out(mixed.transpose(1, 2).reshape(batch, tokens, WIDTH))
 
 
@@ -126,6 +131,14 @@ def modulated(x: Tensor, scales: Parts, shifts: Parts) -> Tensor:
 def scaled(x: Tensor, scales: Parts) -> Tensor:
     """Words and patches [B, tokens, WIDTH], each multiplied by their own numbers."""
     return torch.cat([x[:, :WORDS] * scales[0], x[:, WORDS:] * scales[1]], 1)
+
+
+def sharpness(tokens: int) -> float:
+    """What scores are multiplied by: more for many tokens, or a softmax spreads over them all.
+
+    Source: Chiang and Cholak, Overcoming a Theoretical Limitation of Self-Attention (ACL 2022).
+    """
+    return math.log(tokens) / math.log(USUAL_TOKENS) / math.sqrt(HEAD)
 
 
 def waves(x: Tensor) -> Tensor:

@@ -49,8 +49,8 @@ class Stage:
 
 
 STAGES = (
-    Stage(1000, 3072, frames=(2, 4), side=(5, 8)),
-    Stage(700, 3072, frames=(4, 6), side=(8, 12)),
+    Stage(900, 3072, frames=(2, 4), side=(5, 8)),
+    Stage(650, 3072, frames=(4, 6), side=(8, 12)),
     Stage(150, 2560, frames=(8, 12), side=(14, 18)),
     Stage(20, 9216, frames=(16, 16), side=(24, 24)),
 )
