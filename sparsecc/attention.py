@@ -66,7 +66,7 @@ def over_blocks(
     if all(entry.is_dense for entry in kept.entries):
         return job, kept, progress
     graph = job.graph.clone()
-    carry_out(graph, kept.entries)
+    carry_out(graph, kept.entries, job.ctx)
     return dataclasses.replace(job, graph=graph), kept, progress
 
 

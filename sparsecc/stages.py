@@ -173,10 +173,11 @@ def rows_of(job: Job, outcome: Outcome) -> list[LayerRow]:
     """Rewrites the pruned model; a row per layer, with its dense time in the model that came in.
 
     Where channels or heads were removed, what is left of a layer is quicker also where it is dense.
+    Heads that attention skips are.
     """
     rewritten = rewrite(outcome.graph, job.request.target, job.ctx)
     rows = _with_reasons(rewritten, outcome.decisions)
-    if not outcome.source.get("removed"):
+    if not (outcome.source.get("removed") or outcome.source.get("attention")):
         return rows
     target = job.request.target
     whole = rewrite(job.graph.clone(), target, Context(target=target))

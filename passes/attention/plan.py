@@ -10,10 +10,11 @@ from sparsecc import ops
 from sparsecc.errors import PlanError
 from sparsecc.ops.block_sparse_attention import LEAST_OPSET
 from sparsecc.passes.attention.blocks import SelfAttention, as_op, keep, self_attentions
-from sparsecc.passes.attention.modes import AUTO, Grid, grid_of
+from sparsecc.passes.attention.modes import AUTO, Grid, Pattern, grid_of
 from sparsecc.passes.attention.offers import FULL, Offer
 from sparsecc.passes.attention.rules import BLOCK
 from sparsecc.passes.attention.search import Weighed
+from sparsecc.passes.attention.skipped import delete_heads
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.canonicalize.dead_code import DeadCode
 from sparsecc.passes.canonicalize.shape_inference import ShapeInference
@@ -129,8 +130,15 @@ def offers_of(entry: PlanAttention) -> list[Offer]:
     return [Offer(head.mode, head.setting, head.keys) for head in entry.heads]
 
 
-def carry_out(model: ir.Model, entries: Sequence[PlanAttention]) -> None:
+def carry_out(model: ir.Model, entries: Sequence[PlanAttention], ctx: Context) -> None:
     """Let attentions keep the blocks that a plan says; those whose heads are all full stay.
+
+    Heads that are skipped are deleted, where that is possible, from the weights too.
+
+    Args:
+        model: In canonical form; changed in place.
+        entries: What the plan says.
+        ctx: Told of heads that give zeros and have to stay.
 
     Raises:
         PlanError: The model has no such attention, or it is another.
@@ -142,15 +150,26 @@ def carry_out(model: ir.Model, entries: Sequence[PlanAttention]) -> None:
     here = {each.name: each for each in ours}
     for entry in sparse:
         _check(entry, here, others)
+    patterns = {entry.name: _patterns(entry) for entry in sparse}
+    gone = delete_heads(model, {entry.name: _skipped(entry) for entry in sparse}, ctx)
+    if gone:
+        here = {each.name: each for each in self_attentions(model)[0]}
     nodes = as_ops(model, [here[entry.name] for entry in sparse])
-    for node, entry in zip(nodes, sparse, strict=True):
-        grid = Grid.parse(entry.grid)
-        try:
-            patterns = [each.pattern(grid, entry.block) for each in offers_of(entry)]
-        except PlanError as error:
-            raise PlanError(error.message, node=entry.name, fix=error.fix) from error
-        keep(node, patterns)
+    for node, (name, kept) in zip(nodes, patterns.items(), strict=True):
+        keep(node, [each for at, each in enumerate(kept) if at not in gone.get(name, ())])
     _tidied(model)
+
+
+def _skipped(entry: PlanAttention) -> list[int]:
+    return [at for at, head in enumerate(entry.heads) if head.mode == "skip"]
+
+
+def _patterns(entry: PlanAttention) -> list[Pattern]:
+    grid = Grid.parse(entry.grid)
+    try:
+        return [each.pattern(grid, entry.block) for each in offers_of(entry)]
+    except PlanError as error:
+        raise PlanError(error.message, node=entry.name, fix=error.fix) from error
 
 
 def _check(
@@ -162,6 +181,12 @@ def _check(
         why = others.get(entry.name, "the model has none")
         raise PlanError(f"the plan has an attention {entry.name!r}: {why}", fix=fix)
     Grid.parse(entry.grid).check(found.tokens, entry.name)
+    if entry.block != BLOCK:
+        raise PlanError(
+            f"the plan has blocks of {entry.block} tokens, kernels have {BLOCK}",
+            node=entry.name,
+            fix="make the plan again with this version of sparsecc",
+        )
     if len(entry.heads) != found.heads:
         raise PlanError(
             f"the plan has {len(entry.heads)} heads, the model {found.heads}",

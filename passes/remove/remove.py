@@ -167,7 +167,7 @@ def _remove(
     reach = Reach(couplings)
     sets = find_removable(model, couplings, reach, kind, ctx)
     picked = list(zip(sets, pick(sets), strict=True))
-    taken, cut = _together([(each, gone) for each, gone in picked if gone.size], reach, ctx)
+    taken, cut = together([(each, gone) for each, gone in picked if gone.size], reach, ctx)
     if cut is None:
         return Removed((), {})
     notes = _make_up(model, taken, calibration, refit, on_progress)
@@ -185,7 +185,7 @@ def _remove(
     return Removed(planned, notes)
 
 
-def _together(
+def together(
     picked: Sequence[tuple[Removable, Ids]], reach: Reach, ctx: Context
 ) -> tuple[list[tuple[Removable, Ids]], Cut | None]:
     """The sets that can be made smaller all at once, and how."""

@@ -95,3 +95,75 @@ def test_a_model_without_attention_is_refused() -> None:
     data = {"x": np.zeros((8, 256), np.float32)}
     with pytest.raises(PlanError, match="no attention whose blocks"):
         sparsecc.compile(small.mlp("n"), attention="2x2x2", calibration=data)
+
+
+def small_data(count: int = 8) -> list[dict[str, np.ndarray]]:
+    chance = np.random.default_rng(0)
+    shape = (1, planted.SMALL.tokens, 32)
+    return [{"x": chance.standard_normal(shape).astype(np.float32)} for _ in range(count)]
+
+
+def test_attention_and_weights_share_a_limit(stock) -> None:
+    """The drop of the plan is that of both together, against the dense model."""
+    limit = 0.05
+    plan = sparsecc.plan(
+        planted.plain(),
+        "x86-64-v4",
+        attention=planted.SMALL.spec,
+        calibration=small_data(),
+        max_drop=limit,
+        quality="relative-error",
+        executor="serial",
+    )
+    assert any(not each.is_dense for each in plan.attention)
+    assert plan.budget.limit == limit
+    dense = next(point for point in plan.points if point.name == "dense")
+    assert 0 < dense.drop <= limit / 2  # of attention alone
+    made = sparsecc.apply(planted.plain(), plan, calibration=small_data(), executor="serial")
+    data = small_data()[1::2]  # every other batch judges
+    wanted = [stock(planted.plain(), **each) for each in data]
+    drops = [
+        float(np.square(made(**each) - one).sum() / np.square(one).sum())
+        for each, one in zip(data, wanted, strict=True)
+    ]
+    assert plan.budget.drop == pytest.approx(np.mean(drops), rel=0.05)
+    assert np.mean(drops) <= limit
+
+
+def test_pruned_weights_learn_beside_attention_over_blocks() -> None:
+    made = sparsecc.compile(
+        planted.plain(),
+        "x86-64-v4",
+        attention=planted.SMALL.spec,
+        sparsity="4x1:0.5",
+        calibration=small_data(),
+        permute=True,
+        recover="3 steps",
+        executor="serial",
+    )
+    assert made.plan.recovery.steps == 3
+    assert any(not each.is_dense for each in made.plan.attention)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "bundle"])
+def test_a_plan_may_leave_a_whole_attention_out(backend: str) -> None:
+    """No block is kept, and no head can be deleted because none would be left."""
+    data = small_data()
+    made = sparsecc.compile(
+        planted.plain(),
+        "x86-64-v4",
+        attention=planted.SMALL.spec,
+        calibration=data,
+        executor="serial",
+    )
+    nothing = {"mode": "skip", "setting": 0, "keys": (), "density": 0.0}
+    first, *others = made.plan.attention
+    heads = tuple(head.model_copy(update=nothing) for head in first.heads)
+    plan = made.plan.model_copy(
+        update={"attention": (first.model_copy(update={"heads": heads}), *others)}
+    )
+    again = sparsecc.apply(
+        planted.plain(), plan, calibration=data, executor="serial", backend=backend
+    )
+    assert again.report.numerics["max_rel_error"] < 1e-5
+    assert again.quality["rel_error"] > made.quality["rel_error"]

@@ -12,6 +12,7 @@ from torch import nn
 from sparsecc.passes.attention.modes import Grid
 
 GRID = Grid(8, 16, 16)
+SMALL = Grid(4, 4, 8)
 LAYERS, HEADS, DIM = 4, 8, 32
 WIDTH = HEADS * DIM
 STRIPES = range(5 * 64, 6 * 64)
@@ -108,3 +109,26 @@ def exported(layers: int = LAYERS) -> Any:
         network(layers), (example,), dynamo=True, input_names=["x"], verbose=False
     )
     return program.model_proto
+
+
+class Layer(nn.Module):
+    """Fused queries, keys and values with biases, four heads of eight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(32, 96), nn.Linear(32, 32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[1, tokens, 32]."""
+        heads = self.qkv(x).view(1, SMALL.tokens, 3, 4, 8).permute(2, 0, 3, 1, 4)
+        y = nn.functional.scaled_dot_product_attention(*heads.unbind())
+        return x + self.out(y.transpose(1, 2).reshape(x.shape))
+
+
+@functools.cache
+def plain(layers: int = 2) -> Any:
+    """A small model of such layers over the tokens of :data:`SMALL`, nothing planted in it."""
+    torch.manual_seed(0)
+    network = nn.Sequential(*(Layer() for _ in range(layers))).eval()
+    example = (torch.zeros(1, SMALL.tokens, 32),)
+    return torch.onnx.export(network, example, dynamo=True, input_names=["x"]).model_proto

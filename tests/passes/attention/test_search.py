@@ -11,6 +11,7 @@ from sparsecc.passes.attention.modes import Grid
 from sparsecc.passes.attention.plan import as_ops, asked_for, carry_out, offers_of, planned
 from sparsecc.passes.attention.search import outputs, weigh
 from sparsecc.passes.base import Context, run
+from sparsecc.passes.weights.layers import find_layers
 from sparsecc.search.plan import PlanAttention, PlanHead
 from tests.passes.attention import planted
 
@@ -59,7 +60,7 @@ def test_what_is_carried_out_is_what_was_examined(searched, session):
     feeds = planted.samples(1)
     wanted = outputs(graph, patterns, feeds)[0][0]
     model = canonical()
-    carry_out(model, entries)
+    carry_out(model, entries, Context())
     nodes = [node for node in model.graph if ops.is_attention(node)]
     assert len(nodes) == 2 * len(entries)  # heads with their tokens in another order, and others
     for node in nodes:
@@ -90,6 +91,7 @@ def entry(**changes):
         ({"name": "elsewhere"}, "'elsewhere': the model has none"),
         ({"grid": "8x16x17"}, "2176 tokens, the attention has 2048"),
         ({"grid": "8x"}, "no grid of tokens"),
+        ({"block": 16}, "blocks of 16 tokens"),
         ({"heads": [PlanHead(mode="skip", density=0.0)]}, "1 heads, the model 8"),
         (
             {"heads": [PlanHead(mode="diagonal", setting=0, density=0.1)] * planted.HEADS},
@@ -99,7 +101,7 @@ def entry(**changes):
 )
 def test_a_plan_that_does_not_fit_is_refused(changes, message):
     with pytest.raises(PlanError, match=message):
-        carry_out(canonical(1), [entry(**changes)])
+        carry_out(canonical(1), [entry(**changes)], Context())
 
 
 def test_a_grid_that_does_not_fit_names_the_attention_and_both_numbers():
@@ -122,7 +124,7 @@ def test_heads_in_another_order_are_put_back(heads, session):
     patterns = [offer.pattern(planted.GRID, 64) for offer in offers_of(plan)]
     wanted = outputs(graph, {plan.name: patterns}, feeds)[0][0]
     model = canonical(1)
-    carry_out(model, [plan])
+    carry_out(model, [plan], Context())
     assert np.abs(session(model, **feeds[0]) - wanted).max() < 1e-5 * np.abs(wanted).max()
 
 
@@ -133,3 +135,40 @@ def test_a_model_without_attention_says_so():
     run(pipeline.EXACT_BEFORE, graph, Context())
     with pytest.raises(PlanError, match="no attention whose blocks"):
         asked_for(graph, Grid(1, 2, 2).spec, Context())
+
+
+def heads_that(say, layers=2):
+    """A model of plain layers, from one array of tokens to the next, and a plan for it."""
+    graph = capture(planted.plain(layers))
+    run(pipeline.EXACT_BEFORE, graph, Context())
+    found, _ = asked_for(graph, planted.SMALL.spec, Context())
+    heads = [
+        PlanHead(mode=mode, setting=int(mode not in ("skip", "full")), density=0.5) for mode in say
+    ]
+    plans = [entry(name=each.name, grid=planted.SMALL.spec, heads=heads) for each in found]
+    return graph, found, plans
+
+
+@pytest.mark.parametrize(
+    "say",
+    [
+        ("skip", "diagonal", "skip", "multi-diagonal"),
+        ("full", "skip", "full", "full"),
+        ("skip", "skip", "skip", "skip"),
+    ],
+)
+def test_skipped_heads_are_deleted_and_nothing_changes(say, session):
+    graph, found, plans = heads_that(say)
+    x = np.random.default_rng(0).standard_normal((1, 128, 32)).astype(np.float32)
+    as_ops(graph, found)
+    patterns = {
+        each.name: [offer.pattern(planted.SMALL, 64) for offer in offers_of(each)] for each in plans
+    }
+    wanted = outputs(graph, patterns, [{"x": x}])[0][0]
+    model, _, _ = heads_that(say)
+    carry_out(model, plans, Context())
+    left = say.count("skip") % len(say)
+    sizes = {layer.name: layer.rows for layer in find_layers(model).layers}
+    assert set(sizes.values()) == {96 - 24 * left, 32}
+    got = session(model, x=x)
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
