@@ -4,9 +4,11 @@ import re
 import shutil
 
 import numpy as np
+import onnx
 import pytest
 
 from sparsecc.artifact import open_artifact
+from tests.passes.attention import planted
 
 WIDTH = 80
 
@@ -48,6 +50,18 @@ def test_compile_with_everything(model, sparsecc, tmp_path):
     assert plan["allocation"] == "erk"
     assert plan["target"] == "x86-64"
     assert done.json["report"]["target"] == "x86-64"
+
+
+def test_blocks_of_attention_from_the_steps_of_an_npz(sparsecc, tmp_path):
+    path, steps = tmp_path / "dit.onnx", tmp_path / "steps.npz"
+    onnx.save(planted.plain(1), path)
+    np.savez(steps, x=np.random.default_rng(0).standard_normal((5, 128, 32)).astype(np.float32))
+    grid = ["--attention", planted.SMALL.spec, "--calibration", steps]
+    result = sparsecc("compile", path, *grid, "-o", tmp_path / "out", "--json")
+    assert result.code == 0, result.err
+    (entry,) = open_artifact(tmp_path / "out").plan["attention"]
+    assert len(entry["samples"]) == 4  # one of five is held out
+    assert {len(each) for each in entry["samples"]} == {len(entry["heads"])}
 
 
 def test_a_library_by_itself_from_compile_to_package(model, sparsecc, tmp_path):

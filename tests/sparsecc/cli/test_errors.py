@@ -46,6 +46,18 @@ def test_a_model_that_is_none(refused, tmp_path, command, content):
     assert str(path) in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("grid", "code", "said"),
+    [
+        ("16x24", 5, "no grid of tokens"),
+        ("2x2x2", 4, "there are none"),
+    ],
+)
+def test_attention_that_cannot_be_searched(refused, model, tmp_path, grid, code, said):
+    error = refused(code, "compile", model, "-o", tmp_path / "out", "--attention", grid)
+    assert said in error["message"]
+
+
 def test_a_truncated_model(refused, model, tmp_path):
     path = tmp_path / "truncated.onnx"
     path.write_bytes(model.read_bytes()[:-1000])
