@@ -55,6 +55,8 @@ import pathlib, sys
 import numpy, tvm
 from tvm import relax
 
+if len(sys.argv) != 2:
+    sys.exit("usage: python run.py inputs.npz, with an array for each of " + ", ".join({inputs}))
 here = pathlib.Path(__file__).resolve().parent
 machine = relax.VirtualMachine(tvm.runtime.load_module(str(here / "{library}")), tvm.cpu())
 inputs = numpy.load(sys.argv[1], allow_pickle=False)

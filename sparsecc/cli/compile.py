@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sparsecc import targets
 from sparsecc.cli.command import JsonOption, show
 from sparsecc.cli.options import (
     MODEL,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from sparsecc.compiled import Compiled
-    from sparsecc.report import Report
+    from sparsecc.manifest import Manifest
 
 BUILDABLE = [name for name, target in TARGETS.items() if is_buildable(target)]
 
@@ -253,7 +254,7 @@ def tell(compiled: Compiled, model: Path, out: Path, *, guessed: bool, as_json: 
         "quality": compiled.quality,
         "report": compiled.report.to_json(),
     }
-    show(data, _drawing(compiled.report, model, out, guessed=guessed), as_json=as_json)
+    show(data, _drawing(compiled, model, out, guessed=guessed), as_json=as_json)
 
 
 def _overrides(settings: list[str]) -> dict[str, str]:
@@ -268,19 +269,30 @@ def _overrides(settings: list[str]) -> dict[str, str]:
     return overrides
 
 
-def _drawing(report: Report, model: Path, out: Path, *, guessed: bool) -> RenderableType:
+def _drawing(compiled: Compiled, model: Path, out: Path, *, guessed: bool) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
+    report = compiled.report
     lines = [Text(), Text.assemble("wrote ", (str(out), "bold green"))]
     if guessed:
         lines.append(Text(_GUESSED, "yellow"))
-    not_run = report.manifest.not_run if report.manifest else ""
-    if not_run:
-        lines.append(Text(f"its answers were not checked: {not_run}", "yellow"))
+    if report.manifest is None or report.manifest.not_run:
+        why = report.manifest.not_run if report.manifest else "it has no manifest"
+        lines.append(Text(f"its answers were not checked: {why}", "yellow"))
     else:
-        lines.append(Text(f"next: sparsecc bench {out} --baseline {model}", "dim"))
+        lines.append(Text(f"next: {_next(report.manifest, model, out)}", "dim"))
     return Group(report, *lines)
+
+
+def _next(manifest: Manifest, model: Path, out: Path) -> str:
+    """What to do with an artifact: time it where that says something, else take it there."""
+    target = targets.described(manifest.target, manifest.hardware)
+    if target.family == "wasm":
+        return f"node {out}/demo/serve.mjs, to see it run in a browser"
+    if targets.runs_here(target):
+        return f"sparsecc bench {out} --baseline {model}"
+    return f"sparsecc package {out} -o {out}.zip, to take it to where it runs"
 
 
 __all__ = ["EXAMPLES", "NAME", "command", "tell"]
