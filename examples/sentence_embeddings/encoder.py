@@ -102,11 +102,15 @@ class Encoder(nn.Module):
         x = words(input_ids) + positions.weight[: input_ids.shape[1]] + types.weight[0]
         x = self.embeddings["LayerNorm"](x)
         flags = attention_mask.to(x.dtype)
-        mask = (1 - flags[:, None, None, :]) * IGNORED
+        mask = self.mask(flags)
         for layer in self.encoder["layer"]:
             x = layer(x, mask)
         total = (x * flags[:, :, None]).sum(1)
         return nn.functional.normalize(total / flags.sum(1, keepdim=True), dim=-1)
+
+    def mask(self, flags: Tensor) -> Tensor:
+        """[B, T] flags → what is added to scores: every token sees all that are flagged."""
+        return (1 - flags[:, None, None, :]) * IGNORED
 
 
 def folder() -> Path:

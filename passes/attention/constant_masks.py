@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,7 +18,7 @@ from sparsecc.passes.attention import masks
 from sparsecc.passes.attention.estimate import dense_ms, kept_ms, size_of
 from sparsecc.passes.attention.heads import Heads, heads_of
 from sparsecc.passes.attention.masks import Known, Masks
-from sparsecc.passes.attention.match import Attention, Term, match
+from sparsecc.passes.attention.match import MASKED, Attention, Term, match
 from sparsecc.passes.attention.rules import Kept, Rule, grid_of, take_apart
 from sparsecc.passes.attention.structure import Structure
 from sparsecc.passes.base import Context, Pass
@@ -27,6 +28,8 @@ from sparsecc.passes.fuse.terms import Terms
 from sparsecc.passes.tape import Tape
 from sparsecc.targets import Target
 
+MOST_SCORES = 1 << 30
+"""Of all heads: a larger constant mask is not read."""
 LEAST_GAIN = 1.1
 """Estimated gain under which attention stays dense: estimates are no better than that."""
 
@@ -139,18 +142,23 @@ class _Reader:
     ) -> tuple[Kept, tuple[Term, ...]] | str:
         """What the constant part of a mask leaves, and the rest of it."""
         queries, keys = dims[2:]
-        sized = isinstance(queries, int) and isinstance(keys, int)
-        fixed = [term for term in known.rest if sized and constant(term.value) is not None]
+        arrays = {term: masks.numbers(term) for term in known.rest} if _is_readable(dims) else {}
+        fixed = {
+            term: array
+            for term, array in arrays.items()
+            if array is not None and array.min(initial=0) <= MASKED
+        }
         rest = tuple(term for term in known.rest if term not in fixed)
         if not fixed:
             if not known.rule.hides:
-                return "a mask that depends on the inputs" if rest else "a mask that hides no key"
+                given = any(constant(term.value) is None for term in rest)
+                return "a mask that depends on the inputs" if given else "a mask that hides no key"
             seen = known.rule.sees_any(queries, keys)
             return (Kept(known.rule), rest) if seen else "a query that sees no key"
         key = (*fixed, known.rule, found.guarded, *dims[1:])
         if key not in self._kept:
-            arrays = [masks.numbers(term) for term in fixed]
-            self._kept[key] = _together(arrays, known.rule, dims, found.guarded)
+            found_masks = list(fixed.values())
+            self._kept[key] = _together(found_masks, known.rule, dims, found.guarded)
         kept = self._kept[key]
         return kept if isinstance(kept, str) else (kept, rest)
 
@@ -167,6 +175,12 @@ class _Reader:
             if any(have not in (1, want) for have, want in pairs):
                 return "a mask of a shape that is not known to be that of the scores"
         return None
+
+
+def _is_readable(dims: Terms) -> bool:
+    """Whether queries and keys are numbers, and their scores few enough to be looked at."""
+    sizes = [size for size in dims[1:] if isinstance(size, int)]
+    return len(sizes) == len(dims[1:]) and math.prod(sizes) <= MOST_SCORES
 
 
 def _readers(found: Attention) -> list[ir.Node | None]:
@@ -202,13 +216,12 @@ def _disagreement(q: Heads, k: Heads, v: Heads) -> str | None:
 
 
 def _together(
-    arrays: Sequence[NDArray[np.float32] | None], rule: Rule, dims: Terms, zeros: bool
+    arrays: Sequence[NDArray[np.float32]], rule: Rule, dims: Terms, zeros: bool
 ) -> Kept | str:
     """What masks that are added, and a rule besides, leave."""
     heads, queries, keys = (int(str(size)) for size in dims[1:])
     total = np.where(rule.seen(queries, keys), 0, -np.inf).astype(np.float32)[None]
     for array in arrays:
-        assert array is not None  # they are constant
         if array.ndim == len(dims) and len(array) == 1:
             array = array[0]
         if array.ndim == len(dims):

@@ -337,6 +337,17 @@ def test_constant_distances_that_are_compared(always: None, name: str) -> None:
     assert rule_of(node) == wanted.get(name, Rule(left=5))
 
 
+def test_a_constant_bias_beside_a_rule_stays_as_small_as_it_is(always: None) -> None:
+    """Slopes of ALiBi: one number for each head and key."""
+    slopes = -np.arange(LONG, dtype=np.float32) * np.float32([[[0.1]], [[0.2]], [[0.3]], [[0.4]]])
+    text = attention("a = Add(s, slopes)", "m = Add(a, given)")
+    given = {"given": constant(CAUSAL.seen(LONG, LONG)), "slopes": slopes}
+    node, _ = check(model(tokens(length=LONG), text, given), {"B": 2})
+    assert node.op_type == "BlockSparseAttention_mask"
+    assert list(node.inputs[3].shape) == [HEADS, 1, LONG]
+    assert rule_of(node) == CAUSAL
+
+
 SHARED = {
     "repeated": """
         k5 = Unsqueeze(k, row_axis)
@@ -439,6 +450,7 @@ def test_causal_attention_of_opset_23(always: None, length: str | int) -> None:
 
 DECLINED = {
     "a mask that depends on the inputs": ("", "m = Add(s, pairs)"),
+    "a mask that hides no key": ("", "m = Add(s, small)"),
     "scores capped by Tanh": ("t = Tanh(s)", "m = Add(t, given)"),
     "a query that sees no key": ("", "m = Add(s, blind)"),
     "a mask that differs between the samples of a batch": ("", "m = Add(s, samples)"),
@@ -460,6 +472,7 @@ def test_what_is_declined_says_why(always: None, reason: str) -> None:
         "blind": constant(blind),
         "samples": np.stack([constant(seen), constant(blind | seen.T)])[:, None],
         "flags": seen,
+        "small": np.zeros((LONG, LONG), np.float32) - 1,
     }
     pairs = f"float[2, 1, {LONG}, {LONG}] pairs"
     text = attention(*DECLINED[reason])

@@ -1,0 +1,1 @@
+"""Long texts through a sentence encoder whose tokens see their neighbours alone."""
