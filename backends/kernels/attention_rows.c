@@ -7,7 +7,7 @@
 enum {
   TILES = 4,                     /* of an item of work */
   PACKED_KEYS = 1024,            /* keys turned by one task */
-  GROUP_FLOATS = 1 << 24,        /* of keys and values in memory at once, unless one head has more */
+  GROUP_FLOATS = 1 << 20,        /* of keys and values packed at once, unless one head has more: they stay in a cache of all cores */
   LENGTHS = 64                   /* items are told apart by so many lengths */
 };
 
