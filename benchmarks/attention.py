@@ -44,7 +44,8 @@ TITLES = {
     DENSE: "ONNX Runtime Attention",
 }
 CLOSE = 1e-4
-PAUSE_S = 0.02
+PAUSE_S = 0.15
+"""Before each run: threads of the run before wait busily for a while."""
 Floats = NDArray[np.float32]
 Run = Callable[[], Any]
 

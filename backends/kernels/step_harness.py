@@ -33,7 +33,7 @@ TOKEN_KINDS = (
 )
 """The step kinds of transformers, which have an executable of their own."""
 
-TIMED_KINDS = ("chain", "matmul", "matmul16")
+TIMED_KINDS = ("chain", "matmul", "matmul16", "attention")
 """The step kinds of layers, as the executable that times them numbers them."""
 
 IMAGE_KINDS = ("chain", "pool", "mean", "scale", "flatten")
