@@ -41,7 +41,8 @@ def test_ours_computes_the_kept_blocks() -> None:
         pytest.skip("this machine does not run x86-64")
     library = build_library(targets.get("native"))
     session = open_session(bench.sparse_model(BLOCKS), library=library, threads=1)
-    got = bench.bound(session, feeds())()
+    run = bench.bound(session, feeds())
+    got = bench.numbers(run())
     np.testing.assert_allclose(got, wanted(BLOCKS), rtol=0, atol=1e-5)
 
 
@@ -51,7 +52,9 @@ def test_onnxruntime_computes_those_below_the_diagonal() -> None:
         for name, each in feeds().items()
     }
     cache = {f"past_{name}": np.zeros_like(feeds()["K"]) for name in "kv"}
-    got = bench.bound(open_session(bench.ort_sparse_model(BLOCKS), threads=1), flat | cache)()
+    session = open_session(bench.ort_sparse_model(BLOCKS), threads=1)
+    run = bench.bound(session, flat | cache)
+    got = bench.numbers(run())
     rows = got.reshape(1, TOKENS, bench.HEADS, bench.DIM).swapaxes(1, 2)
     np.testing.assert_allclose(rows, wanted(BLOCKS, right=0), rtol=0, atol=1e-5)
 
