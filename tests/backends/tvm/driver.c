@@ -26,7 +26,8 @@ __attribute__((visibility("default"))) int test_run(i64 which, const sc_tensor *
   const sc_host host = {get, drop, 0, &pool};
   const sc_parallel parallel = {serial, 0};
   void *error = 0;
-  const sc_call call = {&host, &parallel, &error};
+  const char *wrong = 0;
+  const sc_call call = {&host, &parallel, &error, &wrong};
   sc_scratch_retain(&host);
   int status = sc_externs[which]->run(in, c, out, &call);
   sc_scratch_release(&host);
