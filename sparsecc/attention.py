@@ -142,6 +142,8 @@ def _within(
     drop = tried[most].drop if met else 0.0
     lost = min(each.certain for each in tried.values())
     reason = f"every choice that was tried loses {lost:.2%} or more of {exam.metric}"
+    if met:
+        reason = f"each head's least loss is above {most:.3g}, which the limit allows"
     budget = PlanBudget(kind="drop", limit=limit, metric=exam.metric, drop=drop, met=True)
     return Kept(_entries(table, grids, most, reason), budget)
 

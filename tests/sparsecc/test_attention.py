@@ -68,6 +68,7 @@ def test_what_is_lost_keeps_to_the_limit() -> None:
     assert loose.budget.met
     assert loose.budget.drop <= 0.5
     assert tight.budget.drop <= 1e-7
+    assert all(each.is_dense == bool(each.reason) for each in (*loose.attention, *tight.attention))
     kept = [sum(each.predicted_ms for each in plan.attention) for plan in (loose, tight)]
     assert kept[0] < kept[1]
 
