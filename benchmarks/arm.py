@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -90,19 +91,43 @@ def runtime(version: str, folder: Path) -> Path:
     Raises:
         RuntimeError: pip does not get it.
     """
+    library = f"onnxruntime/capi/libonnxruntime.so.{version}"
     home = folder / f"onnxruntime-{version}"
-    found = home / "onnxruntime" / "capi" / f"libonnxruntime.so.{version}"
-    if found.is_file():
-        return found
+    return unpacked([f"onnxruntime=={version}"], (library,), home) / library
+
+
+def unpacked(requirements: Sequence[str], members: tuple[str, ...], home: Path) -> Path:
+    """Parts of wheels for 64-bit ARM, from the package index unless they are there.
+
+    Args:
+        requirements: What is wanted, with versions.
+        members: What names of files begin with that are kept.
+        home: The folder they come to, whole or not at all.
+
+    Returns:
+        The folder.
+
+    Raises:
+        RuntimeError: pip does not get them.
+    """
+    if home.is_dir():
+        return home
+    home.parent.mkdir(parents=True, exist_ok=True)
     platforms = [f"--platform=manylinux_2_{glibc}_aarch64" for glibc in (27, 28)]
-    download = ["pip", "download", f"onnxruntime=={version}", "--no-deps", "--only-binary=:all:"]
-    command = [sys.executable, "-m", *download, *platforms, "--quiet", "--dest", str(home)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"pip has no onnxruntime {version} for ARM: {done.stderr.strip()}")
-    for wheel in home.glob("*.whl"):
-        zipfile.ZipFile(wheel).extract(f"onnxruntime/capi/{found.name}", home)
-    return found
+    download = ["pip", "download", *requirements, "--no-deps", "--only-binary=:all:"]
+    with tempfile.TemporaryDirectory(dir=home.parent) as scratch:
+        command = [sys.executable, "-m", *download, *platforms, "--quiet", "--dest", scratch]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            wanted = " and ".join(requirements)
+            raise RuntimeError(f"pip has no {wanted} for ARM: {done.stderr.strip()}")
+        found = Path(scratch) / "found"
+        for path in Path(scratch).glob("*.whl"):
+            with zipfile.ZipFile(path) as wheel:
+                kept = [name for name in wheel.namelist() if name.startswith(members)]
+                wheel.extractall(found, kept)
+        found.rename(home)
+    return home
 
 
 def of_bundle(qemu: str, model: Model, folder: Path) -> Count:

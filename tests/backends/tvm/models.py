@@ -56,6 +56,30 @@ def pooled() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
+def grown() -> onnx.ModelProto:
+    """A picture through a sparse convolution, and through what the library has no step for."""
+    rng = np.random.default_rng(6)
+    constants = {
+        "w": _sparse(rng, 16, 16).T[..., None, None],
+        "scale": rng.standard_normal(16),
+        "bias": rng.standard_normal(16),
+        "up": rng.standard_normal((16, 4, 2, 2)),
+    }
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["x", "w"], ["h"], "mix"),
+        node("InstanceNormalization", ["h", "scale", "bias"], ["n"], "norm"),
+        node("ConvTranspose", ["n", "up"], ["y"], "grow", strides=[2, 2]),
+    ]
+    values = [numpy_helper.from_array(np.float32(each), name) for name, each in constants.items()]
+    ends = {"x": [1, 16, 8, 8], "y": [1, 4, 16, 16]}
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in ends.items()
+    )
+    graph = helper.make_graph(nodes, "grown", [x], [y], values)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
 def feed(batch: int, tokens: int, seed: int = 0) -> dict[str, NDArray[Any]]:
     """Inputs of :func:`pooled`; the last token of every row is masked where there are others."""
     rng = np.random.default_rng(seed)
