@@ -6,6 +6,7 @@ other formats, so there the names that only a library itself uses become its own
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence, Set
 
 import numpy as np
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 
 _MACHO, _COFF_X86_64 = b"\xcf\xfa\xed\xfe", b"\x64\x86"
 _SYMTAB = 2
-_STAB, _TYPE, _EXTERNAL, _IN_SECTION = 0xE0, 0x0E, 0x01, 0x0E
+_STAB, _TYPE, _EXTERNAL, _IN_SECTION, _HIDDEN = 0xE0, 0x0E, 0x01, 0x0E, 0x10
+_WEAK = np.uint16(0x80)
 _CLASS_EXTERNAL, _CLASS_WEAK = 2, 105
 
 _MACHO_SYMBOL = np.dtype(
@@ -41,6 +43,20 @@ def prefixed(objects: Sequence[bytes], prefix: str, public: Set[str]) -> list[by
     tables = [_Table(content) for content in objects]
     own = {name for table in tables for name in table.defined()} - public
     return [table.renamed({name: prefix + name for name in own}) for table in tables]
+
+
+def hidden(content: bytes) -> bytes:
+    """An object whose functions no shared library exports, as others of it may still use them.
+
+    In COFF the object asks the linker for it in words, ``-export:NAME``, which would be wrong
+    once :func:`prefixed` gave it other names. Objects of other formats stay as they are.
+
+    Args:
+        content: A relocatable file.
+    """
+    if content.startswith(_COFF_X86_64):
+        return re.sub(rb" -export:\w+", lambda found: b" " * len(found[0]), content)
+    return _Table(content).hidden() if content.startswith(_MACHO) else content
 
 
 def needed(own: Sequence[bytes], rest: Sequence[bytes]) -> list[int]:
@@ -146,6 +162,12 @@ class _Table:
     def used(self) -> set[str]:
         """Names, as C has them, that others define."""
         return {self._name(number) for number in self._numbers(self.shared & ~self.here)}
+
+    def hidden(self) -> bytes:
+        """A Mach-O object with all that it defines for others private to what it is linked into."""
+        self.symbols["type"][self.here] |= _HIDDEN
+        self.symbols["about"][self.here] &= ~_WEAK  # or the loader looks for others' first
+        return self.renamed({})
 
     def renamed(self, names: dict[str, str]) -> bytes:
         """The object with other names for some of its symbols."""

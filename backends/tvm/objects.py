@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from sparsecc.backends.bundle.parts import SHARED_CPU
+from sparsecc.backends.codegen.prefix import hidden
 from sparsecc.backends.codegen.toolchain import (
     Build,
     Unit,
@@ -101,7 +102,7 @@ def object_of(functions: Mapping[str, Any], target: Any) -> bytes:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "kernels.o"
             built.write_to_file(str(path), "o")
-            return _with_own_memory(path.read_bytes())
+            return hidden(_with_own_memory(path.read_bytes()))
     except Exception as error:
         raise BackendError(
             f"TVM cannot compile a kernel: {first_line(error)}",

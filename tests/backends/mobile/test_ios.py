@@ -30,6 +30,22 @@ def members(archive: bytes) -> list[bytes]:
     return found
 
 
+def symbols(archive: bytes) -> tuple[set[str], set[str]]:
+    """Names that objects of an archive define for others, and names that they need."""
+    defined: set[str] = set()
+    used: set[str] = set()
+    for content in members(archive):
+        binary = lief.MachO.parse(list(content))
+        assert binary is not None
+        (part,) = binary
+        assert part.header.cpu_type == lief.MachO.Header.CPU_TYPE.ARM64
+        for symbol in part.symbols:
+            if symbol.raw_type & EXTERNAL:
+                here = symbol.raw_type & TYPE == IN_SECTION
+                (defined if here else used).add(str(symbol.name).removeprefix("_"))
+    return defined, used
+
+
 def test_the_folder_is_a_swift_package(ios: Path) -> None:
     framework = {LIBRARY, "model.xcframework/Info.plist"}
     headers = {
@@ -52,17 +68,7 @@ def test_the_folder_is_a_swift_package(ios: Path) -> None:
 
 
 def test_the_library_has_its_api_and_no_other_name_of_its_own(ios: Path) -> None:
-    defined: set[str] = set()
-    used: set[str] = set()
-    for content in members((ios / LIBRARY).read_bytes()):
-        binary = lief.MachO.parse(list(content))
-        assert binary is not None
-        (part,) = binary
-        assert part.header.cpu_type == lief.MachO.Header.CPU_TYPE.ARM64
-        for symbol in part.symbols:
-            if symbol.raw_type & EXTERNAL:
-                here = symbol.raw_type & TYPE == IN_SECTION
-                (defined if here else used).add(str(symbol.name).removeprefix("_"))
+    defined, used = symbols((ios / LIBRARY).read_bytes())
     public = {f"model_{call}" for call in CALLS}
     assert public <= defined
     assert all(name.startswith("model_") for name in defined)
