@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +13,7 @@ from sparsecc.errors import CalibrationError
 from sparsecc.job import Job
 from sparsecc.passes.attention.modes import Grid
 from sparsecc.passes.attention.plan import as_ops, asked_for, carry_out, offers_of, planned
-from sparsecc.passes.attention.search import MOST_LOSS, Table, outputs, weigh
+from sparsecc.passes.attention.search import PAPER, Price, Table, outputs, weigh
 from sparsecc.progress import Progress, counted, part
 from sparsecc.quality.calibration import Calibration
 from sparsecc.quality.exam import Exam, Grade, set_exam
@@ -23,6 +24,10 @@ SHARE = 0.4
 """Share of the progress that a search is."""
 OF_THE_DROP = 0.5
 """What attention may use of a drop of quality where weights are searched for as well."""
+FREE = Price.of(0.0)
+"""Time is worth nothing: heads stay full."""
+PRICES = tuple(2.0 ** (step / 2) for step in range(-32, 5))
+"""What the time of a head may be worth, as an error: all that is tried, from 2⁻¹⁶ to 4."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,11 +85,11 @@ def _searched(job: Job, request: Request, spec: str, progress: Progress) -> Kept
     found, grid = asked_for(graph, spec, job.ctx)
     grids = {str(node.name): grid for node in as_ops(graph, found)}
     limit = _limit(request)
-    most = MOST_LOSS if limit is None else 0.0
+    price = PAPER if limit is None else FREE
     told = counted(part(progress, 0.0, 0.6))
-    table = weigh(graph, grids, job.data.train, request.target, most=most, told=told)
+    table = weigh(graph, grids, job.data.train, request.target, price=price, told=told)
     if limit is None:
-        return Kept(_entries(table, grids, most, "no mode loses little enough"))
+        return Kept(_entries(table, grids, price, "no mode loses little enough"))
     return _within(limit, job, job.data, graph, table, grids, part(progress, 0.6, 1.0))
 
 
@@ -97,9 +102,9 @@ def _limit(request: Request) -> float | None:
 
 
 def _entries(
-    table: Table, grids: Mapping[str, Grid], most: float, reason: str
+    table: Table, grids: Mapping[str, Grid], price: Price, reason: str
 ) -> tuple[PlanAttention, ...]:
-    return tuple(planned(name, grids[name], heads, most, reason) for name, heads in table.items())
+    return tuple(planned(name, grids[name], heads, price, reason) for name, heads in table.items())
 
 
 def _within(
@@ -111,9 +116,9 @@ def _within(
     grids: Mapping[str, Grid],
     progress: Progress,
 ) -> Kept:
-    """What keeps to a limit: the largest allowed loss of a head under which the model does.
+    """What keeps to a limit: what a head's time is worth is the largest under which the model does.
 
-    Only the losses that heads have make a difference, so these are what is bisected.
+    The same price for all heads loses least in all for the time that it saves (Everett, 1963).
     """
     if not data.held_out:
         raise CalibrationError(
@@ -121,31 +126,23 @@ def _within(
             fix="pass at least two batches, such as the steps of one sampling",
         )
     exam = set_exam(session_of_model(job.graph), data.held_out, job.request.quality, data.labels)
-    steps = sorted({float(each.losses.min()) for heads in table.values() for each in heads})
     tried: dict[float, Grade] = {}
 
-    def grade(most: float) -> Grade:
-        progress("what attention over blocks loses", len(tried) / (len(steps).bit_length() + 1))
-        tried[most] = _graded(exam, graph, _entries(table, grids, most, ""))
-        return tried[most]
+    def keeps(time: float) -> bool:
+        progress("what attention over blocks loses", len(tried) / len(PRICES).bit_length())
+        entries = _entries(table, grids, Price.of(time), "")
+        tried[time] = _graded(exam, graph, entries)
+        return tried[time].certain <= limit
 
-    met, unmet = 0, len(steps) + 1
-    if grade(steps[-1]).certain <= limit:
-        met = len(steps)
-    while met + 1 < min(unmet, len(steps)):
-        middle = (met + min(unmet, len(steps))) // 2
-        if grade(steps[middle - 1]).certain <= limit:
-            met = middle
-        else:
-            unmet = middle
-    most = steps[met - 1] if met else 0.0
-    drop = tried[most].drop if met else 0.0
+    met = bisect.bisect_left(PRICES, True, key=lambda time: not keeps(time))
+    time = PRICES[met - 1] if met else 0.0
+    drop = tried[time].drop if met else 0.0
     lost = min(each.certain for each in tried.values())
     reason = f"every choice that was tried loses {lost:.2%} or more of {exam.metric}"
     if met:
-        reason = f"each head's least loss is above {most:.3g}, which the limit allows"
+        reason = f"no head saves time for an error that the limit allows ({time:.3g} for all of it)"
     budget = PlanBudget(kind="drop", limit=limit, metric=exam.metric, drop=drop, met=True)
-    return Kept(_entries(table, grids, most, reason), budget)
+    return Kept(_entries(table, grids, Price.of(time), reason), budget)
 
 
 def _graded(exam: Exam, graph: ir.Model, entries: Sequence[PlanAttention]) -> Grade:

@@ -13,7 +13,7 @@ from sparsecc.passes.attention.blocks import SelfAttention, as_op, keep, self_at
 from sparsecc.passes.attention.modes import AUTO, Grid, Pattern, grid_of
 from sparsecc.passes.attention.offers import FULL, Offer
 from sparsecc.passes.attention.rules import BLOCK
-from sparsecc.passes.attention.search import Weighed
+from sparsecc.passes.attention.search import Price, Weighed
 from sparsecc.passes.attention.skipped import delete_heads
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.canonicalize.dead_code import DeadCode
@@ -77,7 +77,7 @@ def _tidied(model: ir.Model) -> None:
 
 
 def planned(
-    name: str, grid: Grid, heads: Sequence[Weighed], most: float, reason: str
+    name: str, grid: Grid, heads: Sequence[Weighed], price: Price, reason: str
 ) -> PlanAttention:
     """What a plan says of an attention.
 
@@ -85,10 +85,10 @@ def planned(
         name: Of the attention.
         grid: Of its tokens.
         heads: What was tried.
-        most: The loss up to which a head does not stay full.
+        price: By which it is chosen.
         reason: Why heads are full where they are.
     """
-    chosen = [each.chosen(most) for each in heads]
+    chosen = [each.chosen(price) for each in heads]
     taken = [
         each.full_ms if at is None else each.ms[at] for each, at in zip(heads, chosen, strict=True)
     ]
@@ -99,14 +99,15 @@ def planned(
         chosen, taken = [None] * len(heads), [dense_ms]
     full = all(at is None for at in chosen)
     letters = zip(
-        *([offer.mode[0] for offer in each.preferred(most)] for each in heads), strict=True
+        *([offer.mode[0] for offer in each.preferred(price)] for each in heads), strict=True
     )
     return PlanAttention(
         name=name,
         grid=grid.spec,
         block=BLOCK,
-        heads=tuple(_head(each, at) for each, at in zip(heads, chosen, strict=True)),
-        most_loss=most,
+        heads=tuple(_head(each, at, price) for each, at in zip(heads, chosen, strict=True)),
+        time_weight=price.time,
+        most_loss=price.most,
         predicted_ms=float(sum(taken)),
         dense_ms=dense_ms,
         samples=tuple("".join(each) for each in letters),
@@ -114,14 +115,14 @@ def planned(
     )
 
 
-def _head(weighed: Weighed, at: int | None) -> PlanHead:
+def _head(weighed: Weighed, at: int | None, price: Price) -> PlanHead:
     offer = FULL if at is None else weighed.offers[at]
     return PlanHead(
         mode=offer.mode,
         setting=offer.setting,
         keys=offer.keys,
         density=1.0 if at is None else float(weighed.densities[at]),
-        loss=None if at is None else float(weighed.losses[at]),
+        loss=None if at is None else float(weighed.losses(price)[at]),
     )
 
 

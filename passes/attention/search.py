@@ -30,14 +30,31 @@ from sparsecc.quality.calibration import Feed
 from sparsecc.quality.relay import Relay
 from sparsecc.targets import Target
 
-TIME_WEIGHT = 0.5
-"""λ."""
-MOST_LOSS = 1.0
-"""ε: a head whose every loss is above stays full."""
-
 Floats = NDArray[np.float64]
 Tokens = Sequence[NDArray[np.float32]]
 """Queries, keys and values of a batch, each [batch, heads, tokens, features]."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """What decides between an error and a time.
+
+    Attributes:
+        time: λ, the error that all of a head's time is worth.
+        most: ε, the loss up to which a head does not stay full.
+    """
+
+    time: float
+    most: float
+
+    @classmethod
+    def of(cls, time: float) -> Price:
+        """The price under which a full head, of no error and all of its time, is an offer too."""
+        return cls(time, time)
+
+
+PAPER = Price(0.5, 1.0)
+"""Of Sparse-vDiT."""
 
 
 @dataclass(frozen=True)
@@ -46,41 +63,46 @@ class Weighed:
 
     Attributes:
         offers: What it may keep, :data:`FULL` not among it.
-        losses: Of each, the mean over samples [offers].
+        errors: Of each for each sample [samples, offers].
         densities: Share of blocks of each.
         ms: Predicted time of each.
         full_ms: Predicted time of all blocks.
-        by_sample: Losses of each sample [samples, offers].
     """
 
     offers: tuple[Offer, ...]
-    losses: Floats
+    errors: Floats
     densities: Floats
     ms: Floats
     full_ms: float
-    by_sample: Floats
 
-    @property
-    def best(self) -> int:
-        """The offer of the least loss."""
-        return int(self.losses.argmin())
+    def losses(self, price: Price) -> Floats:
+        """Of each, the mean over samples [offers]."""
+        mean: Floats = self._by_sample(price).mean(axis=0)
+        return mean
 
-    def chosen(self, most: float) -> int | None:
-        """The offer that is taken where losses up to `most` are allowed; None for all blocks."""
-        return self.best if self.losses[self.best] <= most else None
+    def chosen(self, price: Price) -> int | None:
+        """The offer that is taken; None for all blocks."""
+        return _least(self.losses(price), price)
 
-    def offer(self, most: float) -> Offer:
-        """What is kept where losses up to `most` are allowed."""
-        at = self.chosen(most)
+    def offer(self, price: Price) -> Offer:
+        """What is kept."""
+        return self._named(self.chosen(price))
+
+    def preferred(self, price: Price) -> list[Offer]:
+        """What each sample alone would have chosen."""
+        return [self._named(_least(losses, price)) for losses in self._by_sample(price)]
+
+    def _by_sample(self, price: Price) -> Floats:
+        found: Floats = self.errors + price.time * self.ms / self.full_ms
+        return found
+
+    def _named(self, at: int | None) -> Offer:
         return FULL if at is None else self.offers[at]
 
-    def preferred(self, most: float) -> list[Offer]:
-        """What each sample alone would have chosen."""
-        best = self.by_sample.argmin(axis=1)
-        losses = self.by_sample[np.arange(len(best)), best]
-        return [
-            self.offers[at] if loss <= most else FULL for at, loss in zip(best, losses, strict=True)
-        ]
+
+def _least(losses: Floats, price: Price) -> int | None:
+    best = int(losses.argmin())
+    return best if losses[best] <= price.most else None
 
 
 Table = dict[str, list[Weighed]]
@@ -93,7 +115,7 @@ def weigh(
     feeds: Sequence[Feed],
     target: Target,
     *,
-    most: float,
+    price: Price,
     told: Counted,
 ) -> Table:
     """Try every offer for every head.
@@ -103,7 +125,7 @@ def weigh(
         grids: Name of such an op → the grid of its tokens.
         feeds: Sample inputs.
         target: What times are predicted for.
-        most: What layers behind see is chosen with losses up to this.
+        price: By which is chosen what layers behind see.
         told: Of progress.
 
     Raises:
@@ -117,7 +139,7 @@ def weigh(
             grid, batches = grids[name], range(len(feeds))
             told(f"blocks of {name}", len(table), len(stops))
             table[name] = _weighed([relay.operands(at) for at in batches], scale, grid, target)
-            patterns = [each.offer(most).pattern(grid, BLOCK) for each in table[name]]
+            patterns = [each.offer(price).pattern(grid, BLOCK) for each in table[name]]
             for at in batches:
                 relay.put(at, attend(relay.operands(at), scale, patterns))
     return table
@@ -176,15 +198,8 @@ def _of_head(
     patterns = [each.pattern(grid, BLOCK) for each in tried]
     ms = np.array([head_ms(each, grid.tokens, dim, target) for each in patterns])
     full_ms = head_ms(FULL.pattern(grid, BLOCK), grid.tokens, dim, target)
-    by_sample = errors + TIME_WEIGHT * ms / full_ms
-    return Weighed(
-        tuple(tried),
-        by_sample.mean(axis=0),
-        np.array([each.density for each in patterns]),
-        ms,
-        full_ms,
-        by_sample,
-    )
+    densities = np.array([each.density for each in patterns])
+    return Weighed(tuple(tried), errors, densities, ms, full_ms)
 
 
 def attend(tokens: Tokens, scale: float, patterns: Sequence[Pattern]) -> NDArray[np.float32]:

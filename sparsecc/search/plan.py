@@ -255,7 +255,8 @@ class PlanAttention(_Strict):
         grid: What its tokens are, such as ``8+16x24x24``: words, frames, height and width.
         block: Tokens of a block, of queries and of keys.
         heads: In order.
-        most_loss: The loss up to which a head does not stay full: ε of Sparse-vDiT.
+        time_weight: The error that all of a head's time is worth: λ of Sparse-vDiT.
+        most_loss: The loss up to which a head does not stay full: its ε.
         predicted_ms: Estimated time of its scores, in milliseconds.
         dense_ms: The same of all of them.
         samples: What each sample alone would have chosen, in order, a letter for each head: full,
@@ -267,6 +268,7 @@ class PlanAttention(_Strict):
     grid: Text
     block: Count
     heads: Annotated[tuple[PlanHead, ...], pydantic.Field(min_length=1, max_length=1 << 16)]
+    time_weight: Annotated[Number, pydantic.Field(ge=0)]
     most_loss: Annotated[Number, pydantic.Field(ge=0)]
     predicted_ms: Annotated[Number, pydantic.Field(ge=0)]
     dense_ms: Annotated[Number, pydantic.Field(ge=0)]

@@ -8,8 +8,9 @@ from sparsecc.capture import capture
 from sparsecc.errors import PlanError
 from sparsecc.passes import pipeline
 from sparsecc.passes.attention.modes import Grid
+from sparsecc.passes.attention.offers import FULL, SKIP, Offer
 from sparsecc.passes.attention.plan import as_ops, asked_for, carry_out, offers_of, planned
-from sparsecc.passes.attention.search import outputs, weigh
+from sparsecc.passes.attention.search import PAPER, Price, Weighed, outputs, weigh
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.weights.layers import find_layers
 from sparsecc.search.plan import PlanAttention, PlanHead
@@ -31,8 +32,8 @@ def searched():
     assert grid == planted.GRID
     assert not ctx.refusals
     grids = {str(node.name): grid for node in as_ops(graph, found)}
-    table = weigh(graph, grids, planted.samples(2), TARGET, most=1.0, told=lambda *_: None)
-    return graph, [planned(name, grid, heads, 1.0, "") for name, heads in table.items()]
+    table = weigh(graph, grids, planted.samples(2), TARGET, price=PAPER, told=lambda *_: None)
+    return graph, [planned(name, grid, heads, PAPER, "") for name, heads in table.items()]
 
 
 def test_the_planted_pattern_of_each_head_is_found(searched):
@@ -43,6 +44,16 @@ def test_the_planted_pattern_of_each_head_is_found(searched):
         assert all(head.density < 0.1 for head in entry.heads if head.mode != "full")
         stripes = [head.keys for head in entry.heads if head.mode == "vertical"]
         assert all(keys == (planted.STRIPES[0] // 64,) for keys in stripes)
+
+
+def test_the_less_time_is_worth_the_wider_is_what_a_head_keeps():
+    kept = (Offer("diagonal", 2), Offer("diagonal", 4), SKIP)
+    errors = np.array([[0.1, 0.01, 1.0]])
+    head = Weighed(kept, errors, np.array([0.2, 0.5, 0]), np.array([0.2, 0.5, 0]), 1.0)
+    prices = [0.0, 0.01, 0.1, 0.5, 5.0]
+    assert [head.offer(Price.of(each)) for each in prices] == [FULL, FULL, kept[1], kept[0], SKIP]
+    assert head.offer(PAPER) == kept[0]
+    assert head.offer(Price(0.5, 0.1)) == FULL
 
 
 def test_each_sample_says_what_it_prefers(searched):
@@ -78,6 +89,7 @@ def entry(**changes):
         "grid": planted.GRID.spec,
         "block": 64,
         "heads": tuple(heads),
+        "time_weight": 0.5,
         "most_loss": 1.0,
         "predicted_ms": 1.0,
         "dense_ms": 2.0,
