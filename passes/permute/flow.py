@@ -195,7 +195,7 @@ class Flow:
             axis for axis, size in enumerate(shape) if size > 1 and operand.sizes[axis] != 1
         )
         assert operand.label is not None
-        return operand.label(axes) if axes else np.zeros((1,) * len(shape), np.int64)
+        return operand.label(axes) if axes else np.zeros((1,) * len(operand.sizes), np.int64)
 
 
 def is_weight(value: ir.Value) -> bool:

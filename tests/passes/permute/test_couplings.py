@@ -46,6 +46,13 @@ def test_residual_channels_share_one_order() -> None:
     assert sizes(found) == [(8, 1), (12, 1)]
 
 
+def test_what_is_computed_of_a_constant_alone_stays() -> None:
+    net = Net([1, 3, 80, 80])
+    x = net.op("Mul", net.conv("x", 3, 8), net.op("Cos", net.weight(8, 80, 80)))
+    found = shuffled(net.build(net.conv(net.conv(x, 8, 12), 12, 5)), image(1, 3, 80, 80))
+    assert sizes(found) == [(12, 1)]
+
+
 def test_the_reason_for_what_stays_names_the_output() -> None:
     net = Net([1, 3, 6, 6])
     found = shuffled(net.build(net.conv(net.conv("x", 3, 8), 8, 5)), image(1, 3, 6, 6))
