@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sparsecc.backends.onnxruntime.run import session_of_model
+from sparsecc.cost.model import WORTH_CHANGING
 from sparsecc.errors import CalibrationError
 from sparsecc.executor import Executor
 from sparsecc.formats.patterns import Pattern
@@ -39,8 +40,6 @@ from sparsecc.search.search import SCORES, Kind, Mode, search
 from sparsecc.search.why_not import explain
 from sparsecc.targets import Target
 
-WORTH_CHANGING = 0.9
-"""A plan is to take at most this share of the dense model's time: estimates are a tenth off."""
 UNIFORM = "4x1"
 """Pattern of the uniform plan that every search is compared with."""
 

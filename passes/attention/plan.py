@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from sparsecc import ops
+from sparsecc.cost.model import WORTH_CHANGING
 from sparsecc.errors import PlanError
 from sparsecc.ops.block_sparse_attention import LEAST_OPSET
 from sparsecc.passes.attention.blocks import SelfAttention, as_op, keep, self_attentions
@@ -21,8 +22,6 @@ from sparsecc.passes.canonicalize.shape_inference import ShapeInference
 from sparsecc.search.plan import PlanAttention, PlanHead
 
 PASS_NAME = "attention-search"
-WORTH_CHANGING = 0.9
-"""Heads are to take at most this share of the time of all their blocks, as estimates are."""
 
 
 def asked_for(model: ir.Model, spec: str, ctx: Context) -> tuple[list[SelfAttention], Grid]:

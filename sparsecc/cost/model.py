@@ -25,6 +25,8 @@ ROOFLINE = "roofline"
 """The name of a model that nothing was measured for."""
 HEIGHTS = (16, 8, 4, 2, 1)
 """Rows of the blocks that a weight without zeros may be packed in; the first of equals is taken."""
+WORTH_CHANGING = 0.9
+"""A change is to take at most this share of the time before it: estimates are a tenth off."""
 UNMEASURED_SPREAD = 0.3
 """Relative error of the bare roofline, one sigma."""
 
