@@ -273,16 +273,15 @@ def _drawing(compiled: Compiled, model: Path, out: Path, *, guessed: bool) -> Re
     from rich.console import Group
     from rich.text import Text
 
-    report = compiled.report
+    manifest = compiled.manifest
     lines = [Text(), Text.assemble("wrote ", (str(out), "bold green"))]
     if guessed:
         lines.append(Text(_GUESSED, "yellow"))
-    if report.manifest is None or report.manifest.not_run:
-        why = report.manifest.not_run if report.manifest else "it has no manifest"
-        lines.append(Text(f"its answers were not checked: {why}", "yellow"))
+    if manifest.not_run:
+        lines.append(Text(f"its answers were not checked: {manifest.not_run}", "yellow"))
     else:
-        lines.append(Text(f"next: {_next(report.manifest, model, out)}", "dim"))
-    return Group(report, *lines)
+        lines.append(Text(f"next: {_next(manifest, model, out)}", "dim"))
+    return Group(compiled.report, *lines)
 
 
 def _next(manifest: Manifest, model: Path, out: Path) -> str:
