@@ -6,6 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from sparsecc.backends.onnxruntime.run import session_of_model
+from sparsecc.passes.attention import constant_masks
 
 
 @pytest.fixture
@@ -16,3 +17,9 @@ def session() -> Callable[..., object]:
         return session_of_model(model, threads=1).run(None, feed)[0]
 
     return ran
+
+
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever can skip keys does, however few there are."""
+    monkeypatch.setattr(constant_masks, "LEAST_GAIN", 0.0)

@@ -1,282 +1,36 @@
-"""Attention that hides keys in every run: each way to write it, against the model itself."""
+"""Attention that hides keys in every run: constant masks and other forms, against the model."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
 
-from sparsecc import ops, targets
+from sparsecc import ops
 from sparsecc.capture import capture
-from sparsecc.passes import pipeline
-from sparsecc.passes.attention import constant_masks
 from sparsecc.passes.attention.constant_masks import ConstantMasks
 from sparsecc.passes.attention.rules import BLOCK, Rule
 from sparsecc.passes.base import Context, run
-
-TARGET = targets.TARGETS["x86-64"]
-Arrays = Mapping[str, NDArray[np.generic]]
-HEADS, DIM = 4, 16
-CAUSAL, WINDOW = Rule(right=0), Rule(5, 3)
-Attributes = dict[str, float]
-
-
-@pytest.fixture
-def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever can skip keys does, however few there are."""
-    monkeypatch.setattr(constant_masks, "LEAST_GAIN", 0.0)
-
-
-def model(
-    inputs: str, body: str, weights: Arrays | None = None, opset: int = 18
-) -> onnx.ModelProto:
-    text = f"""<ir_version: 8, opset_import: ["" : {opset}]>
-        g ({inputs}) => (float[B, H, L, E] y) {{ {body} }}"""
-    proto = onnx.parser.parse_model(text)
-    arrays = {"half": np.array(0.5, np.float32), **(weights or {})}
-    proto.graph.initializer.extend(
-        numpy_helper.from_array(array, name) for name, array in arrays.items() if name in body
-    )
-    if "part = " in body:  # exporters say what size it has
-        said = helper.make_tensor_value_info("part", onnx.TensorProto.BOOL, [1, 1, "T", "T"])
-        proto.graph.value_info.append(said)
-    return proto
-
-
-def tokens(batch: str = "B", length: str | int = "T", heads: int = HEADS) -> str:
-    q = f"float[{batch}, {HEADS}, {length}, {DIM}]"
-    k = f"float[{batch}, {heads}, {length}, {DIM}]"
-    return f"{q} q, {k} k, {k} v"
-
-
-def attention(mask: str, scores: str = "m = Add(s, mask)") -> str:
-    return f"""
-        kt = Transpose<perm = [0, 1, 3, 2]>(k)
-        p0 = MatMul(q, kt)
-        s = Mul(p0, half)
-        {mask}
-        {scores}
-        p = Softmax<axis = -1>(m)
-        y = MatMul(p, v)"""
-
-
-def rewritten(proto: onnx.ModelProto) -> tuple[ir.Model, Context]:
-    graph, ctx = capture(proto), Context(target=TARGET, verify=True)
-    run(pipeline.EXACT_BEFORE, graph, ctx)
-    run(pipeline.EXACT_AFTER, graph, ctx)
-    ops.attach_functions(graph)
-    return graph, ctx
-
-
-def feeds(proto: onnx.ModelProto, **sizes: int) -> Arrays:
-    rng = np.random.default_rng(sum(sizes.values()))
-    found: dict[str, NDArray[np.generic]] = {}
-    for port in proto.graph.input:
-        dims = port.type.tensor_type.shape.dim
-        shape = [dim.dim_value or sizes[dim.dim_param] for dim in dims]
-        flags = port.type.tensor_type.elem_type == onnx.TensorProto.BOOL
-        made = rng.random(shape) < 0.7 if flags else rng.standard_normal(shape)
-        found[port.name] = made if flags else made.astype(np.float32)
-    return found
-
-
-def outputs(content: bytes, given: Arrays) -> NDArray[np.float32]:
-    return ort.InferenceSession(content).run(None, dict(given))[0]
-
-
-def check(proto: onnx.ModelProto, *sizes: Mapping[str, int]) -> tuple[ir.Node, ir.Model]:
-    """The one attention of a model, which computes what it did at all of these sizes."""
-    graph, ctx = rewritten(proto)
-    assert not ctx.refusals
-    found = [node for node in graph.graph if ops.is_attention(node)]
-    assert len(found) == 1
-    assert "Softmax" not in [node.op_type for node in graph.graph]
-    content = ir.to_proto(graph).SerializeToString()
-    for each in sizes or ({},):
-        given = feeds(proto, **each)
-        want = outputs(proto.SerializeToString(), given)
-        got = outputs(content, given)
-        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
-    return found[0], graph
-
-
-def rule_of(node: ir.Node) -> Rule:
-    return Rule(*(node.attributes[name].as_int() for name in ("left", "right", "sinks")))
-
-
-def refusals(proto: onnx.ModelProto) -> list[str]:
-    graph, ctx = rewritten(proto)
-    assert not any(ops.is_attention(node) for node in graph.graph)
-    return [refusal.reason for refusal in ctx.refusals]
-
-
-OPEN = ({"B": 1, "T": 1}, {"B": 2, "T": 9}, {"B": 3, "T": 70})
-COUNTED = """
-    shape = Shape(s)
-    length = Gather<axis = 0>(shape, two)
-    at = Range(zero, length, one)
-    rows = Unsqueeze(at, one1)"""
-NUMBERS: Arrays = {
-    **{name: np.array(n, np.int64) for name, n in (("zero", 0), ("one", 1), ("two", 2))},
-    **{name: np.array([n], np.int64) for name, n in (("one1", 1), ("first", 0), ("ends2", 2))},
-    "last_axis": np.array([3], np.int64),
-    "row_axis": np.array([2], np.int64),
-    "five": np.array(5, np.int64),
-    "three": np.array(3, np.int64),
-    "minus5": np.array(-5, np.int64),
-    "f0": np.array(0, np.float32),
-    "f1": np.array(1, np.float32),
-    "low": np.array(-np.inf, np.float32),
-    "least": np.array(np.finfo(np.float32).min, np.float32),
-    "buffer": np.tril(np.ones((1, 1, 128, 128), bool)),
-    "no": np.array(False),
-}
-OPEN_MASKS = {
-    "counted": (f"{COUNTED} c = LessOrEqual(at, rows)\n mask = Where(c, f0, low)", CAUSAL),
-    "counted the other way": (
-        f"{COUNTED} c = Greater(at, rows)\n mask = Where(c, least, f0)",
-        CAUSAL,
-    ),
-    "a distance": (
-        f"""{COUNTED} d = Sub(at, rows)
-        a = LessOrEqual(d, three)
-        b = GreaterOrEqual(d, minus5)
-        c = And(a, b)
-        mask = Where(c, f0, low)""",
-        WINDOW,
-    ),
-    "an absolute distance": (
-        f"""{COUNTED} d = Sub(rows, at)
-        a = Abs(d)
-        c = Less(a, five)
-        mask = Where(c, f0, low)""",
-        Rule(4, 4),
-    ),
-    "far away": (
-        f"""{COUNTED} d = Sub(at, rows)
-        a = Abs(d)
-        c = Greater(a, five)
-        mask = Where(c, least, f0)""",
-        Rule(5, 5),
-    ),
-    "streaming": (
-        f"""{COUNTED} d = Sub(rows, at)
-        near = Less(d, five)
-        sink = Less(at, three)
-        a = Or(near, sink)
-        b = LessOrEqual(at, rows)
-        c = And(a, b)
-        mask = Where(c, f0, low)""",
-        Rule(4, 0, 3),
-    ),
-    "triu": (
-        """shape = Shape<start = 2, end = 4>(s)
-        full = ConstantOfShape<value = float[1] {-3.4e38}>(shape)
-        mask = Trilu<upper = 1>(full, one)""",
-        CAUSAL,
-    ),
-    "one minus tril": (
-        """shape = Shape<start = 2, end = 4>(s)
-        full = ConstantOfShape<value = float[1] {1}>(shape)
-        tril = Trilu<upper = 0>(full, zero)
-        other = Sub(f1, tril)
-        mask = Mul(other, least)""",
-        CAUSAL,
-    ),
-    "a part of a larger one": (
-        """length = Shape<start = 2, end = 3>(s)
-        a = Slice(buffer, first, length, row_axis)
-        part = Slice(a, first, length, last_axis)
-        mask = Where(part, f0, least)""",
-        CAUSAL,
-    ),
-}
-
-
-@pytest.mark.parametrize("name", OPEN_MASKS)
-def test_a_mask_computed_from_positions_is_a_rule(always: None, name: str) -> None:
-    mask, rule = OPEN_MASKS[name]
-    node, _ = check(model(tokens(), attention(mask), NUMBERS), *OPEN)
-    assert node.op_type == "BlockSparseAttention"
-    assert rule_of(node) == rule
-    assert node.attributes["scale"].as_float() == 0.5
-
-
-SCORES = {
-    "chosen": "m = Where(c, s, low)",
-    "chosen the other way": "n = Not(c)\n m = Where(n, least, s)",
-    "scaled behind": "a = Where(c, s, low)\n m = Div(a, half)",
-    "added in double": """
-        mask = Where(c, f0, low)
-        a = Add(s, mask)
-        b = Cast<to = 11>(a)
-        p1 = Softmax<axis = -1>(b)
-        p = Cast<to = 1>(p1)
-        y = MatMul(p, v)""",
-    "guarded": """
-        m = Where(c, s, low)
-        p1 = Softmax<axis = -1>(m)
-        nan = IsNaN(p1)
-        p = Where(nan, f0, p1)
-        y = MatMul(p, v)""",
-}
-
-
-@pytest.mark.parametrize("name", SCORES)
-def test_a_mask_may_choose_scores(always: None, name: str) -> None:
-    text = attention(f"{COUNTED} c = LessOrEqual(at, rows)", SCORES[name])
-    if "y = " in SCORES[name]:
-        text = text[: text.index("p = Softmax<axis = -1>(m)")]
-    node, _ = check(model(tokens(), text, NUMBERS), *OPEN)
-    assert rule_of(node) == CAUSAL
-    assert node.attributes["scale"].as_float() == (1.0 if "behind" in name else 0.5)
-
-
-PADDED = {
-    "added": """
-        lower = Where(c, f0, low)
-        a = Add(s, lower)
-        m = Add(a, keys)""",
-    "added beforehand": """
-        lower = Where(c, f0, low)
-        mask = Add(lower, keys)
-        m = Add(s, mask)""",
-    "both": """
-        both = And(c, flags)
-        mask = Where(both, f0, least)
-        m = Add(s, mask)""",
-    "chosen": """
-        both = And(flags, c)
-        m = Where(both, s, least)""",
-}
-
-
-@pytest.mark.parametrize("name", PADDED)
-def test_padding_stays_a_mask_of_keys_alone(always: None, name: str) -> None:
-    ports = f"{tokens()}, float[B, 1, 1, T] keys, bool[B, 1, 1, T] flags"
-    text = attention(f"{COUNTED} c = LessOrEqual(at, rows)", PADDED[name])
-    proto = model(ports, text, NUMBERS)
-    graph, ctx = rewritten(proto)
-    assert not ctx.refusals
-    (node,) = (node for node in graph.graph if ops.is_attention(node))
-    assert rule_of(node) == CAUSAL
-    mask = node.inputs[-1]
-    assert mask is not None
-    assert mask.shape is not None
-    assert list(mask.shape)[1:3] == [1, 1]
-    for sizes in OPEN:
-        given = dict(feeds(proto, **sizes))
-        given["flags"][..., 0] = True  # every query sees a key
-        want = outputs(proto.SerializeToString(), given)
-        got = outputs(ir.to_proto(graph).SerializeToString(), given)
-        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
+from tests.passes.attention.masked import (
+    CAUSAL,
+    DIM,
+    HEADS,
+    NUMBERS,
+    OPEN,
+    WINDOW,
+    attention,
+    check,
+    feeds,
+    model,
+    outputs,
+    refusals,
+    rewritten,
+    rule_of,
+    tokens,
+)
 
 
 def constant(seen: NDArray[np.bool_], low: float = -np.inf) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ from sparsecc.passes.attention.losses import attend_kept, column_mass, squared_e
 from sparsecc.passes.attention.modes import Grid
 from sparsecc.passes.attention.offers import FULL, SKIP, Offer, offers
 from sparsecc.passes.attention.search import attend
+from tests.passes.attention.grids import GRIDS
 
 
 def softmax(q, k, scale, seen):
@@ -48,16 +49,6 @@ def test_one_pass_gives_the_errors_of_all_patterns(tokens, dim, block, patterns,
         if scale < 9:  # beside a key so much nearer, others vanish in float32 and lose all
             away = float(np.square(wanted - whole @ v).sum())
             assert error == pytest.approx(away, rel=1e-3, abs=1e-4 * max(energy, 1e-3))
-
-
-GRIDS = st.builds(
-    Grid,
-    frames=st.integers(1, 5),
-    height=st.integers(1, 4),
-    width=st.integers(1, 5),
-    text=st.integers(0, 9),
-    text_first=st.booleans(),
-)
 
 
 @settings(deadline=None)

@@ -20,15 +20,8 @@ from sparsecc.passes.attention.modes import (
     stripes_of,
     vertical,
 )
+from tests.passes.attention.grids import GRIDS
 
-GRIDS = st.builds(
-    Grid,
-    frames=st.integers(1, 5),
-    height=st.integers(1, 4),
-    width=st.integers(1, 5),
-    text=st.integers(0, 9),
-    text_first=st.booleans(),
-)
 BLOCKS = st.integers(1, 17)
 BANDS = st.integers(1, 6)
 HEAD = 4
