@@ -118,7 +118,7 @@ def _author_name(dim: ir.SymbolicDim) -> Term | None:
 def _rule(node: ir.Node) -> Rule | None:
     if ops.is_sparse(node):
         return _SPARSE[ops.parse(node.op_type).base]
-    if ops.is_attention(node):
+    if ops.is_attention(node) or ops.is_mixture(node):
         return _same
     return _STANDARD.get(node.op_type) if is_op(node, node.op_type) else None
 

@@ -32,7 +32,7 @@ class ToDense(Pass):
         for node in sparse:
             edit.replace([node], _standard_nodes(node), at=node)
         ops.attach_functions(model)
-        rest = {node.op_identifier() for node in model.graph if ops.is_attention(node)}
+        rest = {node.op_identifier() for node in model.graph if ops.is_ours(node)}
         if rest:
             common.InlinePass(lambda function: function.identifier() in rest)(model)
             ops.attach_functions(model)

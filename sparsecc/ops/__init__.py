@@ -16,6 +16,7 @@ from sparsecc.ops.block_sparse_attention import (
 )
 from sparsecc.ops.block_sparse_attention import variant as attention_variant
 from sparsecc.ops.layers import attributes_of, evaluate, spec_of
+from sparsecc.ops.moe import MIXTURES, ROUTED, mixture, moe_variant
 from sparsecc.ops.packed import initializer, packed_arrays, read_packed
 from sparsecc.ops.registry import (
     OP_TYPES,
@@ -25,6 +26,7 @@ from sparsecc.ops.registry import (
     infer_shape,
     input_names,
     is_attention,
+    is_mixture,
     is_ours,
     is_region,
     is_sparse,
@@ -40,8 +42,10 @@ __all__ = [
     "BASES",
     "DOMAIN",
     "LEAST_SCORE",
+    "MIXTURES",
     "OP_TYPES",
     "REGION",
+    "ROUTED",
     "RULE",
     "UNBOUNDED",
     "VARIANTS",
@@ -61,9 +65,12 @@ __all__ = [
     "initializer",
     "input_names",
     "is_attention",
+    "is_mixture",
     "is_ours",
     "is_region",
     "is_sparse",
+    "mixture",
+    "moe_variant",
     "packed_arrays",
     "parse",
     "read_packed",

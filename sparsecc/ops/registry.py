@@ -13,14 +13,15 @@ from onnx import defs, helper
 
 from sparsecc.ops.block_sparse_attention import ATTENTIONS
 from sparsecc.ops.layers import LAYERS
+from sparsecc.ops.moe import MIXTURES
 from sparsecc.ops.spec import Dim, OpType
 from sparsecc.ops.variants import DOMAIN, REGION, VERSION
 
-OP_TYPES: dict[str, OpType] = LAYERS | ATTENTIONS
+OP_TYPES: dict[str, OpType] = LAYERS | ATTENTIONS | MIXTURES
 
 
 def is_ours(node: ir.Node) -> bool:
-    """Whether a node is an op of the domain: a layer, an attention, or a call of a region."""
+    """Whether a node is an op of the domain: a layer, attention, mixture or region's call."""
     return node.domain == DOMAIN
 
 
@@ -32,6 +33,11 @@ def is_sparse(node: ir.Node) -> bool:
 def is_attention(node: ir.Node) -> bool:
     """Whether a node is a block-sparse attention."""
     return is_ours(node) and node.op_type in ATTENTIONS
+
+
+def is_mixture(node: ir.Node) -> bool:
+    """Whether a node is a mixture of experts."""
+    return is_ours(node) and node.op_type in MIXTURES
 
 
 def is_region(node: ir.Node) -> bool:
@@ -121,7 +127,7 @@ def schema(op_type: str) -> defs.OpSchema:
             defs.OpSchema.FormalParameter(name, kind) for name, kind in declared.inputs.items()
         ],
         outputs=[defs.OpSchema.FormalParameter("Y", "T")],
-        type_constraints=[("T", ["tensor(float)"], "Activations, values, bias and mask.")],
+        type_constraints=[("T", ["tensor(float)"], "Activations, weights, biases and mask.")],
         attributes=[
             defs.OpSchema.Attribute(name, kind) for name, kind in declared.attributes.items()
         ],

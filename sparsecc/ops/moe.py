@@ -1,0 +1,239 @@
+"""MoE: every token through the few experts that were chosen for it, summed with their gates.
+
+Choosing is not part of it. Softmax or sigmoid, TopK and what is done to the gates stay standard ops
+in front, so that every kind of router leads to the same op.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from sparsecc.ops.activations import ACTIVATIONS, BY_NAME
+from sparsecc.ops.packed import constants
+from sparsecc.ops.spec import Array, Dim, OpType
+
+BASE = "MoE"
+LEAST_OPSET = 13
+ROUTED = ("X", "experts", "gates")
+"""What changes from call to call: tokens ``[T, d]``, and per token k experts and their gates."""
+_KINDS = {"experts": "tensor(int64)"}
+_AXES = {
+    "X": "Td",
+    "experts": "Tk",
+    "gates": "Tk",
+    "up": "Efd",
+    "gate": "Efd",
+    "down": "Edf",
+    "up_bias": "Ef",
+    "gate_bias": "Ef",
+    "down_bias": "Ed",
+}
+"""Dimensions of each input by letter; a letter is one size wherever it stands."""
+
+
+def moe_variant(activation: str = "none", *, gated: bool = False, bias: bool = False) -> str:
+    """The op type for an activation (a name of ``ACTIVATIONS``), with or without gate and bias."""
+    acts = "" if activation == "none" else f"_{activation}"
+    return BASE + acts + "_gated" * gated + "_bias" * bias
+
+
+def mixture(
+    activation: str,
+    x: Array,
+    experts: NDArray[np.int64],
+    gates: Array,
+    weights: Mapping[str, Array],
+) -> Array:
+    """Numpy meaning of the op, in the dtype of its arguments.
+
+    ``Y = Σ_slot gates · (down_e · (act(up_e x + up_bias_e) [· (gate_e x + gate_bias_e)]) +
+    down_bias_e)``. An expert that stands twice in a row counts twice.
+
+    Args:
+        activation: A name of ``ACTIVATIONS``.
+        x: ``[T, d]``.
+        experts: ``[T, k]``.
+        gates: ``[T, k]``.
+        weights: ``up [E, f, d]``, ``down [E, d, f]``, and of ``gate [E, f, d]``, ``up_bias``,
+            ``gate_bias`` and ``down_bias`` those that there are.
+
+    Raises:
+        ValueError: An expert does not exist, or a gate is not a number.
+    """
+    count = len(weights["up"])
+    if experts.size and (experts.min() < 0 or experts.max() >= count):
+        raise ValueError(f"an expert is outside of 0 … {count - 1}")
+    if np.isnan(gates).any():
+        raise ValueError("a gate is not a number")
+    total = np.zeros_like(x)
+    for e in np.unique(experts):
+        part = {name: weight[e] for name, weight in weights.items()}
+        tokens, slots = np.nonzero(experts == e)
+        own = x[tokens]
+        hidden = BY_NAME[activation].meaning(own @ part["up"].T + part.get("up_bias", 0))
+        if "gate" in part:
+            hidden = hidden * (own @ part["gate"].T + part.get("gate_bias", 0))
+        made = hidden @ part["down"].T + part.get("down_bias", 0)
+        np.add.at(total, tokens, gates[tokens, slots, None] * made)
+    return total
+
+
+def _inputs(gated: bool, bias: bool) -> dict[str, str]:
+    products = ["up", *["gate"] * gated, "down"]
+    names = [*ROUTED, *products, *(f"{name}_bias" for name in products if bias)]
+    return {name: _KINDS.get(name, "T") for name in names}
+
+
+def _product(name: str, x: str, bias: bool) -> list[onnx.NodeProto]:
+    """One product of the expert ``e`` in the loop, as ``{name}_out``."""
+    node = helper.make_node
+    weights = [name, f"{name}_bias"] if bias else [name]
+    return [
+        *(node("Gather", [weight, "e"], [f"{weight}_e"]) for weight in weights),
+        node("Gemm", [x, *(f"{weight}_e" for weight in weights)], [f"{name}_out"], transB=1),
+    ]
+
+
+def _renamed(nodes: Sequence[onnx.NodeProto], prefix: str, *, kept: Sequence[str]) -> None:
+    """Values in a loop may not have the names of values around it."""
+    for node in nodes:
+        for names in (node.input, node.output):
+            names[:] = [name if name in kept else prefix + name for name in names]
+
+
+def _expert(activation: str, gated: bool, bias: bool) -> onnx.GraphProto:
+    """Body of the loop: one expert on its tokens, added to what the others made."""
+    node = helper.make_node
+    acts, hidden = BY_NAME[activation].body("up_out", "active"), "active"
+    _renamed(acts, "act_", kept=["up_out", "active"])
+    nodes = [
+        node("Identity", ["going"], ["goes_on"]),
+        node("Gather", ["touched", "i"], ["e"]),
+        node("Equal", ["routed", "e"], ["chosen"]),
+        node("Where", ["chosen", "gates", "nothing"], ["shares"]),
+        node("ReduceSum", ["shares", "slots"], ["share"], keepdims=1),
+        node("Cast", ["chosen"], ["hits"], to=TensorProto.INT64),
+        node("ReduceSum", ["hits", "slots"], ["times"], keepdims=0),
+        node("NonZero", ["times"], ["tokens_across"]),
+        node("Reshape", ["tokens_across", "all"], ["tokens"]),
+        node("Gather", ["X", "tokens"], ["own"]),
+        *_product("up", "own", bias),
+        *acts,
+    ]
+    if gated:
+        nodes += [*_product("gate", "own", bias), node("Mul", [hidden, "gate_out"], ["gated"])]
+        hidden = "gated"
+    nodes += [
+        *_product("down", hidden, bias),
+        node("Gather", ["share", "tokens"], ["own_share"]),
+        node("Mul", ["down_out", "own_share"], ["weighed"]),
+        node("Gather", ["sum", "tokens"], ["before"]),
+        node("Add", ["before", "weighed"], ["after"]),
+        node("Reshape", ["tokens", "column"], ["tokens_down"]),
+        node("ScatterND", ["sum", "tokens_down", "after"], ["next"]),
+    ]
+    info = helper.make_tensor_value_info
+    given = [info("i", TensorProto.INT64, []), info("going", TensorProto.BOOL, [])]
+    return helper.make_graph(
+        nodes,
+        "expert",
+        [*given, info("sum", TensorProto.FLOAT, None)],
+        [info("goes_on", TensorProto.BOOL, []), info("next", TensorProto.FLOAT, None)],
+    )
+
+
+def _body(activation: str, gated: bool, bias: bool) -> list[onnx.NodeProto]:
+    """A loop over the experts that some token chose, each on its own tokens alone."""
+    node = helper.make_node
+    zero = numpy_helper.from_array(np.zeros((), np.float32))
+    return [
+        *constants(at0=[0], at1=[1], slots=[1], all=[-1], column=[-1, 1], below=[0]),
+        node("Constant", [], ["nothing"], value=zero),
+        # Gather would count a negative expert from the end.
+        node("Shape", ["up"], ["up_shape"]),
+        node("Slice", ["up_shape", "at0", "at1"], ["count"]),
+        node("Less", ["experts", "below"], ["is_below"]),
+        node("Where", ["is_below", "count", "experts"], ["routed"]),
+        node("Unique", ["routed"], ["touched"]),
+        node("Size", ["touched"], ["turns"]),
+        node("Shape", ["X"], ["X_shape"]),
+        node("ConstantOfShape", ["X_shape"], ["zeros"]),
+        node("Loop", ["turns", "", "zeros"], ["Y"], body=_expert(activation, gated, bias)),
+    ]
+
+
+def _dims(value: ir.Value | None) -> list[Dim] | None:
+    if value is None or value.shape is None:
+        return None
+    return [dim if isinstance(dim, int) else dim.value for dim in value.shape]
+
+
+def _check(node: ir.Node, inputs: Mapping[str, str]) -> None:
+    named = dict(zip(inputs, node.inputs, strict=True))
+    for name, value in named.items():
+        wanted = ir.DataType.INT64 if name == "experts" else ir.DataType.FLOAT
+        if value is not None and value.dtype not in (None, wanted):
+            raise ValueError(f"{name} is {value.dtype}, expected {wanted}")
+    sizes = _sizes({name: _dims(value) for name, value in named.items()})
+    experts = named["experts"]
+    if experts is not None and experts.const_value is not None and "E" in sizes:
+        chosen = experts.const_value.numpy()
+        if chosen.size and (chosen.min() < 0 or chosen.max() >= sizes["E"]):
+            raise ValueError(f"the chosen experts are outside of 0 … {sizes['E'] - 1}")
+
+
+def _sizes(shapes: Mapping[str, list[Dim] | None]) -> dict[str, int]:
+    """The sizes that are known, by letter; ValueError where inputs disagree."""
+    found: dict[str, tuple[str, int]] = {}
+    for name, dims in shapes.items():
+        if dims is None:
+            continue
+        axes = _AXES[name]
+        if len(dims) != len(axes):
+            raise ValueError(f"{name} has the shape {dims}, expected [{', '.join(axes)}]")
+        for letter, dim in zip(axes, dims, strict=True):
+            if not isinstance(dim, int):
+                continue
+            if dim < (letter != "T"):
+                raise ValueError(f"{name} has the shape {dims}: {letter} is empty")
+            first, size = found.setdefault(letter, (name, dim))
+            if size != dim:
+                raise ValueError(
+                    f"{name} has the shape {dims}: {letter} is {dim}, and {size} in {first}"
+                )
+    return {letter: size for letter, (_, size) in found.items()}
+
+
+def _infer(node: ir.Node, x: Sequence[Dim], inputs: Mapping[str, str]) -> list[Dim]:
+    others = {name: _dims(value) for name, value in zip(inputs, node.inputs, strict=True)}
+    _sizes(others | {"X": list(x)})
+    return list(x)
+
+
+def _op_type(activation: str, gated: bool, bias: bool) -> OpType:
+    inputs = _inputs(gated, bias)
+    return OpType(
+        doc="Y = Σ over the chosen experts of gate · down_e · act(up_e x) [· gate_e x].",
+        inputs=inputs,
+        attributes={},
+        body=partial(_body, activation, gated, bias),
+        check=partial(_check, inputs=inputs),
+        infer=partial(_infer, inputs=inputs),
+        least_opset=LEAST_OPSET,
+    )
+
+
+MIXTURES: dict[str, OpType] = {
+    moe_variant(activation.name, gated=gated, bias=bias): _op_type(activation.name, gated, bias)
+    for activation in ACTIVATIONS
+    for gated in (False, True)
+    for bias in (False, True)
+}
+"""Every mixture of experts of the domain."""
