@@ -13,7 +13,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsecc import ops
-from sparsecc.ops.block_sparse_attention import LEAST_OPSET, variant
+from sparsecc.ops.attention_parts import LEAST_OPSET
+from sparsecc.ops.block_sparse_attention import variant
 from sparsecc.passes.attention import masks
 from sparsecc.passes.attention.estimate import dense_ms, kept_ms, size_of
 from sparsecc.passes.attention.heads import Heads, heads_of

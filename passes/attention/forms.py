@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsecc.ops.block_sparse_attention import UNBOUNDED
+from sparsecc.ops.attention_parts import UNBOUNDED
 from sparsecc.passes.attention.rules import Rule
 
 KEYS, QUERIES = 1, 2

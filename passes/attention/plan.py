@@ -9,7 +9,7 @@ import onnx_ir as ir
 from sparsecc import ops
 from sparsecc.cost.model import WORTH_CHANGING
 from sparsecc.errors import PlanError
-from sparsecc.ops.block_sparse_attention import LEAST_OPSET
+from sparsecc.ops.attention_parts import LEAST_OPSET
 from sparsecc.passes.attention.blocks import SelfAttention, as_op, keep, self_attentions
 from sparsecc.passes.attention.modes import AUTO, Grid, Pattern, grid_of
 from sparsecc.passes.attention.offers import FULL, Offer

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecc.cost import attention as cost
-from sparsecc.ops.block_sparse_attention import UNBOUNDED, seen_by_rule
+from sparsecc.ops.attention_parts import UNBOUNDED
+from sparsecc.ops.block_sparse_attention import seen_by_rule
 from sparsecc.passes.attention.match import MASKED
 from sparsecc.passes.fuse.terms import Term
 

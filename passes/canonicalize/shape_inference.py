@@ -49,7 +49,7 @@ class ShapeInference(Pass):
             if x is None or x.shape is None:
                 continue
             dims = [dim if isinstance(dim, int) else dim.value for dim in x.shape]
-            out = ir.Value(shape=ir.Shape(ops.infer_shape(node, dims)), type=x.type)
+            out = ir.Value(shape=ir.Shape(ops.infer_shape(node, dims)), type=ops.output_type(node))
             modified |= self._merge(node.outputs[0], out, ctx)
         return modified
 

@@ -6,11 +6,12 @@ weight.
 """
 
 from sparsecc.ops.activations import ACTIVATIONS
+from sparsecc.ops.attention_blocks import SEARCH, next_blocks
+from sparsecc.ops.attention_parts import UNBOUNDED
 from sparsecc.ops.block_sparse_attention import (
     ATTENTIONS,
     LEAST_SCORE,
     RULE,
-    UNBOUNDED,
     attend,
     rule_of,
 )
@@ -29,7 +30,9 @@ from sparsecc.ops.registry import (
     is_mixture,
     is_ours,
     is_region,
+    is_search,
     is_sparse,
+    output_type,
     region_functions,
     schema,
 )
@@ -47,6 +50,7 @@ __all__ = [
     "REGION",
     "ROUTED",
     "RULE",
+    "SEARCH",
     "UNBOUNDED",
     "VARIANTS",
     "VERSION",
@@ -68,9 +72,12 @@ __all__ = [
     "is_mixture",
     "is_ours",
     "is_region",
+    "is_search",
     "is_sparse",
     "mixture",
     "moe_variant",
+    "next_blocks",
+    "output_type",
     "packed_arrays",
     "parse",
     "read_packed",

@@ -11,13 +11,14 @@ import onnx
 import onnx_ir as ir
 from onnx import defs, helper
 
+from sparsecc.ops.attention_blocks import SEARCHES
 from sparsecc.ops.block_sparse_attention import ATTENTIONS
 from sparsecc.ops.layers import LAYERS
 from sparsecc.ops.moe import MIXTURES
 from sparsecc.ops.spec import Dim, OpType
 from sparsecc.ops.variants import DOMAIN, REGION, VERSION
 
-OP_TYPES: dict[str, OpType] = LAYERS | ATTENTIONS | MIXTURES
+OP_TYPES: dict[str, OpType] = LAYERS | ATTENTIONS | SEARCHES | MIXTURES
 
 
 def is_ours(node: ir.Node) -> bool:
@@ -33,6 +34,11 @@ def is_sparse(node: ir.Node) -> bool:
 def is_attention(node: ir.Node) -> bool:
     """Whether a node is a block-sparse attention."""
     return is_ours(node) and node.op_type in ATTENTIONS
+
+
+def is_search(node: ir.Node) -> bool:
+    """Whether a node finds blocks for block-sparse attentions."""
+    return is_ours(node) and node.op_type in SEARCHES
 
 
 def is_mixture(node: ir.Node) -> bool:
@@ -115,6 +121,12 @@ def infer_shape(node: ir.Node, x: Sequence[Dim]) -> list[Dim]:
     return OP_TYPES[node.op_type].infer(node, x)
 
 
+def output_type(node: ir.Node) -> ir.TensorType:
+    """Element type of the output of a node."""
+    kind = OP_TYPES[node.op_type].output
+    return ir.TensorType(ir.DataType.FLOAT if kind == "T" else ir.DataType.INT32)
+
+
 def schema(op_type: str) -> defs.OpSchema:
     """ONNX schema of an op type, for checkers and editors."""
     declared = OP_TYPES[op_type]
@@ -126,7 +138,7 @@ def schema(op_type: str) -> defs.OpSchema:
         inputs=[
             defs.OpSchema.FormalParameter(name, kind) for name, kind in declared.inputs.items()
         ],
-        outputs=[defs.OpSchema.FormalParameter("Y", "T")],
+        outputs=[defs.OpSchema.FormalParameter("Y", declared.output)],
         type_constraints=[("T", ["tensor(float)"], "Activations, weights, biases and mask.")],
         attributes=[
             defs.OpSchema.Attribute(name, kind) for name, kind in declared.attributes.items()

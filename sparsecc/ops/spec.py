@@ -30,6 +30,7 @@ class OpType:
         check: Raises ValueError with what disagrees; names, inputs and attributes are as declared.
         infer: Shape of ``Y`` from that of the first input; a contradiction raises ValueError.
         least_opset: The oldest opset that the body is valid in.
+        output: ONNX type of ``Y``.
     """
 
     doc: str
@@ -39,6 +40,7 @@ class OpType:
     check: Callable[[ir.Node], None]
     infer: Callable[[ir.Node, Sequence[Dim]], list[Dim]]
     least_opset: int
+    output: str = "T"
 
 
 @dataclass(frozen=True)
