@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -16,11 +16,12 @@ from sparsecc import ops
 from sparsecc.ops.attention_parts import LEAST_OPSET
 from sparsecc.ops.block_sparse_attention import variant
 from sparsecc.passes.attention import masks
-from sparsecc.passes.attention.estimate import dense_ms, kept_ms, size_of
+from sparsecc.passes.attention.estimate import dense_ms, kept_ms, sets_ms, size_of
 from sparsecc.passes.attention.heads import Heads, heads_of
 from sparsecc.passes.attention.masks import Known, Masks
 from sparsecc.passes.attention.match import MASKED, Attention, Term, match
 from sparsecc.passes.attention.rules import Kept, Rule, grid_of, take_apart
+from sparsecc.passes.attention.sets import Sets, mask_of, put
 from sparsecc.passes.attention.structure import Structure
 from sparsecc.passes.base import Context, Pass
 from sparsecc.passes.edit import constant, is_op, nodes_of
@@ -31,6 +32,8 @@ from sparsecc.targets import Target
 
 MOST_SCORES = 1 << 30
 """Of all heads: a larger constant mask is not read."""
+_OF_HEAD = 3
+"""Dimensions of a mask behind the batch."""
 LEAST_GAIN = 1.1
 """Estimated gain under which attention stays dense: estimates are no better than that."""
 
@@ -44,20 +47,30 @@ class _Parts:
         heads: Queries, keys and values.
         kept: What its constant mask leaves.
         rest: What masks or is added besides.
+        sets: Of tokens, where it is quicker to attend to each by itself.
+        note: Why there are none although there could be, or "".
     """
 
     found: Attention
     heads: tuple[Heads, Heads, Heads]
     kept: Kept
     rest: tuple[Term, ...]
+    sets: Sets | None = None
+    note: str = ""
+
+    @property
+    def scale(self) -> float:
+        """On the scores, whatever multiplied queries and keys before."""
+        return math.prod((self.found.scale, *(each.scale for each in self.heads[:2])))
 
 
 class ConstantMasks(Pass):
     """A mask that is constant, or computed from positions alone, becomes a rule or blocks.
 
     Causal, sliding and streaming masks, those of Longformer and any other that leaves blocks of
-    scores out: the op that takes their place touches only kept blocks. What the estimate does not
-    find quicker stays dense.
+    scores out: the op that takes their place touches only kept blocks. Where tokens see those of
+    their own group alone, it attends to sets of them, if that is quicker. What the estimate finds
+    no quicker stays dense.
     """
 
     name: ClassVar[str] = "constant-masks"
@@ -73,6 +86,8 @@ class ConstantMasks(Pass):
             if isinstance(parts, str):
                 ctx.refuse(self.name, softmax, parts)
             elif parts is not None:
+                if parts.note:
+                    ctx.refuse(self.name, softmax, parts.note)
                 _rewrite(parts)
                 model.opset_imports[ops.DOMAIN] = ops.VERSION
                 modified = True
@@ -115,13 +130,18 @@ class _Reader:
         if readers and _depends([term.value for term in rest], found.nodes):
             return "scores that a mask is made from"
         size = size_of(dims, q.dims[3])
-        ours, theirs = (
-            kept_ms(size, kept.scores(size.queries, size.keys), target).ms,
-            dense_ms(size, target).ms,
-        )
-        if ours * LEAST_GAIN > theirs:
-            return f"estimated {ours:.3f} ms by kept blocks, {theirs:.3f} ms dense"
-        return _Parts(found, heads, kept, rest)
+        by_blocks = kept_ms(size, kept.scores(size.queries, size.keys), target).ms
+        dense = dense_ms(size, target).ms
+        parts = _Parts(found, heads, kept, rest)
+        note = None
+        if kept.sets is not None:
+            by_sets = sets_ms(size, kept.sets, target).ms
+            note = _against_sets(parts, by_sets, by_blocks, target)
+            if note is None and by_sets * LEAST_GAIN <= dense:
+                return replace(parts, sets=kept.sets)
+        if by_blocks * LEAST_GAIN > dense:
+            return f"estimated {by_blocks:.3f} ms by kept blocks, {dense:.3f} ms dense"
+        return replace(parts, note=note or "")
 
     def _heads(self, found: Attention, *, shared: bool = True) -> tuple[Heads, Heads, Heads] | str:
         query, key = found.product.inputs
@@ -176,6 +196,24 @@ class _Reader:
             if any(have not in (1, want) for have, want in pairs):
                 return "a mask of a shape that is not known to be that of the scores"
         return None
+
+
+def _against_sets(parts: _Parts, by_sets: float, by_blocks: float, target: Target) -> str | None:
+    """Why blocks of scores are kept where tokens could be in sets."""
+    why = None
+    if not all(map(_is_fixed, parts.rest)):
+        why = "a mask that depends on the inputs"
+    elif by_sets * LEAST_GAIN > by_blocks:
+        why = f"estimated {by_sets:.3f} ms, {by_blocks:.3f} ms by kept blocks"
+    elif target.stands_alone and not isinstance(parts.heads[0].dims[0], int):
+        why = "an open batch, for which no mask is repeated without ONNX Runtime"
+    return why and f"not in sets of tokens: {why}"
+
+
+def _is_fixed(term: Term) -> bool:
+    """Whether what a term adds is constant, and the same for all samples of a batch."""
+    array = masks.numbers(term)
+    return array is not None and array.shape[:-_OF_HEAD] in ((), (1,))
 
 
 def _is_readable(dims: Terms) -> bool:
@@ -238,8 +276,21 @@ def _together(
 
 def _rewrite(parts: _Parts) -> None:
     """Put the op in the place of an attention; dead code is for others to remove."""
-    found, kept = parts.found, parts.kept
-    tape = Tape(found.nodes[-1])
+    tape = Tape(parts.found.nodes[-1])
+    y = _over_blocks(parts, tape) if parts.sets is None else _over_sets(parts, parts.sets, tape)
+    if parts.found.is_flat:
+        tape.op("Squeeze", tape.op("Reshape", y, tape.ints(-1, 1, 0, 0)), tape.ints(1))
+    tape.finish()
+
+
+def _over_sets(parts: _Parts, sets: Sets, tape: Tape) -> ir.Value:
+    rest = [masks.numbers(term) for term in parts.rest]
+    added = [array for array in (parts.kept.mask, *rest) if array is not None]
+    return put(sets, mask_of(sets, added), parts.heads, parts.scale, tape)
+
+
+def _over_blocks(parts: _Parts, tape: Tape) -> ir.Value:
+    kept = parts.kept
     inputs = [each.put(tape) for each in parts.heads]
     if kept.blocks is not None:
         index, grid = grid_of(kept.blocks)
@@ -249,10 +300,6 @@ def _rewrite(parts: _Parts) -> None:
         rest.append(Term(tape.weight("mask", kept.mask)))
     if rest:
         inputs.append(masks.put(rest, tape))
-    q, k, _ = parts.heads
     rule = dataclasses.asdict(kept.rule)
     op_type = variant(blocks=kept.blocks is not None, mask=bool(rest))
-    y = tape.op(op_type, *inputs, scale=found.scale * q.scale * k.scale, **rule)
-    if found.is_flat:
-        tape.op("Squeeze", tape.op("Reshape", y, tape.ints(-1, 1, 0, 0)), tape.ints(1))
-    tape.finish()
+    return tape.op(op_type, *inputs, scale=parts.scale, **rule)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sparsecc.cost import roofline
 from sparsecc.cost.attention import work
 from sparsecc.cost.model import UNMEASURED_SPREAD, Estimate, cost_model, total
 from sparsecc.cost.rates import Kind, Sums
 from sparsecc.passes.attention.modes import Pattern
+from sparsecc.passes.attention.sets import Sets
 from sparsecc.targets import Target
 
 _OPERANDS = 3
 """Queries, keys and values: tokens in the lanes for dense layers, in rows for sparse attention."""
 _SHARE_OF_PEAK = 0.5
+_STRIP = 16
+"""Keys that the kernel takes at once: those of a set are filled up to it."""
 LONG_TOKENS = 1024
 """Tokens of an open length: what a mask saves grows with them, what it costs does not."""
 
@@ -55,12 +58,20 @@ def kept_ms(size: Size, scores: float, target: Target) -> Estimate:
     return total([scored_ms(size, scores, target), turned, back])
 
 
+def sets_ms(size: Size, sets: Sets, target: Target) -> Estimate:
+    """Every set by itself, with tokens moved into their slots and back."""
+    count, slots = sets.tokens.shape
+    each = replace(size, batch=size.batch * count, queries=slots, keys=slots)
+    in_strips = slots * -(-slots // _STRIP) * _STRIP
+    moved = 0 if sets.in_order else each.batch * each.heads * slots * size.dim
+    return total([kept_ms(each, in_strips, target), _carried((_OPERANDS + 1) * moved)])
+
+
 def head_ms(pattern: Pattern, tokens: int, dim: int, target: Target) -> float:
     """One head over the blocks of a pattern, with its tokens brought into their order and back."""
     size = Size(1, 1, tokens, tokens, dim)
     moved = (_OPERANDS + 1) * tokens * dim if pattern.order is not None else 0
-    scored = scored_ms(size, pattern.density * size.scores, target)
-    return scored.ms + 8e-6 * moved / roofline.LAYOUT_GBS
+    return scored_ms(size, pattern.density * size.scores, target).ms + _carried(moved).ms
 
 
 def scored_ms(size: Size, scores: float, target: Target) -> Estimate:
@@ -72,4 +83,9 @@ def scored_ms(size: Size, scores: float, target: Target) -> Estimate:
 
 def _moved(kind: Kind, elements: int, target: Target) -> Estimate:
     found = cost_model(target).step(kind, Sums(1, elements))
-    return found or Estimate(8e-6 * elements / roofline.LAYOUT_GBS, UNMEASURED_SPREAD)
+    return found or _carried(elements)
+
+
+def _carried(elements: int) -> Estimate:
+    """So many numbers read in one place and written in another."""
+    return Estimate(8e-6 * elements / roofline.LAYOUT_GBS, UNMEASURED_SPREAD)

@@ -9,8 +9,10 @@ import onnx_ir as ir
 
 from sparsecc import ops
 from sparsecc.cost.attention import work
-from sparsecc.passes.attention.estimate import Size, dense_ms, kept_ms, size_of
+from sparsecc.cost.model import Estimate
+from sparsecc.passes.attention.estimate import Size, dense_ms, kept_ms, sets_ms, size_of
 from sparsecc.passes.attention.rules import Rule
+from sparsecc.passes.attention.sets import Made, made_of
 from sparsecc.passes.edit import constant
 from sparsecc.report.rows import LayerRow
 from sparsecc.targets import Target
@@ -26,6 +28,9 @@ def attention_rows(model: ir.Model, target: Target) -> dict[str, LayerRow]:
 
 def _row(node: ir.Node, target: Target) -> LayerRow:
     named = dict(zip(ops.input_names(node.op_type), node.inputs, strict=True))
+    made = made_of(node)
+    if made is not None:
+        return _of_sets(node, made, target)
     size = _size(named["Q"], named["K"])
     rule = Rule(*ops.rule_of(node))
     scores, pattern = rule.scores(size.queries, size.keys), _words(rule)
@@ -35,7 +40,21 @@ def _row(node: ir.Node, target: Target) -> LayerRow:
         pattern = f"blocks {rows}x{columns}"
         kept = math.prod(grid[:3].tolist()) if index is None else np.count_nonzero(index >= 0)
         scores = min(scores, int(kept) * rows * columns // heads)
-    ours, theirs = kept_ms(size, scores, target), dense_ms(size, target)
+    return _written(node, size, scores, pattern, kept_ms(size, scores, target), target)
+
+
+def _of_sets(node: ir.Node, made: Made, target: Target) -> LayerRow:
+    size = size_of((*made.dims[:3], made.dims[2]), made.dims[3])
+    count, slots = made.sets.tokens.shape
+    ours = sets_ms(size, made.sets, target)
+    return _written(node, size, count * slots**2, f"sets of {slots}", ours, target)
+
+
+def _written(
+    node: ir.Node, size: Size, scores: int, pattern: str, ours: Estimate, target: Target
+) -> LayerRow:
+    """The row of an attention of which so many scores of each head are left."""
+    theirs = dense_ms(size, target)
     sums = work(size.batch * size.heads * scores, size.dim)
     moved = 2 * size.batch * size.heads * (size.queries + size.keys) * size.dim
     return LayerRow(

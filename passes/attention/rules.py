@@ -1,4 +1,4 @@
-"""Which keys a mask leaves: a rule of distances, or a set of blocks, exactly.
+"""Which keys a mask leaves: a rule of distances, or a set of blocks, or of tokens, exactly.
 
 A rule lets query i see key j when ``j <= i + right and (j >= i - left or j < sinks)``: causal is
 ``right = 0``, a sliding window has both sides, a streaming one sinks besides.
@@ -16,6 +16,7 @@ from sparsecc.cost import attention as cost
 from sparsecc.ops.attention_parts import UNBOUNDED
 from sparsecc.ops.block_sparse_attention import seen_by_rule
 from sparsecc.passes.attention.match import MASKED
+from sparsecc.passes.attention.sets import Sets, sets_of
 from sparsecc.passes.fuse.terms import Term
 
 BLOCK = 64
@@ -97,11 +98,13 @@ class Kept:
         blocks: ``[heads or 1, blocks of queries, blocks of keys]``: those with a key that is not
             masked; None where the rule says it all.
         mask: What has to be added still; None where rule and blocks are all of it.
+        sets: Of tokens that see those of their own group alone, if that is what it leaves.
     """
 
     rule: Rule
     blocks: Flags | None = None
     mask: Floats | None = None
+    sets: Sets | None = None
 
     def scores(self, queries: int, keys: int) -> float:
         """How many scores of a head are in kept blocks."""
@@ -144,7 +147,9 @@ def take_apart(mask: Floats, *, zeros: bool = False) -> Kept | str:
         np.array_equal(each, rule.seen(*each.shape) & spread(kept, *each.shape))
         for each, kept in zip(seen, blocks, strict=True)
     )
-    return Kept(rule, blocks, None if exact else mask)
+    alike = all(np.array_equal(each, together) for each in seen)
+    sets = sets_of(together) if alike else None
+    return Kept(rule, blocks, None if exact else mask, sets)
 
 
 def rule_of(seen: Flags) -> Rule | None:
