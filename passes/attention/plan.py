@@ -11,6 +11,7 @@ from sparsecc.cost.model import WORTH_CHANGING
 from sparsecc.errors import PlanError
 from sparsecc.ops.attention_parts import LEAST_OPSET
 from sparsecc.passes.attention.blocks import SelfAttention, as_op, keep, self_attentions
+from sparsecc.passes.attention.fuse_heads import fuse_heads
 from sparsecc.passes.attention.modes import AUTO, Grid, Pattern, grid_of
 from sparsecc.passes.attention.offers import FULL, Offer
 from sparsecc.passes.attention.rules import BLOCK
@@ -133,12 +134,13 @@ def offers_of(entry: PlanAttention) -> list[Offer]:
 def carry_out(model: ir.Model, entries: Sequence[PlanAttention], ctx: Context) -> None:
     """Let attentions keep the blocks that a plan says; those whose heads are all full stay.
 
-    Heads that are skipped are deleted, where that is possible, from the weights too.
+    Heads that are skipped are deleted, where that is possible, from the weights too, and those
+    that want their tokens in another order come behind the others.
 
     Args:
         model: In canonical form; changed in place.
         entries: What the plan says.
-        ctx: Told of heads that give zeros and have to stay.
+        ctx: Told of heads that give zeros and have to stay, and of those that cannot move.
 
     Raises:
         PlanError: The model has no such attention, or it is another.
@@ -154,9 +156,15 @@ def carry_out(model: ir.Model, entries: Sequence[PlanAttention], ctx: Context) -
     gone = delete_heads(model, {entry.name: _skipped(entry) for entry in sparse}, ctx)
     if gone:
         here = {each.name: each for each in self_attentions(model)[0]}
+    left = {
+        name: [each for at, each in enumerate(kept) if at not in gone.get(name, ())]
+        for name, kept in patterns.items()
+    }
+    moved = {name: [each.order is not None for each in kept] for name, kept in left.items()}
+    heads = fuse_heads(model, moved, ctx)
     nodes = as_ops(model, [here[entry.name] for entry in sparse])
-    for node, (name, kept) in zip(nodes, patterns.items(), strict=True):
-        keep(node, [each for at, each in enumerate(kept) if at not in gone.get(name, ())])
+    for node, (name, kept) in zip(nodes, left.items(), strict=True):
+        keep(node, [kept[head] for head in heads[name]])
     _tidied(model)
 
 

@@ -38,7 +38,7 @@ def delete_heads(
     picked = list[tuple[Removable, Ids]]()
     for each in find_removable(model, couplings, reach, "heads", ctx):
         for name, heads in skipped.items():
-            where = list(_where(last[name], each, couplings))
+            where = list(units_of(last[name], each.units, couplings))
             units = sorted({unit for unit, _ in where if _all_of(unit, where, heads)})
             if 0 < len(units) < len(each.units):
                 picked.append((each, np.array(units, np.int64)))
@@ -50,7 +50,7 @@ def delete_heads(
         name: [
             head
             for each, units in taken
-            for unit, head in _where(last[name], each, couplings)
+            for unit, head in units_of(last[name], each.units, couplings)
             if unit in units
         ]
         for name in skipped
@@ -59,14 +59,20 @@ def delete_heads(
     return {name: heads for name, heads in found.items() if heads}
 
 
-def _where(node: ir.Node, of: Removable, couplings: Couplings) -> Iterator[tuple[int, int]]:
-    """Which unit of a set the heads of an attention are: pairs of both, in the order of heads."""
+def units_of(node: ir.Node, units: Ids, couplings: Couplings) -> Iterator[tuple[int, int]]:
+    """Which unit of a set the heads of an attention are: pairs of both, in the order of heads.
+
+    Args:
+        node: The last of the attention.
+        units: ``[n, k]`` classes: n things, each of k classes.
+        couplings: Of the model.
+    """
     tag = couplings.tags.get(node.outputs[0])
     if tag is None or tag.ndim < 3:
         return
     classes = np.moveaxis(couplings.classes[tag], -3, 0)
     for head, members in enumerate(classes):
-        found = np.flatnonzero(np.isin(of.units, members).any(axis=1))
+        found = np.flatnonzero(np.isin(units, members).any(axis=1))
         if len(found) == 1:
             yield int(found[0]), head
 

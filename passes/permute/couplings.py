@@ -7,8 +7,9 @@ are nested in. Then every label takes the place of the one that looks like it.
 
 There are three kinds of sets: single classes (the hidden features of an MLP, features inside a
 head); a class with all that is nested in it (a channel and its pixels behind a Flatten, a query
-head inside its group); and whole islands of nesting (heads, groups of a convolution). Each is
-proved before use: no statement about labels may tell its members apart.
+head inside its group); and islands of nesting (heads, groups of a convolution), whole or without
+what all of them share. Each is proved before use: no statement about labels may tell its members
+apart.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from sparsecc.passes.edit import STANDARD
 from sparsecc.passes.fuse.shapes import Shapes
 from sparsecc.passes.permute.flow import Flow
 from sparsecc.passes.permute.labels import STAYS, Labels, Tag
+from sparsecc.passes.permute.nesting import Nesting
 from sparsecc.passes.permute.rules import RULES, unknown
 from sparsecc.quality.segments import reads
 
@@ -196,34 +198,24 @@ def _sets(facts: _Facts) -> Iterator[Ids]:
     holds[parent] = True
     for members in _alike(np.flatnonzero(facts.moves & ~holds), _mixed(facts.looks) + homes):
         yield members[:, None]
+    nesting = Nesting(child, parent, facts.looks, facts.moves)
+    tops = [nesting.inside(int(top)) for top in np.flatnonzero(facts.moves & holds)]
+    around = np.zeros(len(tops), np.uint64)
+    for at, unit in enumerate(tops):
+        out = nesting.above(unit)
+        out = out[~np.isin(parent[out], unit)]
+        bonds = _mixed(names[relation[out]] * keys[parent[out]] + _mixed(facts.looks[child[out]]))
+        around[at] = np.concatenate([_mixed(facts.looks[unit]), bonds]).sum()
     known = list[Ids]()
-    around = _mixed(facts.looks) + homes + _contents(facts, keys, names)
-    for members in _alike(np.flatnonzero(facts.moves & holds), around):
-        inside = [_inside(facts, int(each)) for each in members]
-        known += _proved(facts, inside)
-    known += _proved(facts, _islands(facts))
+    for members in _alike(np.arange(len(tops)), around):
+        known += _proved(facts, [tops[each] for each in members])
+    known += _proved(facts, nesting.islands())
     seen: set[bytes] = set()
     for units in sorted(known, key=lambda each: each.shape[1]):
         ordered = np.sort(units, axis=1)
         if (mark := ordered[np.argsort(ordered[:, 0])].tobytes()) not in seen:
             seen.add(mark)
             yield units
-
-
-def _contents(facts: _Facts, keys: Keys, names: Keys) -> Keys:
-    """Class → a number that says what is nested in it, and what else that is nested in."""
-    relation, child, parent = facts.edges
-    bonds = _mixed(names[relation] * keys[parent])
-    homes = np.zeros(facts.looks.size, np.uint64)
-    np.add.at(homes, child, bonds)
-    pairs, at = np.unique(np.stack([child, parent]), axis=1, return_inverse=True)
-    here, how = np.zeros(pairs.shape[1], np.uint64), np.zeros(pairs.shape[1], np.uint64)
-    np.add.at(here, at.ravel(), bonds)
-    np.add.at(how, at.ravel(), _mixed(names[relation]))
-    found = np.zeros(facts.looks.size, np.uint64)
-    elsewhere = homes[pairs[0]] - here
-    np.add.at(found, pairs[1], _mixed(how + _mixed(facts.looks[pairs[0]]) + _mixed(elsewhere)))
-    return found
 
 
 def _mixed(numbers: Keys) -> Keys:
@@ -241,32 +233,6 @@ def _alike(members: Ids, keys: Keys) -> Iterator[Ids]:
     cuts = np.flatnonzero(np.diff(keys[order].astype(np.uint64)) != 0) + 1
     groups = [group for group in np.split(order, cuts) if group.size > 1]
     yield from sorted(groups, key=lambda group: int(group[0]))
-
-
-def _inside(facts: _Facts, top: int) -> Ids:
-    """A class and everything nested in it."""
-    _, child, parent = facts.edges
-    found = np.array([top])
-    while True:
-        more = np.union1d(found, child[np.isin(parent, found)])
-        if more.size == found.size:
-            return found
-        found = more
-
-
-def _islands(facts: _Facts) -> list[Ids]:
-    """Classes that nesting connects, where all may move."""
-    _, child, parent = facts.edges
-    inner = facts.moves[child] & facts.moves[parent]
-    size = facts.looks.size
-    graph = scipy.sparse.coo_matrix(
-        (np.ones(int(inner.sum()), np.int8), (child[inner], parent[inner])), (size, size)
-    )
-    island = connected_components(graph, directed=False)[1]
-    members = np.unique(np.concatenate([child[inner], parent[inner]]))
-    order = members[np.argsort(island[members], kind="stable")]
-    cuts = np.flatnonzero(np.diff(island[order])) + 1
-    return [group for group in np.split(order, cuts) if group.size > 1]
 
 
 def _proved(facts: _Facts, candidates: Sequence[Ids]) -> Iterator[Ids]:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from sparsecc.capture import capture
 from sparsecc.passes import pipeline
@@ -17,7 +17,6 @@ from sparsecc.passes.base import Context, run
 from sparsecc.passes.permute.couplings import Coupled, Couplings
 
 Arrays = dict[str, NDArray[Any]]
-DOUBLE, INT64 = TensorProto.DOUBLE, TensorProto.INT64
 
 
 def canonical(proto: onnx.ModelProto) -> ir.Model:
@@ -28,15 +27,18 @@ def canonical(proto: onnx.ModelProto) -> ir.Model:
 
 
 class Net:
-    """A model in the making: float64, so that equal means equal.
+    """A model in the making: float64, so that equal means equal, unless asked for otherwise.
 
     Args:
         shape: Of the input ``x``.
         seed: Of the weights.
+        dtype: Of all numbers.
     """
 
-    def __init__(self, shape: Sequence[int | str], seed: int = 0) -> None:
-        self.shape = shape
+    def __init__(
+        self, shape: Sequence[int | str], seed: int = 0, dtype: type[np.floating] = np.float64
+    ) -> None:
+        self.shape, self.dtype = shape, np.dtype(dtype)
         self.nodes: list[onnx.NodeProto] = []
         self.weights: Arrays = {}
         self.rng = np.random.default_rng(seed)
@@ -51,7 +53,8 @@ class Net:
     def weight(self, *shape: int) -> str:
         """Random numbers around one."""
         name = f"w{len(self.weights)}"
-        self.weights[name] = self.rng.normal(0.2, 1, shape) / max(1, np.prod(shape[1:])) ** 0.5
+        numbers = self.rng.normal(0.2, 1, shape) / max(1, np.prod(shape[1:])) ** 0.5
+        self.weights[name] = numbers.astype(self.dtype)
         return name
 
     def ints(self, *values: int) -> str:
@@ -78,11 +81,12 @@ class Net:
     def build(self, output: str) -> onnx.ModelProto:
         """The model, whose output is named ``y``."""
         nodes = [*self.nodes, helper.make_node("Identity", [output], ["y"], "last")]
+        kind = helper.np_dtype_to_tensor_dtype(self.dtype)
         graph = helper.make_graph(
             nodes,
             "net",
-            [helper.make_tensor_value_info("x", DOUBLE, self.shape)],
-            [helper.make_tensor_value_info("y", DOUBLE, None)],
+            [helper.make_tensor_value_info("x", kind, self.shape)],
+            [helper.make_tensor_value_info("y", kind, None)],
             [numpy_helper.from_array(array, name) for name, array in self.weights.items()],
         )
         opsets = [helper.make_opsetid("", 17)]

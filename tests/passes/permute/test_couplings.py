@@ -179,9 +179,10 @@ def test_grouped_queries() -> None:
     assert sizes(found) == sorted([whole, *per_group * groups])
 
 
-def repeated(net: Net, groups: int, share: int, width: int) -> str:
+def repeated(net: Net, groups: int, share: int, width: int, *, normed: bool = False) -> str:
     """Keys or values, one for each query head, as transformers' repeat_kv makes them."""
     x = heads(net, net.linear("x", 6, groups * width), groups, width, 5)
+    x = scaled(net, x, width) if normed else x
     x = net.op("Unsqueeze", x, net.ints(2))
     x = net.op("Expand", x, net.ints(1, groups, share, 5, width))
     return net.op("Reshape", x, net.ints(1, groups * share, 5, width))
@@ -193,6 +194,33 @@ def test_one_key_for_all_heads() -> None:
     k, v = (heads(net, net.linear("x", 6, 4), 1, 4, 5) for _ in range(2))
     found = shuffled(net.build(net.linear(attention(net, q, k, v, (5, 12)), 12, 6)), image(1, 5, 6))
     assert sizes(found) == [(3, 9), (4, 4), (4, 4)]
+
+
+def test_heads_move_by_themselves_where_their_features_share_a_norm() -> None:
+    """Its scales are of all heads, and so are the features that move in all of them at once."""
+    net, count, width = Net([1, 5, 6]), 3, 4
+    q, k = (scaled(net, heads(net, net.linear("x", 6, 12), count, width, 5), width) for _ in "qk")
+    v = heads(net, net.linear("x", 6, 12), count, width, 5)
+    found = shuffled(net.build(net.linear(attention(net, q, k, v, (5, 12)), 12, 6)), image(1, 5, 6))
+    assert sizes(found) == [(count, 2 * width + 3)] + [(width, 1)] * 3 + [(width, count + 2)]
+
+
+def test_groups_move_by_themselves_where_their_features_share_a_norm() -> None:
+    net, groups, share, width = Net([1, 5, 6]), 2, 3, 4
+    q = heads(net, net.linear("x", 6, groups * share * width), groups * share, width, 5)
+    k = repeated(net, groups, share, width, normed=True)
+    v = repeated(net, groups, share, width)
+    x = attention(net, scaled(net, q, width), k, v, (5, groups * share * width))
+    found = shuffled(net.build(net.linear(x, groups * share * width, 6)), image(1, 5, 6))
+    whole = (groups, 2 * width + 1 + share * (2 * width + 2))
+    assert whole in sizes(found)
+    assert sizes(found).count((share, 2 * width + 2)) == groups
+
+
+def scaled(net: Net, x: str, width: int) -> str:
+    """Heads over the root of their mean square, with scales for the features of all of them."""
+    mean = net.op("ReduceMean", net.op("Mul", x, x), axes=[-1])
+    return str(net.op("Mul", net.op("Div", x, net.op("Sqrt", mean)), net.weight(1, 1, 1, width)))
 
 
 UNKNOWN: dict[str, Callable[[Net, str], str]] = {
