@@ -33,6 +33,7 @@ from sparsecc.passes.weights.dense_beside import DenseBeside
 from sparsecc.passes.weights.dense_products import DenseProducts
 from sparsecc.passes.weights.depthwise import Depthwise
 from sparsecc.passes.weights.layers import find_layers, matrix, set_matrix
+from sparsecc.passes.weights.pack_mixtures import PackMixtures, mixture_rows
 from sparsecc.passes.weights.to_sparse import ToSparse
 from sparsecc.report.rows import DENSE_KERNEL, TVM_KERNEL, LayerRow
 from sparsecc.targets import Target
@@ -81,7 +82,7 @@ def rewrite(graph: ir.Model, target: Target, ctx: Context) -> list[LayerRow]:
     dense = (Depthwise(), DenseProducts(target), DenseBeside(target))
     if target.stands_alone:
         dense = (DenseAlone(target),)
-    run([to_sparse, *dense, *pipeline.EXACT_AFTER], graph, ctx)
+    run([to_sparse, *dense, PackMixtures(target), *pipeline.EXACT_AFTER], graph, ctx)
     rows = refused | {choice.row.name: choice.row for choice in to_sparse.choices}
     taken = {name: each.WHY for each in dense for name in each.replaced}
     for node in graph.graph:
@@ -98,7 +99,7 @@ def rewrite(graph: ir.Model, target: Target, ctx: Context) -> list[LayerRow]:
         rows[name] = dataclasses.replace(row, op=rows[name].op)
     if target.stands_alone:
         rows |= _without_runtime(graph, rows)
-    rows = merged(rows, parts, target) | attention_rows(graph, target)
+    rows = merged(rows, parts, target) | attention_rows(graph, target) | mixture_rows(graph, target)
     return sorted(rows.values(), key=lambda row: order.get(row.name, len(order)))
 
 

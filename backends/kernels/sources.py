@@ -12,7 +12,7 @@ from sparsecc.backends.kernels.table import ISAS, STEPS, Isa, c_header
 HERE = Path(__file__).parent
 TOKENS = (
     *("matmul16.c", "matmul_step.c", "attention.c", "attention_rows.c", "attention_t64.c"),
-    *("norm.c", "elementwise.c", "select.c", "patches.c", "t64.c"),
+    *("norm.c", "elementwise.c", "select.c", "patches.c", "t64.c", "experts.c", "moe.c"),
 )
 """Steps over tokens; the second needs :data:`PIXELS`, among those of :data:`PER_ISA`."""
 
@@ -52,8 +52,8 @@ SELDOM = ("cpu.c", "weight.c", "region.c", "region_plan.c", "bundle.c")
 OF_FAMILY = {"wasm": ("vec_wasm.h", "dot4_wasm.h", "tile_wasm.h", "depthwise_wasm.h")}
 """Headers that only the kernels of a family of targets include."""
 
-NOT_TIMED = ("steps.c", "extern.c")
-"""Of :data:`PER_ISA`: what holds no kernel."""
+NOT_TIMED = ("steps.c", "extern.c", "experts.c", "moe.c")
+"""Of :data:`PER_ISA`: what no calibration table is of."""
 
 CLANG_WIDE = ("-mprefer-vector-width=512",)
 """clang would otherwise split 64-byte vectors into halves on x86-64-v4."""

@@ -29,7 +29,7 @@ KINDS = ("conv", "depthwise", "maxpool", "quantize", "dequantize", "add", "mean"
 
 TOKEN_KINDS = (
     *("matmul16", "attention", "layer_norm", "softmax", "activation", "add"),
-    *("select", "to_t64", "from_t64", "matmul", "patches"),
+    *("select", "to_t64", "from_t64", "matmul", "patches", "moe"),
 )
 """The step kinds of transformers, which have an executable of their own."""
 

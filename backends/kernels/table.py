@@ -88,7 +88,7 @@ ISAS: dict[str, Isa] = {
 
 STEPS: tuple[str, ...] = (
     *("conv", "chain", "matmul", "pool", "mean", "scale", "flatten", "add", "activation"),
-    *("matmul16", "attention", "layer_norm", "softmax", "select", "patches"),
+    *("matmul16", "attention", "layer_norm", "softmax", "select", "patches", "moe"),
     *("to_t64", "from_t64"),
     *("int8_conv", "int8_depthwise", "int8_maxpool", "int8_add", "int8_mean"),
     *("int8_quantize", "int8_dequantize"),
@@ -118,6 +118,9 @@ TOKENS_IN_LANES = 64
 """Tokens of a piece of layout T64."""
 LEAST_FEATURES = 16
 """Of a token there, at least."""
+
+EXPERT_ROWS = 16
+"""Rows of a chunk of an expert's weights: a block's rows divide it."""
 
 OPS = ("conv", "matmul", "matvec")
 """Images; many tokens; a few tokens, whose time is that of reading the weights."""
@@ -230,6 +233,7 @@ def steps_key() -> int:
 def _step_macros() -> list[str]:
     return [
         f"enum {{ SC_STEP_KINDS = {len(STEPS)} }};",
+        f"enum {{ SC_EXPERT_ROWS = {EXPERT_ROWS} }};",
         f"#define SC_STEPS_KEY {steps_key()}LL",
         f"#define SC_STEPS(X) {' '.join(f'X({kind})' for kind in STEPS)}",
     ]

@@ -21,8 +21,8 @@ from sparsecc.passes.regions.units import groups, units_of
 from sparsecc.targets import Target
 
 LEAST_NODES = 2
-"""Of a region, unless it is an attention: for these the library has no op of its own."""
-_READ = (ir.DataType.FLOAT, ir.DataType.INT32)
+"""Of a region, unless it is an attention or a mixture of experts: the library has no op of them."""
+_READ = (ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64)
 
 
 @dataclass(frozen=True)
@@ -84,19 +84,23 @@ def _declined(group: Sequence[Unit]) -> str:
     """Why a group is better left to the runtime; empty when it is worth a region."""
     ours = (ops.DOMAIN, int8.DOMAIN)
     nodes = [node for unit in group for node in unit.nodes]
-    if len(nodes) < LEAST_NODES and not any(map(ops.is_attention, nodes)):
+    if len(nodes) < LEAST_NODES and not any(map(_needs_no_other, nodes)):
         return "no other step of the library beside it"
     if not any(node.domain in ours for node in nodes):
         return "no layer that skips zeros, and none of eight bits, among the steps beside it"
     inputs, outputs = _borders(group)
     data = [value for value in inputs if edit.constant(value) is None]
     if any(value.dtype not in _READ for value in data):
-        return "a region reads float32 and int32 alone"
+        return "a region reads float32, int32 and int64 alone"
     if any(value.dtype != ir.DataType.FLOAT for value in outputs):
         return "a region makes float32 alone"
     if max(len(data), len(outputs)) > REGION_VALUES:
         return f"a region reads and makes at most {REGION_VALUES} values"
     return ""
+
+
+def _needs_no_other(node: ir.Node) -> bool:
+    return ops.is_attention(node) or ops.is_mixture(node)
 
 
 def _borders(group: Sequence[Unit]) -> tuple[list[ir.Value], list[ir.Value]]:

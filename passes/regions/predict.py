@@ -23,6 +23,7 @@ from sparsecc.passes.regions.chains import chained
 from sparsecc.passes.regions.units import units_of
 from sparsecc.passes.structured.rewrite import is_part
 from sparsecc.passes.weights.choose import packed_work
+from sparsecc.passes.weights.pack_mixtures import mixture_estimate
 from sparsecc.report.rows import LayerRow
 from sparsecc.targets import Target
 
@@ -91,7 +92,9 @@ def between(model: ir.Model, target: Target) -> Estimate:
     parts = [Estimate(SESSION_MS, UNMEASURED_SPREAD)]
     for unit in units:
         layers = [node for node in unit.nodes if ops.is_sparse(node)]
-        if not layers:
+        if unit.step.kind == "moe":
+            parts.append(mixture_estimate(unit.nodes[0], target))
+        elif not layers:
             parts.append(_step(unit.step, values, costs))
         for node in layers:
             parts += _beside_layer(node, costs)

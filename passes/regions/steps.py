@@ -34,6 +34,8 @@ def step_of(node: ir.Node, shapes: Shapes) -> Step | str:
         return _sparse(node)
     if ops.is_attention(node):
         return f"an attention of other than [batch, heads, tokens, at most {MOST_DIM} features]"
+    if ops.is_mixture(node):
+        return _mixture(node)
     eight_bit = int8_step(node)
     if eight_bit is not None:
         return eight_bit
@@ -70,6 +72,18 @@ def _sparse(node: ir.Node) -> Step:
         kind, numbers = "matmul", [CODES[variant.activation], int(_tokens_in_lanes(node))]
     made = (str(node.outputs[0].name),)
     return Step(kind, str(node.name), tuple(data), made, tuple(constants), tuple(numbers))
+
+
+def _mixture(node: ir.Node) -> Step | str:
+    if not ops.is_packed_mixture(node):
+        return "the weights of its experts are not packed"
+    activation, gated = ops.parse_mixture(node.op_type)
+    names = [str(value.name) for value in node.inputs if value is not None]
+    routed = len(ops.ROUTED)
+    numbers = (CODES[activation], int(gated), node.attributes["experts_count"].as_int())
+    made = (str(node.outputs[0].name),)
+    fixed = tuple(names[routed:])
+    return Step("moe", str(node.name), tuple(names[:routed]), made, fixed, numbers)
 
 
 def _tokens_in_lanes(node: ir.Node) -> bool:

@@ -29,12 +29,19 @@ from sparsecc.ops.registry import (
     is_attention,
     is_mixture,
     is_ours,
+    is_packed_mixture,
     is_region,
     is_search,
     is_sparse,
     output_type,
     region_functions,
     schema,
+)
+from sparsecc.ops.sparse_moe import (
+    PACKED_MIXTURES,
+    packed_mixture,
+    parse_mixture,
+    sparse_moe_variant,
 )
 from sparsecc.ops.spec import Call, LayerSpec, OpType
 from sparsecc.ops.variants import BASES, DOMAIN, REGION, VARIANTS, VERSION, Variant, parse, variant
@@ -47,6 +54,7 @@ __all__ = [
     "LEAST_SCORE",
     "MIXTURES",
     "OP_TYPES",
+    "PACKED_MIXTURES",
     "REGION",
     "ROUTED",
     "RULE",
@@ -71,6 +79,7 @@ __all__ = [
     "is_attention",
     "is_mixture",
     "is_ours",
+    "is_packed_mixture",
     "is_region",
     "is_search",
     "is_sparse",
@@ -79,11 +88,14 @@ __all__ = [
     "next_blocks",
     "output_type",
     "packed_arrays",
+    "packed_mixture",
     "parse",
+    "parse_mixture",
     "read_packed",
     "region_functions",
     "rule_of",
     "schema",
+    "sparse_moe_variant",
     "spec_of",
     "variant",
 ]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from sparsecc.ops.activations import ACTIVATIONS, BY_NAME
+from sparsecc.ops.attention_parts import dims_of
 from sparsecc.ops.packed import constants
 from sparsecc.ops.spec import Array, Dim, OpType
 
@@ -23,7 +24,8 @@ BASE = "MoE"
 LEAST_OPSET = 13
 ROUTED = ("X", "experts", "gates")
 """What changes from call to call: tokens ``[T, d]``, and per token k experts and their gates."""
-_KINDS = {"experts": "tensor(int64)"}
+KINDS = {"experts": "tensor(int64)"}
+"""Types of inputs that are not float32."""
 _AXES = {
     "X": "Td",
     "experts": "Tk",
@@ -85,34 +87,39 @@ def mixture(
     return total
 
 
+def products_of(gated: bool) -> list[str]:
+    """The weights of an expert, in the order of the inputs."""
+    return ["up", *["gate"] * gated, "down"]
+
+
 def _inputs(gated: bool, bias: bool) -> dict[str, str]:
-    products = ["up", *["gate"] * gated, "down"]
+    products = products_of(gated)
     names = [*ROUTED, *products, *(f"{name}_bias" for name in products if bias)]
-    return {name: _KINDS.get(name, "T") for name in names}
+    return {name: KINDS.get(name, "T") for name in names}
 
 
-def _product(name: str, x: str, bias: bool) -> list[onnx.NodeProto]:
+def _product(name: str, x: str, bias: str) -> list[onnx.NodeProto]:
     """One product of the expert ``e`` in the loop, as ``{name}_out``."""
     node = helper.make_node
-    weights = [name, f"{name}_bias"] if bias else [name]
+    weights = [name, f"{name}{bias}"] if bias else [name]
     return [
         *(node("Gather", [weight, "e"], [f"{weight}_e"]) for weight in weights),
         node("Gemm", [x, *(f"{weight}_e" for weight in weights)], [f"{name}_out"], transB=1),
     ]
 
 
-def _renamed(nodes: Sequence[onnx.NodeProto], prefix: str, *, kept: Sequence[str]) -> None:
-    """Values in a loop may not have the names of values around it."""
+def rename(nodes: Sequence[onnx.NodeProto], prefix: str, *, kept: Sequence[str] = ()) -> None:
+    """Give values names that no others have: those in a loop may not be those around it."""
     for node in nodes:
         for names in (node.input, node.output):
             names[:] = [name if name in kept else prefix + name for name in names]
 
 
-def _expert(activation: str, gated: bool, bias: bool) -> onnx.GraphProto:
+def _expert(activation: str, gated: bool, bias: str) -> onnx.GraphProto:
     """Body of the loop: one expert on its tokens, added to what the others made."""
     node = helper.make_node
     acts, hidden = BY_NAME[activation].body("up_out", "active"), "active"
-    _renamed(acts, "act_", kept=["up_out", "active"])
+    rename(acts, "act_", kept=["up_out", "active"])
     nodes = [
         node("Identity", ["going"], ["goes_on"]),
         node("Gather", ["touched", "i"], ["e"]),
@@ -149,16 +156,22 @@ def _expert(activation: str, gated: bool, bias: bool) -> onnx.GraphProto:
     )
 
 
-def _body(activation: str, gated: bool, bias: bool) -> list[onnx.NodeProto]:
-    """A loop over the experts that some token chose, each on its own tokens alone."""
+def body(activation: str, gated: bool, bias: str) -> list[onnx.NodeProto]:
+    """A loop over the experts that some token chose, each on its own tokens alone.
+
+    Args:
+        activation: A name of ``ACTIVATIONS``.
+        gated: Whether there is a gate.
+        bias: What ends the names of biases; empty where there are none.
+    """
     node = helper.make_node
     zero = numpy_helper.from_array(np.zeros((), np.float32))
     return [
         *constants(at0=[0], at1=[1], slots=[1], all=[-1], column=[-1, 1], below=[0]),
         node("Constant", [], ["nothing"], value=zero),
         # Gather would count a negative expert from the end.
-        node("Shape", ["up"], ["up_shape"]),
-        node("Slice", ["up_shape", "at0", "at1"], ["count"]),
+        node("Shape", ["up"], ["up_sizes"]),
+        node("Slice", ["up_sizes", "at0", "at1"], ["count"]),
         node("Less", ["experts", "below"], ["is_below"]),
         node("Where", ["is_below", "count", "experts"], ["routed"]),
         node("Unique", ["routed"], ["touched"]),
@@ -169,20 +182,28 @@ def _body(activation: str, gated: bool, bias: bool) -> list[onnx.NodeProto]:
     ]
 
 
-def _dims(value: ir.Value | None) -> list[Dim] | None:
-    if value is None or value.shape is None:
-        return None
-    return [dim if isinstance(dim, int) else dim.value for dim in value.shape]
-
-
 def _check(node: ir.Node, inputs: Mapping[str, str]) -> None:
     named = dict(zip(inputs, node.inputs, strict=True))
-    for name, value in named.items():
+    check_routed({name: dims_of(value) for name, value in named.items()}, named)
+
+
+def check_routed(
+    shapes: Mapping[str, list[Dim] | None], values: Mapping[str, ir.Value | None]
+) -> None:
+    """Check that shapes of inputs agree, and types and constant experts of those that are given.
+
+    Args:
+        shapes: Name of an input of ``MoE`` → its shape, as far as it is known.
+        values: Name → the input itself, the chosen experts among them.
+
+    Raises:
+        ValueError: What disagrees.
+    """
+    for name, value in values.items():
         wanted = ir.DataType.INT64 if name == "experts" else ir.DataType.FLOAT
         if value is not None and value.dtype not in (None, wanted):
             raise ValueError(f"{name} is {value.dtype}, expected {wanted}")
-    sizes = _sizes({name: _dims(value) for name, value in named.items()})
-    experts = named["experts"]
+    sizes, experts = _sizes(shapes), values["experts"]
     if experts is not None and experts.const_value is not None and "E" in sizes:
         chosen = experts.const_value.numpy()
         if chosen.size and (chosen.min() < 0 or chosen.max() >= sizes["E"]):
@@ -212,7 +233,7 @@ def _sizes(shapes: Mapping[str, list[Dim] | None]) -> dict[str, int]:
 
 
 def _infer(node: ir.Node, x: Sequence[Dim], inputs: Mapping[str, str]) -> list[Dim]:
-    others = {name: _dims(value) for name, value in zip(inputs, node.inputs, strict=True)}
+    others = {name: dims_of(value) for name, value in zip(inputs, node.inputs, strict=True)}
     _sizes(others | {"X": list(x)})
     return list(x)
 
@@ -223,7 +244,7 @@ def _op_type(activation: str, gated: bool, bias: bool) -> OpType:
         doc="Y = Σ over the chosen experts of gate · down_e · act(up_e x) [· gate_e x].",
         inputs=inputs,
         attributes={},
-        body=partial(_body, activation, gated, bias),
+        body=partial(body, activation, gated, "_bias" * bias),
         check=partial(_check, inputs=inputs),
         infer=partial(_infer, inputs=inputs),
         least_opset=LEAST_OPSET,

@@ -79,14 +79,18 @@ def initializer(name: str, array: np.ndarray) -> ir.Value:
     )
 
 
-def read_packed(node: ir.Node) -> BlockWeight:
+def read_packed(node: ir.Node, first: int = 1) -> BlockWeight:
     """The packed weight of a sparse node.
+
+    Args:
+        node: The node.
+        first: Which of its inputs the weight begins with.
 
     Raises:
         ValueError: A packed input is not an initializer.
     """
     arrays = []
-    for position, name in enumerate(PACKED_INPUTS, start=1):
+    for position, name in enumerate(PACKED_INPUTS, start=first):
         value = node.inputs[position]
         if value is None or value.const_value is None:
             raise ValueError(f"input {name!r} of {node.op_type} {node.name!r} is not constant")

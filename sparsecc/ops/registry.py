@@ -15,10 +15,11 @@ from sparsecc.ops.attention_blocks import SEARCHES
 from sparsecc.ops.block_sparse_attention import ATTENTIONS
 from sparsecc.ops.layers import LAYERS
 from sparsecc.ops.moe import MIXTURES
+from sparsecc.ops.sparse_moe import PACKED_MIXTURES
 from sparsecc.ops.spec import Dim, OpType
 from sparsecc.ops.variants import DOMAIN, REGION, VERSION
 
-OP_TYPES: dict[str, OpType] = LAYERS | ATTENTIONS | SEARCHES | MIXTURES
+OP_TYPES: dict[str, OpType] = LAYERS | ATTENTIONS | SEARCHES | MIXTURES | PACKED_MIXTURES
 
 
 def is_ours(node: ir.Node) -> bool:
@@ -42,8 +43,13 @@ def is_search(node: ir.Node) -> bool:
 
 
 def is_mixture(node: ir.Node) -> bool:
-    """Whether a node is a mixture of experts."""
-    return is_ours(node) and node.op_type in MIXTURES
+    """Whether a node is a mixture of experts, packed or not."""
+    return is_ours(node) and node.op_type in MIXTURES | PACKED_MIXTURES
+
+
+def is_packed_mixture(node: ir.Node) -> bool:
+    """Whether a node is a mixture of experts with packed weights."""
+    return is_ours(node) and node.op_type in PACKED_MIXTURES
 
 
 def is_region(node: ir.Node) -> bool:

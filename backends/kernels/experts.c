@@ -1,0 +1,183 @@
+/* Products by the weights of experts, a chunk of 16 rows at a time. */
+#include "experts.h"
+#include "tile.h"
+#include "vec.h"
+
+static const char no_memory[] = "there is not enough memory to prepare its weights";
+
+/* ---- the weights ---- */
+static const char *read_wide(const sc_spec *s, i64 experts, const sc_host *host, sc_experts *w)
+{
+  const i64 chunks = experts * w->chunks;
+  w->values = s->values, w->index = s->index, w->apart = s->grid_cols;
+  w->starts = sc_get(host, (chunks + 1) * (i64)sizeof *w->starts);
+  if (!w->starts) return no_memory;
+  for (i64 chunk = 0, tap = 0; chunk <= chunks; chunk++) {
+    while (tap < s->count && s->index[tap] < chunk * s->grid_cols) tap++;
+    w->starts[chunk] = tap;
+  }
+  return 0;
+}
+
+static const char *read_strips(sc_spec *s, i64 experts, const sc_host *host, sc_experts *w)
+{
+  s->no_code = 1;
+  if (w->depth > 0x7fffffff / T64) return "its weight has too many inputs";
+  if (SC(sc_create)(s, host, &w->kernel)) return no_memory;
+  const sc_kernel *k = w->kernel;
+  const i64 chunks = experts * w->chunks, taps = k->column_count, padded = taps + AHEAD + 1;
+  w->offsets = sc_get(host, padded * (i64)sizeof *w->offsets);
+  w->strips = sc_get(host, (chunks + 1) * (i64)sizeof *w->strips);
+  if (!w->offsets || !w->strips) return no_memory;
+  for (i64 i = 0; i < padded; i++) w->offsets[i] = i < taps ? k->columns[i] * T64 : 0;
+  SC(sc_drop_columns)(w->kernel);
+  for (i64 chunk = 0, strip = 0; chunk <= chunks; chunk++) {
+    const i64 row = chunk / w->chunks * w->rows + chunk % w->chunks * CHUNK_ROWS;
+    while (strip < k->strip_count && k->strips[strip].row < row) strip++;
+    w->strips[chunk] = (i32)strip;
+  }
+  return 0;
+}
+
+const char *SC(sc_experts_read)(const sc_step_spec *spec, i64 first, i64 experts, const sc_host *host, sc_experts *w)
+{
+  *w = (sc_experts){0};
+  sc_spec s = {.kernel = {1, 1}, .stride = {1, 1}, .dilation = {1, 1}, .group = 1};
+  const char *wrong = sc_read_packed(spec, first, 0, &s);
+  if (wrong) return wrong;
+  if (s.rows % experts) return "the rows of its weight are no multiple of its experts";
+  w->rows = s.rows / experts, w->depth = s.channels, w->chunks = ceil_div(w->rows, CHUNK_ROWS), w->bias = s.bias;
+  if (CHUNK_ROWS % s.block_rows || w->rows % s.block_rows)
+    return "the rows of a block must divide 16, and the rows of an expert";
+  const int wide = s.block_rows == CHUNK_ROWS && s.block_cols == 1;
+  return wide ? read_wide(&s, experts, host, w) : read_strips(&s, experts, host, w);
+}
+
+void SC(sc_experts_destroy)(sc_experts *w, const sc_host *host)
+{
+  if (w->kernel) SC(sc_destroy)(w->kernel);
+  sc_drop(host, w->starts), sc_drop(host, w->offsets), sc_drop(host, w->strips);
+}
+
+/* ---- tokens in the lanes ---- */
+enum { BEHIND = SC_WEIGHT_FLOATS }; /* weights that come after those at hand: from memory they take as long as the sums */
+
+/* What a micro-kernel needs of one chunk. */
+typedef struct {
+  const float *weights, *bias;
+  const i32 *index, *end;
+  i64 first;                     /* subtracted from every index */
+} taps;
+
+static taps taps_of(const sc_experts *w, i64 expert, i64 chunk)
+{
+  const i64 at = expert * w->chunks + chunk, from = w->starts[at];
+  return (taps){w->values + from * CHUNK_ROWS, w->bias + at * CHUNK_ROWS, w->index + from, w->index + w->starts[at + 1],
+                at * w->apart};
+}
+
+/* NEON multiplies by a lane of a register. */
+#if defined(__aarch64__)
+#define ROW_WEIGHTS(w) vf lanes[SC_MAX_MR / VL]; UNROLL for (int q = 0; q < SC_MAX_MR / VL; q++) lanes[q] = load((w) + q * VL);
+#define ROW_WEIGHT(w, r) lanes[(r) / VL][(r) % VL]
+#else
+#define ROW_WEIGHTS(w)
+#define ROW_WEIGHT(w, r) (w)[r]
+#endif
+
+/* SC_MAX_MR rows from `row` on, NR vectors of tokens. */
+INLINE void rows_of(const int NR, const taps *t, i64 row, const float *x, float *out)
+{
+  vf acc[SC_MAX_MR][LANE_VECTORS];
+  UNROLL for (int r = 0; r < SC_MAX_MR; r++) UNROLL for (int n = 0; n < NR; n++) acc[r][n] = splat(t->bias[row + r]);
+  const float *w = t->weights + row;
+  const i64 first = t->first;
+  for (const i32 *at = t->index, *end = t->end; at < end; at++, w += CHUNK_ROWS) {
+    const float *from = x + (*at - first) * (NR * VL), *next = from + AHEAD * NR * VL;
+    UNROLL for (int n = 0; n < NR * VL; n += LINE) __builtin_prefetch(next + n);
+    __builtin_prefetch(w + BEHIND), __builtin_prefetch(at + BEHIND / CHUNK_ROWS);
+    vf v[LANE_VECTORS];
+    UNROLL for (int n = 0; n < NR; n++) v[n] = load(from + n * VL);
+    ROW_WEIGHTS(w)
+    UNROLL for (int r = 0; r < SC_MAX_MR; r++) UNROLL for (int n = 0; n < NR; n++) acc[r][n] += v[n] * ROW_WEIGHT(w, r);
+  }
+  UNROLL for (int r = 0; r < SC_MAX_MR; r++) UNROLL for (int n = 0; n < NR; n++) store(out + (r * NR + n) * VL, acc[r][n]);
+}
+
+#define DEFINE_ROWS(NR)                                                                                              \
+  static void rows_##NR(const taps *t, const float *x, float *out)                                                  \
+  {                                                                                                                  \
+    for (i64 row = 0; row < CHUNK_ROWS; row += SC_MAX_MR) rows_of(NR, t, row, x, out + row * NR * VL);              \
+  }
+DEFINE_ROWS(1)
+DEFINE_ROWS(2)
+#if SC_MAX_MR == 8
+DEFINE_ROWS(3)
+static void (*const rows_by_vectors[])(const taps *, const float *, float *) = {0, rows_1, rows_2, rows_3};
+#else
+static void (*const rows_by_vectors[])(const taps *, const float *, float *) = {0, rows_1, rows_2};
+#endif
+
+static void strips_of(const sc_experts *w, i64 expert, i64 chunk, const float *x, i64 vectors, float *out)
+{
+  const sc_kernel *k = w->kernel;
+  const i64 at = expert * w->chunks + chunk, first = w->strips[at], parts = ceil_div(vectors, sc_widest[k->strips[first].mr]);
+  for (i64 i = 0; i < parts; i++) {
+    const i64 from = vectors * i / parts * VL, n = vectors * (i + 1) / parts - vectors * i / parts;
+    sc_tile t = {.x = x + from, .offsets = w->offsets, .row = k->strips[first].row, .y = out + from, .pitch = T64,
+                 .last = (n - 1) * VL, .activation = SC_NONE};
+    SC(sc_tile_strips)(k, first, w->strips[at + 1], &t, (i32)n, 0);
+  }
+}
+
+void SC(sc_experts_lanes)(const sc_experts *w, i64 expert, i64 chunk, const float *x, i64 vectors, float *out)
+{
+  if (w->kernel) {
+    strips_of(w, expert, chunk, x, vectors, out);
+    return;
+  }
+  const taps t = taps_of(w, expert, chunk);
+  rows_by_vectors[vectors](&t, x, out);
+}
+
+/* ---- a few tokens ---- */
+enum { CHUNK_VECTORS = CHUNK_ROWS / VL };
+
+/* T tokens over the taps, in U chains. */
+INLINE void few(const int T, const int U, const taps *t, const float *const *x, float *out)
+{
+  vf acc[4][FEW_TOKENS][CHUNK_VECTORS];
+  UNROLL for (int u = 0; u < U; u++) UNROLL for (int i = 0; i < T; i++) UNROLL for (int n = 0; n < CHUNK_VECTORS; n++)
+    acc[u][i][n] = u ? splat(0.f) : load(t->bias + n * VL);
+  const float *rows[FEW_TOKENS], *w = t->weights;
+  UNROLL for (int i = 0; i < T; i++) rows[i] = x[i] - t->first;
+  const i32 *at = t->index, *end = t->end;
+#define TAP(u)                                                                                        \
+  {                                                                                                   \
+    vf v[CHUNK_VECTORS];                                                                              \
+    UNROLL for (int n = 0; n < CHUNK_VECTORS; n++) v[n] = load(w + n * VL);                           \
+    __builtin_prefetch(w + BEHIND);                                                                   \
+    UNROLL for (int i = 0; i < T; i++) UNROLL for (int n = 0; n < CHUNK_VECTORS; n++)                 \
+      acc[u][i][n] += v[n] * rows[i][*at];                                                            \
+    w += CHUNK_ROWS, at++;                                                                            \
+  }
+  for (; at + U <= end;) UNROLL for (int u = 0; u < U; u++) TAP(u)
+  for (; at < end;) TAP(0)
+#undef TAP
+  UNROLL for (int i = 0; i < T; i++) UNROLL for (int n = 0; n < CHUNK_VECTORS; n++) {
+    vf v = acc[0][i][n];
+    UNROLL for (int u = 1; u < U; u++) v += acc[u][i][n];
+    store(out + i * CHUNK_ROWS + n * VL, v);
+  }
+}
+
+void SC(sc_experts_few)(const sc_experts *w, i64 expert, i64 chunk, const float *const *x, i64 tokens, float *out)
+{
+  const taps t = taps_of(w, expert, chunk);
+  switch (tokens) {
+  case 1: few(1, 4, &t, x, out); break;
+  case 2: few(2, 4, &t, x, out); break;
+  case 3: few(3, 2, &t, x, out); break;
+  default: few(4, 2, &t, x, out); break;
+  }
+}

@@ -1,0 +1,45 @@
+/* The weights of many experts as one: E * rows outputs, each expert a range of them, in chunks of 16 rows. Blocks of 16x1 are
+   used where they lie; of other blocks, strips are made as for every product. */
+#ifndef SC_EXPERTS_H
+#define SC_EXPERTS_H
+#include "step.h"
+
+enum {
+  CHUNK_ROWS = SC_EXPERT_ROWS,
+  FEW_TOKENS = SC_MATVEC_TOKENS, /* most that are multiplied as the weights stream by */
+  LANE_VECTORS = SC_MAX_MR == 8 ? 3 : 2, /* most vectors of tokens in a tile of 16x1 blocks */
+  MOST_PITCH = LANE_VECTORS * VL > T64 ? LANE_VECTORS * VL : T64
+};
+
+typedef struct {
+  i64 rows, depth, chunks;       /* of one expert */
+  const float *bias;             /* of all experts */
+  /* Blocks of 16x1, each a tap of a chunk; kernel is null. */
+  const float *values;
+  const i32 *index;
+  i64 apart, *starts;            /* the first tap of each chunk, and one more for the end */
+  /* Others. */
+  sc_kernel *kernel;
+  i32 *offsets;                  /* per tap */
+  i32 *strips;                   /* the first strip of each chunk, and one more for the end */
+} sc_experts;
+
+/* Reads the packed weight in constants [first, first + 5) of `experts`. Null, or what is wrong; *w is destroyed either way. */
+HIDDEN const char *SC(sc_experts_read)(const sc_step_spec *spec, i64 first, i64 experts, const sc_host *host, sc_experts *w);
+HIDDEN void SC(sc_experts_destroy)(sc_experts *w, const sc_host *host);
+
+/* Whether a few tokens can be multiplied as the weights stream by. */
+static inline int sc_experts_stream(const sc_experts *w) { return !w->kernel; }
+/* Floats between the features of a tile of so many vectors of tokens. */
+static inline i64 sc_experts_pitch(const sc_experts *w, i64 vectors) { return w->kernel ? T64 : vectors * VL; }
+static inline i64 sc_chunk_rows(const sc_experts *w, i64 chunk)
+{
+  const i64 left = w->rows - chunk * CHUNK_ROWS;
+  return left < CHUNK_ROWS ? left : CHUNK_ROWS;
+}
+
+/* One chunk of an expert for a tile of tokens in the lanes: x [depth][pitch] to out [rows of the chunk][pitch]. */
+HIDDEN void SC(sc_experts_lanes)(const sc_experts *w, i64 expert, i64 chunk, const float *x, i64 vectors, float *out);
+/* The same for up to FEW_TOKENS rows of X: out [tokens][16]. */
+HIDDEN void SC(sc_experts_few)(const sc_experts *w, i64 expert, i64 chunk, const float *const *x, i64 tokens, float *out);
+#endif

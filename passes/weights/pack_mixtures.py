@@ -1,0 +1,200 @@
+"""Packs the weights of experts: those of all experts, below one another, as one weight. Exact."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from sparsecc import ops
+from sparsecc.backends.kernels.table import EXPERT_ROWS
+from sparsecc.cost.model import HEIGHTS, Estimate, cost_model, total
+from sparsecc.cost.moe import Packing, Routing, every_expert, mixture_ms
+from sparsecc.cost.roofline import BYTES_PER_INDEX, BYTES_PER_WEIGHT, UNKNOWN_TOKENS, WORTHWHILE
+from sparsecc.formats.blocks import Block, count_blocks, pack_blocks
+from sparsecc.passes import edit
+from sparsecc.passes.base import Context, Pass
+from sparsecc.passes.weights.choose import BLOCKS, LEAST_SKIPPED, TIE
+from sparsecc.report.rows import LayerRow
+from sparsecc.targets import Target
+
+Weights = Mapping[str, NDArray[np.float32]]
+"""Of an op: up, gate if there is one, and down, ``[E, R, K]``."""
+MOST_ELEMENTS = 2**31 - 1
+"""Of a weight of all experts: positions of blocks are of 32 bits."""
+
+
+class PackMixtures(Pass):
+    """Every mixture of experts whose weights are constant becomes one with packed weights."""
+
+    name: ClassVar[str] = "pack-mixtures"
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    def call(self, model: ir.Model, ctx: Context) -> bool:
+        """Pack where the library can run it."""
+        modified = False
+        for node in list(model.graph):
+            if not ops.is_mixture(node) or ops.is_packed_mixture(node):
+                continue
+            if why := self._pack(node):
+                ctx.refuse(self.name, node, why)
+            else:
+                modified = True
+        if modified and model.functions:
+            ops.attach_functions(model)  # a model that brought bodies of ops has one for each
+        return modified
+
+    def _pack(self, node: ir.Node) -> str:
+        """Pack a node, or say why not."""
+        named = dict(zip(ops.input_names(node.op_type), node.inputs, strict=True))
+        arrays = {name: edit.constant(named[name]) for name in named if name not in ops.ROUTED}
+        known = {name: array for name, array in arrays.items() if array is not None}
+        if len(known) < len(arrays):
+            return "the weights of its experts are not constant"
+        weights = {name: array for name, array in known.items() if not name.endswith("_bias")}
+        if max(array.size for array in weights.values()) > MOST_ELEMENTS:
+            return f"a weight of its experts has more than {MOST_ELEMENTS} elements"
+        block, keep_zeros = self._block(weights, routing_of(node, len(weights["up"])))
+        inputs: list[ir.Value | None] = [named[name] for name in ops.ROUTED]
+        for name, weight in weights.items():
+            packed = pack_blocks(_matrix(weight), block, keep_zeros=keep_zeros)
+            bias = known.get(f"{name}_bias", np.zeros(weight.shape[:2], np.float32))
+            parts = {**ops.packed_arrays(packed), "bias": bias.reshape(-1)}
+            inputs += [
+                edit.new_initializer(node, f"{node.name}.{name}.{part}", array)
+                for part, array in parts.items()
+            ]
+        _replace(node, inputs, len(weights["up"]), gated="gate" in weights)
+        return ""
+
+    def _block(self, weights: Weights, routing: Routing) -> tuple[Block, bool]:
+        """The block of all weights, and whether blocks of zeros are kept."""
+        fitting = [block for block in BLOCKS if _fits(block, weights)]
+        whole = next((height, 1) for height in HEIGHTS if (height, 1) in fitting)
+        cells, stored = (
+            {block: [count(weight, block) for weight in weights.values()] for block in fitting}
+            for count in (_cells, _stored)
+        )
+        limit = WORTHWHILE * self._ms(weights, routing, whole, cells[whole])
+        times = {
+            block: self._ms(weights, routing, block, counts)
+            for block, counts in stored.items()
+            if sum(counts) <= (1 - LEAST_SKIPPED) * sum(cells[block])
+        }
+        quickest = min(times.values(), default=math.inf)
+        if quickest > limit:
+            return whole, True
+        tied = [block for block, ms in times.items() if ms <= min(TIE * quickest, limit)]
+        return min(tied, key=lambda block: _bytes(block, sum(stored[block]))), False
+
+    def _ms(self, weights: Weights, routing: Routing, block: Block, counts: Sequence[int]) -> float:
+        packings: list[Packing] = [
+            (*weight.shape[1:], block, count)
+            for weight, count in zip(weights.values(), counts, strict=True)
+        ]
+        return mixture_ms(routing, packings, cost_model(self.target).target).ms
+
+
+def _matrix(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Experts below one another."""
+    return weight.reshape(-1, weight.shape[-1])
+
+
+def _cells(weight: NDArray[np.float32], block: Block) -> int:
+    """Blocks of all experts, stored or not."""
+    experts, rows, columns = weight.shape
+    return int(math.ceil(experts * rows / block[0]) * math.ceil(columns / block[1]))
+
+
+def _stored(weight: NDArray[np.float32], block: Block) -> int:
+    return count_blocks(_matrix(weight) != 0, block)
+
+
+def _bytes(block: Block, count: int) -> int:
+    return count * (BYTES_PER_WEIGHT * math.prod(block) + BYTES_PER_INDEX)
+
+
+def _fits(block: Block, weights: Weights) -> bool:
+    """Whether no block is of two experts, nor of two chunks of rows that the kernel takes."""
+    sizes = (EXPERT_ROWS, *(weight.shape[1] for weight in weights.values()))
+    return all(size % block[0] == 0 for size in sizes)
+
+
+def _replace(
+    node: ir.Node, inputs: Sequence[ir.Value | None], experts: int, *, gated: bool
+) -> None:
+    activation, _ = ops.parse_mixture(node.op_type)
+    old = node.outputs[0]
+    fresh = ir.Node(
+        ops.DOMAIN,
+        ops.sparse_moe_variant(activation, gated=gated),
+        inputs,
+        attributes=[ir.AttrInt64("experts_count", experts)],
+        outputs=[ir.Value(type=old.type, shape=old.shape)],
+        name=node.name,
+        version=ops.VERSION,
+        metadata_props=dict(node.metadata_props),
+    )
+    edit.replace([node], [fresh], at=node)
+
+
+# ---- what is said of them ----
+def routing_of(node: ir.Node, experts: int) -> Routing:
+    """Tokens and chosen experts of a node, typical ones where they are not known."""
+    chosen = node.inputs[1]
+    dims = [None, None] if chosen is None or chosen.shape is None else list(chosen.shape)
+    tokens, slots = (
+        dim if isinstance(dim, int) else other
+        for dim, other in zip(dims, (UNKNOWN_TOKENS, 1), strict=True)
+    )
+    return Routing(tokens, slots, experts)
+
+
+def mixture_estimate(node: ir.Node, target: Target) -> Estimate:
+    """Time of a packed mixture of experts, in a region."""
+    experts = node.attributes["experts_count"].as_int()
+    packings: list[Packing] = []
+    for weight in ops.packed_mixture(node).values():
+        rows, columns = weight.shape
+        packings.append((rows // experts, columns, weight.block, len(weight.index)))
+    return mixture_ms(routing_of(node, experts), packings, cost_model(target).target)
+
+
+def mixture_rows(model: ir.Model, target: Target) -> dict[str, LayerRow]:
+    """Rows of packed mixtures of experts by the names of their nodes."""
+    return {
+        str(node.name): _row(node, target) for node in model.graph if ops.is_packed_mixture(node)
+    }
+
+
+def _row(node: ir.Node, target: Target) -> LayerRow:
+    experts = node.attributes["experts_count"].as_int()
+    weights = ops.packed_mixture(node)
+    routing, ours = routing_of(node, experts), mixture_estimate(node, target)
+    shapes = [(weight.shape[0] // experts, weight.shape[1]) for weight in weights.values()]
+    theirs = total(map(cost_model(target).dense, every_expert(routing, shapes)))
+    stored = sum(weight.values.size for weight in weights.values())
+    slots = routing.tokens * routing.chosen
+    block, (hidden, features) = weights["up"].block, shapes[0]
+    return LayerRow(
+        name=str(node.name),
+        op=node.op_type,
+        shape=(experts * hidden, features),
+        macs=slots * math.prod(shapes[0]) * len(shapes),
+        density=min(1.0, stored / (experts * math.prod(shapes[0]) * len(shapes))),
+        pattern=f"{routing.chosen} of {experts} experts",
+        eligible=True,
+        why="only the experts that tokens chose are computed",
+        kernel=f"moe-{block[0]}x{block[1]}",
+        est_ms=round(ours.ms, 6),
+        dense_ms=round(theirs.ms, 6),
+        spread=round(ours.spread, 4),
+        flops=2.0 * slots * stored / experts,
+        moved_bytes=int(4 * stored * routing.distinct / experts),
+    )
