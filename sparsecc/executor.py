@@ -15,6 +15,7 @@ import socket
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar, get_args
 
 from threadpoolctl import threadpool_limits
@@ -102,6 +103,15 @@ def open_executor(where: Where = "processes", workers: int | None = None) -> Ite
         raise ValueError(f"no executor {where!r}; one of {', '.join(places)}")
     with places[where](workers or os.cpu_count() or 1) as executor:
         yield executor
+
+
+def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Results in the order of the items, of threads of this process.
+
+    For work in numpy on arrays that are too large to be copied to other processes.
+    """
+    with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        return list(pool.map(function, items))
 
 
 @contextlib.contextmanager
@@ -233,4 +243,4 @@ def _lost(what: str, error: Exception) -> BackendError:
     )
 
 
-__all__ = ["SERIAL", "WHERES", "Executor", "Where", "open_executor"]
+__all__ = ["SERIAL", "WHERES", "Executor", "Where", "in_threads", "open_executor"]

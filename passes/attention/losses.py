@@ -8,6 +8,7 @@ of these parts.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,47 +18,46 @@ _LEAST = np.finfo(np.float32).tiny
 """In the place of a sum of no terms."""
 
 
-def column_mass(q: Floats, k: Floats, scale: float, block: int) -> NDArray[np.float64]:
-    """What every key gets of a head's softmax, summed over queries [tokens].
+@dataclass(frozen=True)
+class Losses:
+    """What patterns lose of a head's output.
 
-    Args:
-        q: Queries of one head [tokens, features].
-        k: Keys, as many.
-        scale: On the scores.
-        block: Queries taken at a time.
+    Attributes:
+        errors: Σ‖Oᵢ − O₀‖² of each pattern [patterns].
+        whole: O₀, over all keys [tokens, features].
+        mass: What every key gets of the softmax, summed over queries [tokens].
     """
-    mass = np.zeros(len(k))
-    for start in range(0, len(q), block):
-        weights = _exponentials(q[start : start + block], k.T, scale)
-        mass += (1 / weights.sum(axis=1)) @ weights
-    return mass
+
+    errors: NDArray[np.float64]
+    whole: Floats
+    mass: NDArray[np.float64]
 
 
-def squared_errors(
+def losses(
     q: Floats, k: Floats, v: Floats, scale: float, kept: NDArray[np.bool_], block: int
-) -> tuple[NDArray[np.float64], float]:
-    """Squares of what patterns change of a head's output, and of the output itself.
+) -> Losses:
+    """What patterns change of a head's output, and what a choice of others needs.
 
     Args:
         q: Queries of one head [tokens, features].
         k: Keys.
         v: Values.
         scale: On the scores.
-        kept: [patterns, query blocks, key blocks].
+        kept: [patterns, query blocks, key blocks]; there may be no pattern.
         block: Tokens of a block, of queries and of keys; the last may be cut.
-
-    Returns:
-        Σ‖Oᵢ − O₀‖² of each pattern [patterns], and Σ‖O₀‖².
     """
-    parts, errors, energy = _Parts(k, v, block), np.zeros(len(kept)), 0.0
+    parts, errors = _Parts(k, v, block), np.zeros(len(kept))
+    whole, mass = np.empty_like(v), np.zeros(len(k))
     for at, start in enumerate(range(0, len(q), block)):
-        sums = parts.of(q[start : start + block], scale)
-        whole = _divided(sums.sum(axis=0))
+        rows = slice(start, start + block)
+        weights, sums = parts.of(q[rows], scale)
+        total = sums.sum(axis=0)
+        whole[rows] = _divided(total)
+        mass += (1 / total[:, -1]) @ weights
         flat = sums.reshape(len(sums), -1)
-        chosen = (kept[:, at].astype(np.float32) @ flat).reshape(len(kept), *sums.shape[1:])
-        errors += np.square(_divided(chosen) - whole, dtype=np.float64).sum(axis=(1, 2))
-        energy += float(np.square(whole, dtype=np.float64).sum())
-    return errors, energy
+        chosen = (kept[:, at].astype(np.float32) @ flat).reshape(len(kept), *total.shape)
+        errors += np.square(_divided(chosen) - whole[rows], dtype=np.float64).sum(axis=(1, 2))
+    return Losses(errors, whole, mass)
 
 
 class _Parts:
@@ -71,14 +71,17 @@ class _Parts:
         ones[: len(v), -1] = 1
         self._values = ones.reshape(blocks, block, -1)
 
-    def of(self, q: Floats, scale: float) -> Floats:
-        """What each block of keys adds [blocks, queries, features + 1], the divisor last."""
+    def of(self, q: Floats, scale: float) -> tuple[Floats, Floats]:
+        """Exponentials of scores, and what each block of keys adds.
+
+        Returns:
+            [queries, keys], and [blocks, queries, features + 1] with the divisor last.
+        """
         blocks = len(self._values)
         weights = np.zeros((len(q), blocks * self._block), np.float32)
         weights[:, : self._tokens] = _exponentials(q, self._keys, scale)
         by_block = weights.reshape(len(q), blocks, self._block).transpose(1, 0, 2)
-        found: Floats = by_block @ self._values
-        return found
+        return weights[:, : self._tokens], by_block @ self._values
 
 
 def attend_kept(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,15 +92,20 @@ def offers(grid: Grid, block: int, mass: NDArray[np.floating]) -> list[Offer]:
         block: Tokens of a block.
         mass: What every key gets of the head's softmax, summed over queries [tokens].
     """
-    tried = [SKIP, *_bands(grid, block), *_of_mass(grid, block, mass)]
-    return [each for each in tried if each is SKIP or each.pattern(grid, block).density < 1]
+    stripes = _sparse(grid, block, _of_mass(grid, block, mass))
+    return [SKIP, *bands(grid, block, "diagonal"), *bands(grid, block, "multi-diagonal"), *stripes]
 
 
-def _bands(grid: Grid, block: int) -> Iterator[Offer]:
+def bands(grid: Grid, block: int, mode: Mode) -> list[Offer]:
+    """What is tried of a mode whatever a head looks at, from narrow to wide."""
+    if mode == "multi-diagonal" and grid.frames == 1:
+        return []
     widths = {modes.band_of(grid, block, density) for density in (None, *DENSITIES)}
-    for mode in ("diagonal", "multi-diagonal"):
-        if mode == "diagonal" or grid.frames > 1:
-            yield from (Offer(mode, width) for width in sorted(widths))
+    return _sparse(grid, block, (Offer(mode, width) for width in sorted(widths)))
+
+
+def _sparse(grid: Grid, block: int, tried: Iterable[Offer]) -> list[Offer]:
+    return [each for each in tried if each.pattern(grid, block).density < 1]
 
 
 def _of_mass(grid: Grid, block: int, mass: NDArray[np.floating]) -> Iterator[Offer]:

@@ -13,6 +13,7 @@ of the mean squared one, and predicted time in that of the share of blocks.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,10 +21,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from sparsecc.executor import in_threads
 from sparsecc.passes.attention.estimate import head_ms
-from sparsecc.passes.attention.losses import attend_kept, column_mass, squared_errors
+from sparsecc.passes.attention.losses import Losses, attend_kept, losses
 from sparsecc.passes.attention.modes import Grid, Pattern
-from sparsecc.passes.attention.offers import FULL, Offer, offers
+from sparsecc.passes.attention.offers import FULL, Offer, bands, offers
 from sparsecc.passes.attention.rules import BLOCK
 from sparsecc.progress import Counted
 from sparsecc.quality.calibration import Feed
@@ -31,6 +33,8 @@ from sparsecc.quality.relay import Relay
 from sparsecc.targets import Target
 
 Floats = NDArray[np.float64]
+Whole = NDArray[np.float32]
+"""Outputs of a batch [batch, heads, tokens, features]."""
 Tokens = Sequence[NDArray[np.float32]]
 """Queries, keys and values of a batch, each [batch, heads, tokens, features]."""
 
@@ -138,52 +142,64 @@ def weigh(
             name, scale = str(node.name), node.attributes["scale"].as_float()
             grid, batches = grids[name], range(len(feeds))
             told(f"blocks of {name}", len(table), len(stops))
-            table[name] = _weighed([relay.operands(at) for at in batches], scale, grid, target)
+            tokens = [relay.operands(at) for at in batches]
+            table[name], whole = _weighed(tokens, scale, grid, target)
             patterns = [each.offer(price).pattern(grid, BLOCK) for each in table[name]]
             for at in batches:
-                relay.put(at, attend(relay.operands(at), scale, patterns))
+                relay.put(at, attend(tokens[at], scale, patterns, whole[at]))
     return table
 
 
-def _weighed(batches: Sequence[Tokens], scale: float, grid: Grid, target: Target) -> list[Weighed]:
+def _weighed(
+    batches: Sequence[Tokens], scale: float, grid: Grid, target: Target
+) -> tuple[list[Weighed], list[Whole]]:
+    """What was tried for each head, and what heads make of each batch over all keys."""
     samples = [[part[at] for part in batch] for batch in batches for at in range(len(batch[0]))]
-    heads = samples[0][0].shape[0]
-    tried = [_offers(samples, head, scale, grid) for head in range(heads)]
-    errors, energy = zip(
-        *(
-            _errors(samples, head, scale, [each.pattern(grid, BLOCK) for each in tried[head]])
-            for head in range(heads)
-        ),
-        strict=True,
-    )
-    mean_head = np.mean(energy, axis=0)[:, None]
-    dim = samples[0][0].shape[-1]
-    return [
-        _of_head(tried[head], _relative(errors[head], mean_head), grid, dim, target)
-        for head in range(heads)
-    ]
+    heads, dim = len(samples[0][0]), samples[0][0].shape[-1]
+    moved = bands(grid, BLOCK, "multi-diagonal")
+    first = _losses(samples, scale, grid, [moved] * heads)
+    mass = [np.sum([sample[head].mass for sample in first], axis=0) for head in range(heads)]
+    tried = [offers(grid, BLOCK, each) for each in mass]
+    staying = [[offer for offer in each if offer not in moved] for each in tried]
+    second = _losses(samples, scale, grid, staying)
+    whole = np.array([[head.whole for head in sample] for sample in second])
+    energy = np.square(whole, dtype=np.float64).sum(axis=(2, 3)).mean(axis=1, keepdims=True)
+    found = []
+    for head in range(heads):
+        places = [tried[head].index(offer) for offer in (*moved, *staying[head])]
+        both = zip(first, second, strict=True)
+        errors = np.empty((len(samples), len(places)))
+        errors[:, places] = [[*one[head].errors, *other[head].errors] for one, other in both]
+        found.append(_of_head(tried[head], _relative(errors, energy), grid, dim, target))
+    return found, np.split(whole, np.cumsum([len(batch[0]) for batch in batches])[:-1])
 
 
-def _offers(samples: Sequence[Tokens], head: int, scale: float, grid: Grid) -> list[Offer]:
-    mass = sum(column_mass(q[head], k[head], scale, BLOCK) for q, k, _ in samples)
-    return offers(grid, BLOCK, np.asarray(mass))
+def _losses(
+    samples: Sequence[Tokens], scale: float, grid: Grid, tried: Sequence[Sequence[Offer]]
+) -> list[list[Losses]]:
+    """Of every head of every sample [samples][heads], with what is tried for each head."""
+    patterns = [[offer.pattern(grid, BLOCK) for offer in of_head] for of_head in tried]
+
+    def of(place: tuple[int, int]) -> Losses:
+        sample, head = place
+        return _in_order([part[head] for part in samples[sample]], scale, patterns[head])
+
+    heads = len(tried)
+    found = in_threads(of, itertools.product(range(len(samples)), range(heads)))
+    return [found[at : at + heads] for at in range(0, len(found), heads)]
 
 
-def _errors(
-    samples: Sequence[Tokens], head: int, scale: float, patterns: Sequence[Pattern]
-) -> tuple[Floats, Floats]:
-    """Σ‖Oᵢ − O₀‖² of a head [samples, patterns], and Σ‖O₀‖² [samples]."""
-    errors, energy = np.zeros((len(samples), len(patterns))), np.zeros(len(samples))
-    for in_order in (False, True):
-        these = [at for at, each in enumerate(patterns) if (each.order is not None) == in_order]
-        if not these:
-            continue
-        order = patterns[these[0]].order
-        kept = np.stack([patterns[at].kept for at in these])
-        for at, sample in enumerate(samples):
-            q, k, v = (part[head] if order is None else part[head][order] for part in sample)
-            errors[at, these], energy[at] = squared_errors(q, k, v, scale, kept, BLOCK)
-    return errors, energy
+def _in_order(tokens: Tokens, scale: float, patterns: Sequence[Pattern]) -> Losses:
+    """Losses of a head by patterns that are all of one order of its tokens."""
+    blocks = -(-len(tokens[0]) // BLOCK)
+    kept = np.array([each.kept for each in patterns], bool).reshape(-1, blocks, blocks)
+    order = patterns[0].order if patterns else None
+    q, k, v = tokens if order is None else (part[order] for part in tokens)
+    found = losses(q, k, v, scale, kept, BLOCK)
+    if order is None:
+        return found
+    back = np.argsort(order)
+    return Losses(found.errors, found.whole[back], found.mass[back])
 
 
 def _relative(errors: Floats, energy: Floats) -> Floats:
@@ -202,14 +218,30 @@ def _of_head(
     return Weighed(tuple(tried), errors, densities, ms, full_ms)
 
 
-def attend(tokens: Tokens, scale: float, patterns: Sequence[Pattern]) -> NDArray[np.float32]:
-    """The outputs of all heads of a batch, one pattern for each head."""
+def attend(
+    tokens: Tokens, scale: float, patterns: Sequence[Pattern], whole: Whole | None = None
+) -> Whole:
+    """The outputs of all heads of a batch.
+
+    Args:
+        tokens: Queries, keys and values.
+        scale: On the scores.
+        patterns: Of each head.
+        whole: What heads make over all keys, if that is known.
+    """
     made = np.zeros_like(tokens[0])
-    for sample in range(len(made)):
-        for head, pattern in enumerate(patterns):
-            order = slice(None) if pattern.order is None else pattern.order
-            q, k, v = (part[sample, head][order] for part in tokens)
-            made[sample, head, order] = attend_kept(q, k, v, scale, pattern.kept, pattern.block)
+
+    def put(place: tuple[int, int]) -> None:
+        sample, head = place
+        pattern = patterns[head]
+        if whole is not None and pattern.mode == "full":
+            made[place] = whole[place]
+            return
+        order = slice(None) if pattern.order is None else pattern.order
+        q, k, v = (part[place][order] for part in tokens)
+        made[sample, head, order] = attend_kept(q, k, v, scale, pattern.kept, pattern.block)
+
+    in_threads(put, np.ndindex(made.shape[:2]))
     return made
 
 

@@ -154,29 +154,29 @@ def _kept_blocks() -> list[onnx.NodeProto]:
         node("Slice", ["grid", "at4", "at5"], ["columns"]),
         node("Div", ["i", "rows"], ["block_of_query"]),
         node("Div", ["j", "columns"], ["block_of_key"]),
-        node("Gather", ["kept", "block_of_query"], ["kept_of_query"], axis=1),
-        node("Gather", ["kept_of_query", "block_of_key"], ["kept_of_pair"], axis=2),
-        node("Cast", ["kept_of_pair"], ["by_blocks"], to=TensorProto.BOOL),
+        node("Cast", ["kept"], ["kept_flags"], to=TensorProto.BOOL),
+        node("Gather", ["kept_flags", "block_of_key"], ["kept_of_key"], axis=2),
+        node("Gather", ["kept_of_key", "block_of_query"], ["by_blocks"], axis=1),
     ]
 
 
 def _softmax(seen: str, scores: str) -> list[onnx.NodeProto]:
-    """Weights of the keys that are seen, and zeros for a query that sees none."""
+    """Weights of the keys that are seen, and zeros for a query that sees none.
+
+    What hides is so low that beside any score that does not it is nothing, and still a number: a
+    query that sees no key has equal shares, which the last choice takes away.
+    """
     node = helper.make_node
     return [
         scalar("least", np.float32(LEAST_SCORE)),
-        scalar("hidden", np.float32(-np.inf)),
-        scalar("level", np.float32(0)),
+        scalar("hidden", np.finfo(np.float32).min),
+        scalar("nothing", np.float32(0)),
         node("LessOrEqual", [scores, "least"], ["too_low"]),
         node("Not", ["too_low"], ["reached"]),
         node("And", ["reached", seen], ["visible"]),
-        node("Cast", ["visible"], ["ones"], to=TensorProto.FLOAT),
-        node("ReduceSum", ["ones", "last"], ["count"], keepdims=1),
-        node("Greater", ["count", "level"], ["any"]),
-        node("Where", ["any", "hidden", "level"], ["unseen_score"]),
-        node("Where", ["visible", scores, "unseen_score"], ["seen_scores"]),
+        node("Where", ["visible", scores, "hidden"], ["seen_scores"]),
         node("Softmax", ["seen_scores"], ["shares"], axis=-1),
-        node("Where", ["visible", "shares", "level"], ["weights"]),
+        node("Where", ["visible", "shares", "nothing"], ["weights"]),
         node("MatMul", ["weights", "V_each"], ["Y"]),
     ]
 

@@ -148,6 +148,7 @@ def open_segment(
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    options.enable_mem_pattern = False  # as much memory again, for what runs once per batch
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     infos = [_value_info(name, array, [None] * array.ndim) for name, array in inputs.items()]
     source = _segment(plan, nodes, infos, outputs, folder, inline_bytes)

@@ -15,7 +15,7 @@ import ray
 from threadpoolctl import threadpool_info
 
 from sparsecc.errors import BackendError, CalibrationError
-from sparsecc.executor import Executor, Where, open_executor
+from sparsecc.executor import Executor, Where, in_threads, open_executor
 
 PLACES: list[Where] = ["serial", "processes", "ray"]
 ELSEWHERE = PLACES[1:]
@@ -260,3 +260,19 @@ def test_ray_that_is_not_there_says_what_to_install(monkeypatch: pytest.MonkeyPa
 def test_what_makes_no_sense_is_refused(where: Where, workers: int | None) -> None:
     with pytest.raises(ValueError, match=r"cloud|0 workers"), open_executor(where, workers):
         pass
+
+
+def test_threads_give_results_in_order_and_libraries_one_each() -> None:
+    before = threads(0)
+    together = threading.Barrier(2, timeout=10)
+
+    def meet(item: int) -> int:
+        if (os.cpu_count() or 1) > 1:
+            together.wait()  # breaks unless two are at work at once
+        return item * item
+
+    assert in_threads(meet, range(6)) == [item * item for item in range(6)]
+    assert set(in_threads(threads, range(2))[0]) == {1}
+    assert threads(0) == before
+    with pytest.raises(ZeroDivisionError, match="2 is even"):
+        in_threads(odd_only, [1, 2, 3])

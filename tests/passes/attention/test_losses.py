@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsecc.errors import PlanError
-from sparsecc.passes.attention.losses import attend_kept, column_mass, squared_errors
+from sparsecc.passes.attention.losses import attend_kept, losses
 from sparsecc.passes.attention.modes import Grid
 from sparsecc.passes.attention.offers import FULL, SKIP, Offer, offers
 from sparsecc.passes.attention.search import attend
@@ -29,7 +29,7 @@ def spread(kept, tokens, block):
     tokens=st.integers(1, 40),
     dim=st.integers(1, 5),
     block=st.integers(1, 17),
-    patterns=st.integers(1, 4),
+    patterns=st.integers(0, 4),
     scale=st.sampled_from([0.1, 1.0, 9.0]),
     seed=st.integers(0, 9),
 )
@@ -38,11 +38,12 @@ def test_one_pass_gives_the_errors_of_all_patterns(tokens, dim, block, patterns,
     q, k, v = chance.standard_normal((3, tokens, dim)).astype(np.float32)
     blocks = -(-tokens // block)
     kept = chance.random((patterns, blocks, blocks)) < 0.5
-    errors, energy = squared_errors(q, k, v, scale, kept, block)
+    found = losses(q, k, v, scale, kept, block)
     whole = softmax(q, k, scale, np.ones((tokens, tokens), bool))
-    assert energy == pytest.approx(float(np.square(whole @ v).sum()), rel=1e-5)
-    np.testing.assert_allclose(column_mass(q, k, scale, block), whole.sum(0), rtol=1e-4, atol=1e-6)
-    for pattern, error in zip(kept, errors, strict=True):
+    np.testing.assert_allclose(found.whole, whole @ v, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.mass, whole.sum(0), rtol=1e-4, atol=1e-6)
+    energy = float(np.square(whole @ v).sum())
+    for pattern, error in zip(kept, found.errors, strict=True):
         wanted = softmax(q, k, scale, spread(pattern, tokens, block)) @ v
         got = attend_kept(q, k, v, scale, pattern, block)
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
@@ -86,3 +87,13 @@ def test_every_offer_is_dense_attention_with_a_mask(grid, block, seed):
 def test_settings_that_a_mode_has_not_are_refused(offer):
     with pytest.raises(PlanError):
         offer.pattern(Grid(4, 2, 2), 4)
+
+
+def test_what_is_known_of_full_heads_is_taken():
+    q, k, v = np.random.default_rng(0).standard_normal((3, 2, 2, 9, 4)).astype(np.float32)
+    known = np.full_like(q, 7)
+    grid = Grid(1, 3, 3)
+    patterns = [FULL.pattern(grid, 4), Offer("diagonal", 1).pattern(grid, 4)]
+    made = attend((q, k, v), 0.5, patterns, known)
+    assert (made[:, 0] == 7).all()
+    assert np.array_equal(made[:, 1], attend((q, k, v), 0.5, patterns)[:, 1])
