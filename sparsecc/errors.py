@@ -84,6 +84,12 @@ class TuningError(SparseccError):
     exit_code = 12
 
 
+class SimulationError(SparseccError):
+    """A model or a cluster to simulate is not described well, or the one does not fit the other."""
+
+    exit_code = 13
+
+
 class BackendError(SparseccError):
     """A toolchain or runtime that sparsecc drives refused its work."""
 
@@ -103,6 +109,7 @@ __all__ = [
     "ModelError",
     "PlanError",
     "ReportError",
+    "SimulationError",
     "SparseccError",
     "TargetError",
     "TuningError",

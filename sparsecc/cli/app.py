@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from sparsecc import __version__
-from sparsecc.cli import apply, bench, calibrate, package, plan, verify
+from sparsecc.cli import apply, bench, calibrate, package, plan, simulate, verify
 from sparsecc.cli import compile as compile_command
 from sparsecc.cli import inspect as inspect_command
 from sparsecc.cli import report as report_command
@@ -35,7 +35,7 @@ _EXIT_CODES = """
    2  command line                7  artifact folder
    3  model                       8  toolchain or runtime
    4  calibration or input data   9  report
-                                10  calibration table
+  13  simulation               10  calibration table
                                 70  a bug of sparsecc
 """
 
@@ -86,6 +86,7 @@ for _command in (
     report_command,
     package,
     calibrate,
+    simulate,
 ):
     app.command(
         _command.NAME,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -19,20 +20,22 @@ _STYLE, _SCRIPT = "page.css", "page.js"
 
 def to_html(document: Document) -> str:
     """The page: same report, same text."""
-    return (
-        _environment()
-        .get_template("page.html.jinja")
-        .render(
-            document=document,
-            facts=headline(document),
-            agreement=agreement(document),
-            pareto=pareto.pareto(document),
-            heatmap=heatmap.heatmap(document),
-            roofline=roofline.roofline(document),
-            strips=strips.strips(document),
-            searched=any(layer.options for layer in document.layers),
-        )
+    return render(
+        "page.html.jinja",
+        document=document,
+        facts=headline(document),
+        agreement=agreement(document),
+        pareto=pareto.pareto(document),
+        heatmap=heatmap.heatmap(document),
+        roofline=roofline.roofline(document),
+        strips=strips.strips(document),
+        searched=any(layer.options for layer in document.layers),
     )
+
+
+def render(template: str, **values: Any) -> str:
+    """A page of the templates beside this file, in the style that all of them share."""
+    return _environment().get_template(template).render(**values)
 
 
 @functools.cache
@@ -85,4 +88,4 @@ def _share(value: float) -> str:
     return f"{value:.1%}" if value < 0.1 else f"{value:.0%}"
 
 
-__all__ = ["to_html"]
+__all__ = ["render", "to_html"]
