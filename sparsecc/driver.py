@@ -42,6 +42,7 @@ def compile(
     checkpoint: str | Path | None = None,
     permute: bool = False,
     attention: str | None = None,
+    online: str | None = None,
     quantize: str | None = None,
     tune: str | None = None,
     verify: bool = False,
@@ -103,6 +104,10 @@ def compile(
             fits: each head keeps the blocks of its scores that matter on ``calibration``
             (docs/attention.md). ``max_drop`` limits what that loses; ``sparsity="dense"`` then
             leaves the weights alone.
+        online: Steps of one sampling, such as ``20``, or ``20:0.7`` with the share of blocks that
+            is left out if not .8: attentions whose blocks move with the input, all of them where
+            there is no ``calibration``, search while the model runs. What they find is carried
+            from call to call by :meth:`Compiled.steps`.
         quantize: ``int8`` makes weights and activations eight-bit, after pruning (best with
             ``4x4:0.8``); it needs ``calibration``. A model in QDQ form is eight-bit already.
         tune: Time many schedules of the code that TVM generates, so long (``5min``) or so many of
@@ -138,6 +143,7 @@ def compile(
         checkpoint=checkpoint,
         permute=permute,
         attention=attention,
+        online=online,
         backend=backend,
         name=name,
         tune=tune,
@@ -170,6 +176,7 @@ def plan(
     recover: str | None = None,
     permute: bool = False,
     attention: str | None = None,
+    online: str | None = None,
     executor: str = "processes",
     progress: Progress = silent,
 ) -> Plan:
@@ -196,6 +203,7 @@ def plan(
             counts on it; the plan records the steps, and :func:`apply` repeats them.
         permute: Put coupled channels into a better order for blocks first.
         attention: The tokens of a video transformer whose heads are to keep some of their blocks.
+        online: Steps of one sampling, where blocks that move with the input are searched in it.
         executor: Where layers are worked on.
         progress: Called with what is being done and the share done, 0 to 1.
 
@@ -215,6 +223,7 @@ def plan(
         recover=recover,
         permute=permute,
         attention=attention,
+        online=online,
         backend=backend,
     )
     job = start(

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sparsecc.errors import ArtifactError
 
-FORMAT = 3
+FORMAT = 4
 FILE_NAME = "manifest.json"
 MODEL_NAME = "model.onnx"
 DATA_NAME = "model.onnx.data"
@@ -73,6 +73,26 @@ class PortEntry(_Strict):
     dims: tuple[int | str, ...]
 
 
+class StateEntry(_Strict):
+    """An input that the model gives back for its next call.
+
+    Attributes:
+        name: The input.
+        next: The output with what the next call is given; "" for the step, which callers count.
+        attention: Whose blocks these are; "" for the step.
+        dtype: Element type.
+        dims: Shape.
+        begin: What every element is at the first call.
+    """
+
+    name: str
+    next: str
+    attention: str
+    dtype: Literal["int32", "int64"]
+    dims: tuple[int, ...]
+    begin: int
+
+
 class ReferenceEntry(_Strict):
     """What the masked-dense twin computes for one output from made-up inputs.
 
@@ -122,6 +142,7 @@ class Manifest(_Strict):
         refusals: What passes left alone, and why.
         inputs: Of an artifact without ONNX Runtime, in the order of its program.
         outputs: Likewise.
+        state: Inputs that are carried from call to call, the step first; empty for most models.
         reference: What it should compute; empty where that could not be made up.
         numerics: Measured agreement with the masked-dense twin; empty where nothing here runs it.
         not_run: Why nothing here runs it, or "".
@@ -146,6 +167,7 @@ class Manifest(_Strict):
     refusals: list[RefusalEntry]
     inputs: list[PortEntry] = Field(default_factory=list)
     outputs: list[PortEntry] = Field(default_factory=list)
+    state: list[StateEntry] = Field(default_factory=list)
     reference: list[ReferenceEntry] = Field(default_factory=list)
     numerics: dict[str, float]
     not_run: str = ""

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsecc.errors import ModelError
-from sparsecc.manifest import PortEntry, ReferenceEntry
+from sparsecc.manifest import PortEntry, ReferenceEntry, StateEntry
 from sparsecc.measure import LARGEST, Feed, Session, rounded, run_once
 from sparsecc.quality.example_inputs import example_inputs
 
@@ -30,21 +30,25 @@ def model_of(inputs: Sequence[PortEntry]) -> ir.Model:
     return ir.Model(ir.Graph(values, [], nodes=[], name="inputs"), ir_version=10)
 
 
-def feeds_for(inputs: Sequence[PortEntry]) -> Feed:
-    """The inputs that a reference is made from, the same for the same ports.
+def feeds_for(inputs: Sequence[PortEntry], state: Sequence[StateEntry] = ()) -> Feed:
+    """The inputs that a reference is made from, the same for the same ports: those of a first call.
 
     Raises:
         ModelError: An input cannot be made up.
     """
-    return example_inputs(model_of(inputs))
+    first = {each.name: np.full(each.dims, each.begin, each.dtype) for each in state}
+    return example_inputs(model_of(inputs)) | first
 
 
 def reference(
-    twin: Session, inputs: Sequence[PortEntry], outputs: Sequence[PortEntry]
+    twin: Session,
+    inputs: Sequence[PortEntry],
+    outputs: Sequence[PortEntry],
+    state: Sequence[StateEntry] = (),
 ) -> list[ReferenceEntry]:
     """What the twin computes from inputs that are made up; nothing where it refuses these."""
     try:
-        results = run_once(twin, feeds_for(inputs))
+        results = run_once(twin, feeds_for(inputs, state))
     except ModelError:
         return []
     return [

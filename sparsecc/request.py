@@ -17,6 +17,7 @@ from sparsecc.passes.attention.modes import AUTO, Grid
 from sparsecc.quality.effort import Effort
 from sparsecc.quality.exam import Quality
 from sparsecc.search.allocation import ALLOCATIONS, Allocation
+from sparsecc.search.attentions import PlanOnline
 from sparsecc.search.plan import Method, Plan
 from sparsecc.search.search import MODES, Kind, Mode
 from sparsecc.targets import Target
@@ -57,6 +58,7 @@ class Request:
     checkpoint: Path | None = None
     permute: bool = False
     attention: str | None = None
+    online: PlanOnline | None = None
     name: str = NAME
     tune: Effort | Path | None = None
 
@@ -156,6 +158,7 @@ def read_request(
     checkpoint: str | Path | None = None,
     permute: bool = False,
     attention: str | None = None,
+    online: str | None = None,
     backend: str | None = None,
     name: str = NAME,
     tune: str | None = None,
@@ -166,14 +169,15 @@ def read_request(
         TargetError: The target is unknown or cannot be built for, not with this backend, this
             machine has no kernels, or cannot tune for it.
         PlanError: A sparsity, the score, the allocation, the quantization or the effort of a
-            recovery cannot be read, or does not go with a budget; or the name is none.
+            recovery cannot be read, or does not go with a budget; an online search has no
+            attention, too few steps or another sparsity than there is; or the name is none.
     """
     if recover is None and (recover_loss is not None or checkpoint is not None):
         raise PlanError(
             "a loss or a checkpoint is given for a recovery that nobody asked for",
             fix="say how long it may take, such as recover='10min'",
         )
-    _check_attention(attention, budget)
+    _check_attention(attention, online, budget)
     left = {"existing"} if attention is None else {"existing", "dense"}
     if budget is not None and (sparsity not in left or overrides or quantize):
         raise PlanError(
@@ -206,6 +210,7 @@ def read_request(
         checkpoint=None if checkpoint is None else Path(checkpoint),
         permute=permute,
         attention=attention,
+        online=None if online is None else PlanOnline.parse(online),
         name=check_name(name, hardware),
         tune=None if tune is None else _read_tune(tune, hardware),
     )
@@ -226,8 +231,13 @@ def _read_tune(text: str, target: Target) -> Effort | Path:
     return Path(text) if text.endswith(".json") else Effort.parse(text)
 
 
-def _check_attention(attention: str | None, budget: Budget | None) -> None:
+def _check_attention(attention: str | None, online: str | None, budget: Budget | None) -> None:
     if attention is None:
+        if online is not None:
+            raise PlanError(
+                "an online search is for attention over blocks, and nothing says which",
+                fix="give attention, the grid of its tokens, such as 8+16x24x24 or auto",
+            )
         return
     if attention != AUTO:
         Grid.parse(attention)

@@ -27,11 +27,19 @@ from sparsecc.errors import CalibrationError
 from sparsecc.identity import model_hash
 from sparsecc.inspection import rewrite
 from sparsecc.job import Job, Outcome
-from sparsecc.manifest import Manifest, NodeEntry, PortEntry, RefusalEntry, RegionEntry
-from sparsecc.measure import TOLERANCE, Feed, Session, agreement, largest_error, rounded
+from sparsecc.manifest import (
+    Manifest,
+    NodeEntry,
+    PortEntry,
+    RefusalEntry,
+    RegionEntry,
+    StateEntry,
+)
+from sparsecc.measure import TOLERANCE, Feed, Session, agreement, rounded
 from sparsecc.ops import int8
 from sparsecc.outcome import plan_of
 from sparsecc.passes import pipeline
+from sparsecc.passes.attention.online import expose
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.canonicalize.dead_code import DeadCode
 from sparsecc.passes.quantize.insert import InsertQuantization, quantized_values
@@ -53,6 +61,8 @@ from sparsecc.report.nodes import nodes_of
 from sparsecc.report.rows import DENSE_KERNEL, LayerRow
 from sparsecc.request import Request
 from sparsecc.search.allocation import Decision
+from sparsecc.search.attentions import PlanAttention
+from sparsecc.state import ERROR, AtCall, Sampling, numerics
 
 INT8_TOLERANCE = 0.1
 """Largest share of the output that ties rounded otherwise, a byte here and there, may make."""
@@ -101,7 +111,7 @@ def finish(job: Job, outcome: Outcome, progress: Progress) -> Compiled:
         quantize_model(graph, job.data, ctx)
 
     progress("choosing kernels and rewriting", 0.72)
-    target = request.target
+    target, state = request.target, expose(graph)
     rows = rows_of(job, outcome)
 
     with scratch_folder() as folder:
@@ -130,6 +140,7 @@ def finish(job: Job, outcome: Outcome, progress: Progress) -> Compiled:
             refusals=[RefusalEntry(**dataclasses.asdict(refusal)) for refusal in ctx.refusals],
             inputs=[PortEntry(**dataclasses.asdict(port)) for port in emitted.inputs],
             outputs=[PortEntry(**dataclasses.asdict(port)) for port in emitted.outputs],
+            state=[StateEntry(**dataclasses.asdict(each)) for each in state],
             numerics={},
             quality={},
         )
@@ -176,7 +187,7 @@ def rows_of(job: Job, outcome: Outcome) -> list[LayerRow]:
     Heads that attention skips are.
     """
     rewritten = rewrite(outcome.graph, job.request.target, job.ctx)
-    rows = _with_reasons(rewritten, outcome.decisions)
+    rows = _of_mean_steps(_with_reasons(rewritten, outcome.decisions), outcome)
     if not (outcome.source.get("removed") or outcome.source.get("attention")):
         return rows
     target = job.request.target
@@ -195,6 +206,19 @@ def _with_reasons(rows: Sequence[LayerRow], decisions: Mapping[str, Decision]) -
     ]
 
 
+def _of_mean_steps(rows: Sequence[LayerRow], outcome: Outcome) -> list[LayerRow]:
+    """Rows in which an attention that searches online takes what it does over a sampling."""
+    planned: Sequence[PlanAttention] = outcome.source.get("attention", ())
+    online = {each.name: each for each in planned if each.online is not None and each.dense_ms}
+    return [_of_mean_step(row, online[row.name]) if row.name in online else row for row in rows]
+
+
+def _of_mean_step(row: LayerRow, entry: PlanAttention) -> LayerRow:
+    ms = round(entry.predicted_ms / entry.dense_ms * row.dense_ms, 6)
+    why = f"its blocks are {entry.online}: the time is that of a mean step"
+    return dataclasses.replace(row, est_ms=ms, why=why)
+
+
 def judging_feeds(model: ir.Model, data: Calibration | None) -> list[Feed]:
     """Inputs to compare on: held-out calibration batches, else made-up ones."""
     if data is None:
@@ -206,6 +230,7 @@ def judged(made: Manifest, job: Job, graph: ir.Model, folder: Path, *, portable:
     """The manifest with numerics against the masked-dense twin, and quality against the dense one.
 
     Where nothing here runs the artifact, the twin stands for it, which computes the same function.
+    Of a model that searches blocks online, quality is that of calls that search.
     """
     twin, feeds = session_of_model(twin_of(graph)), judging_feeds(job.graph, job.data)
     not_run, variants = "", dict[str, Session]()
@@ -213,19 +238,20 @@ def judged(made: Manifest, job: Job, graph: ir.Model, folder: Path, *, portable:
         variants = {"": open_engine(folder, made, portable=portable)}
     elif not (not_run := why_not_here(job.request.target)):
         variants = open_variants(folder, made)
-    errors = {name: largest_error(each, twin, feeds) for name, each in variants.items()}
-    for error in errors.values():
-        _warn_of(error, INT8_TOLERANCE if int8.DOMAIN in graph.opset_imports else TOLERANCE)
-    ours = next(iter(variants.values()), twin)
+    ours, sampling = next(iter(variants.values()), twin), Sampling.of(made)
+    measured = dict[str, float]()
+    for name, each in variants.items():
+        errors = numerics(each, twin, feeds, sampling)
+        _warn_of(errors[ERROR], INT8_TOLERANCE if int8.DOMAIN in graph.opset_imports else TOLERANCE)
+        measured |= {f"{what}_{name}".rstrip("_"): rounded(error) for what, error in errors.items()}
+    searching = ours if sampling is None else AtCall(ours, sampling, sampling.begun(sampling.full))
     found: dict[str, Any] = {
-        "numerics": {
-            f"max_rel_error_{name}".rstrip("_"): rounded(error) for name, error in errors.items()
-        },
-        "quality": agreement(ours, session_of_model(job.graph), feeds),
+        "numerics": measured,
+        "quality": agreement(searching, session_of_model(job.graph), feeds),
         "not_run": not_run,
     }
     if not made.has_model:
-        found["reference"] = reference(twin, made.inputs, made.outputs)
+        found["reference"] = reference(twin, made.inputs, made.outputs, made.state)
     return made.model_copy(update=found)
 
 

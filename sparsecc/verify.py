@@ -14,13 +14,14 @@ from sparsecc.backends.onnxruntime.run import check_runs_here, open_session, ses
 from sparsecc.engines import open_engine, open_variants
 from sparsecc.errors import ArtifactError
 from sparsecc.manifest import MODEL_NAME, Manifest
-from sparsecc.measure import TOLERANCE, max_rel_error, run_once
+from sparsecc.measure import TOLERANCE, Session, run_once
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.regions.inline import InlineRegions
 from sparsecc.passes.verifier import verify_model
 from sparsecc.passes.weights.to_dense import twin_of
 from sparsecc.quality.example_inputs import example_inputs
 from sparsecc.reference import distance, feeds_for
+from sparsecc.state import ERROR, Sampling, numerics
 
 Progress = Callable[[str, float], None]
 
@@ -62,17 +63,17 @@ def _by_model(path: Path, manifest: Manifest, say: Progress) -> list[dict[str, A
     """The library against the twin and the portable bodies, which the model gives."""
     say("checking the graph", 0.2)
     model = _read(path / MODEL_NAME)
-    feeds = example_inputs(model)
-    say("running the artifact", 0.4)
-    ours = run_once(open_engine(path, manifest), feeds)
-    say("running the masked-dense twin", 0.6)
-    by_twin = run_once(session_of_model(twin_of(model)), feeds)
-    say("running the portable bodies", 0.8)
-    by_bodies = run_once(open_session(path / MODEL_NAME), feeds)
-    return [
-        _check("masked-dense twin", max_rel_error(ours, by_twin)),
-        _check("portable bodies", max_rel_error(ours, by_bodies)),
-    ]
+    ours, sampling = open_engine(path, manifest), Sampling.of(manifest)
+    others: dict[str, Callable[[], Session]] = {
+        "masked-dense twin": lambda: session_of_model(twin_of(model)),
+        "portable bodies": lambda: open_session(path / MODEL_NAME),
+    }
+    checks = []
+    for at, (name, opened) in enumerate(others.items()):
+        say(f"running the artifact and its {name}", 0.4 * (1 + at))
+        found = numerics(ours, opened(), [example_inputs(model)], sampling)
+        checks.append(_check(name, found[ERROR]))
+    return checks
 
 
 def _by_reference(path: Path, manifest: Manifest, say: Progress) -> list[dict[str, Any]]:
@@ -81,7 +82,7 @@ def _by_reference(path: Path, manifest: Manifest, say: Progress) -> list[dict[st
     variants = open_variants(path, manifest)
     if not manifest.reference:
         return []
-    feeds, checks = feeds_for(manifest.inputs), []
+    feeds, checks = feeds_for(manifest.inputs, manifest.state), []
     for name, session in variants.items():
         results, errors = run_once(session, feeds), [math.inf]
         if len(results) == len(manifest.reference):

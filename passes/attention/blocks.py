@@ -100,7 +100,7 @@ def as_op(attention: SelfAttention) -> ir.Node:
     found, (q, k, v) = attention.found, attention.parts
     tape = Tape(found.context)
     scale = found.scale * q.scale * k.scale
-    _attend(tape, [each.put(tape) for each in (q, k, v)], float(scale))
+    attend(tape, [each.put(tape) for each in (q, k, v)], float(scale))
     return tape.finish()[-1]
 
 
@@ -122,7 +122,7 @@ def keep(op: ir.Node, patterns: Sequence[Pattern]) -> None:
         index, grid = grid_of(np.stack([patterns[at].kept for at in heads]))
         grid[-2:] = patterns[heads[0]].block
         blocks = tape.weight("index", index), tape.weight("grid", grid)
-        made.append(_attend(tape, [*tokens, *blocks], scale))
+        made.append(attend(tape, [*tokens, *blocks], scale))
         if order is not None:
             made[-1:] = _gathered(tape, made[-1:], "back", np.argsort(order), 2)
     if len(made) > 1:
@@ -145,7 +145,8 @@ def _some(
     return [tape.op("Slice", value, *bounds) for value in values]
 
 
-def _attend(tape: Tape, inputs: Sequence[ir.Value | None], scale: float) -> ir.Value:
+def attend(tape: Tape, inputs: Sequence[ir.Value | None], scale: float) -> ir.Value:
+    """The op over queries, keys and values, and over an index and a grid of blocks if given."""
     rule = dict(zip(ops.RULE, (ops.UNBOUNDED, ops.UNBOUNDED, 0), strict=True))
     op_type = ops.attention_variant(blocks=len(inputs) > _OPERANDS)
     return tape.op(op_type, *inputs, scale=scale, **rule)

@@ -33,6 +33,26 @@ class Losses:
     mass: NDArray[np.float64]
 
 
+def block_mass(q: Floats, k: Floats, scale: float, block: int) -> NDArray[np.float64]:
+    """What blocks of a head's softmax hold [query blocks, key blocks].
+
+    Each row sums to the queries of its block.
+
+    Args:
+        q: Queries of one head [tokens, features].
+        k: Keys, as many.
+        scale: On the scores.
+        block: Tokens of a block, of queries and of keys; the last may be cut.
+    """
+    starts = np.arange(0, len(k), block)
+    mass = np.zeros((-(-len(q) // block), len(starts)))
+    for at, start in enumerate(range(0, len(q), block)):
+        weights = _exponentials(q[start : start + block], k.T, scale)
+        keys = (1 / weights.sum(axis=1)) @ weights
+        mass[at] = np.add.reduceat(keys, starts, dtype=np.float64)
+    return mass
+
+
 def losses(
     q: Floats, k: Floats, v: Floats, scale: float, kept: NDArray[np.bool_], block: int
 ) -> Losses:

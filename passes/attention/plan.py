@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import onnx_ir as ir
 
@@ -11,16 +12,19 @@ from sparsecc.cost.model import WORTH_CHANGING
 from sparsecc.errors import PlanError
 from sparsecc.ops.attention_parts import LEAST_OPSET
 from sparsecc.passes.attention.blocks import SelfAttention, as_op, keep, self_attentions
+from sparsecc.passes.attention.estimate import head_ms
 from sparsecc.passes.attention.fuse_heads import fuse_heads
 from sparsecc.passes.attention.modes import AUTO, Grid, Pattern, grid_of
 from sparsecc.passes.attention.offers import FULL, Offer
+from sparsecc.passes.attention.online import found_blocks, heads_of, search_online
 from sparsecc.passes.attention.rules import BLOCK
-from sparsecc.passes.attention.search import Price, Weighed
+from sparsecc.passes.attention.search import Keeping, Price, Weighed, always
 from sparsecc.passes.attention.skipped import delete_heads
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.canonicalize.dead_code import DeadCode
 from sparsecc.passes.canonicalize.shape_inference import ShapeInference
-from sparsecc.search.plan import PlanAttention, PlanHead
+from sparsecc.search.attentions import PlanAttention, PlanHead
+from sparsecc.targets import Target
 
 PASS_NAME = "attention-search"
 
@@ -115,6 +119,22 @@ def planned(
     )
 
 
+def unsearched(node: ir.Node, grid: Grid, target: Target) -> PlanAttention:
+    """An op that keeps every block, as a plan says it where there are no data to search on."""
+    heads, dim = heads_of(node)
+    ms = heads * head_ms(FULL.pattern(grid, BLOCK), grid.tokens, dim, target)
+    return PlanAttention(
+        name=str(node.name),
+        grid=grid.spec,
+        block=BLOCK,
+        heads=(PlanHead(mode=FULL.mode, density=1.0),) * heads,
+        time_weight=0.0,
+        most_loss=0.0,
+        predicted_ms=ms,
+        dense_ms=ms,
+    )
+
+
 def _head(weighed: Weighed, at: int | None, price: Price) -> PlanHead:
     offer = FULL if at is None else weighed.offers[at]
     return PlanHead(
@@ -124,11 +144,6 @@ def _head(weighed: Weighed, at: int | None, price: Price) -> PlanHead:
         density=1.0 if at is None else float(weighed.densities[at]),
         loss=None if at is None else float(weighed.losses(price)[at]),
     )
-
-
-def offers_of(entry: PlanAttention) -> list[Offer]:
-    """What the heads keep."""
-    return [Offer(head.mode, head.setting, head.keys) for head in entry.heads]
 
 
 def carry_out(model: ir.Model, entries: Sequence[PlanAttention], ctx: Context) -> None:
@@ -152,8 +167,9 @@ def carry_out(model: ir.Model, entries: Sequence[PlanAttention], ctx: Context) -
     here = {each.name: each for each in ours}
     for entry in sparse:
         _check(entry, here, others)
-    patterns = {entry.name: _patterns(entry) for entry in sparse}
-    gone = delete_heads(model, {entry.name: _skipped(entry) for entry in sparse}, ctx)
+    static = [entry for entry in sparse if entry.online is None]
+    patterns = {entry.name: patterns_of(entry) for entry in static}
+    gone = delete_heads(model, {entry.name: _skipped(entry) for entry in static}, ctx)
     if gone:
         here = {each.name: each for each in self_attentions(model)[0]}
     left = {
@@ -163,8 +179,11 @@ def carry_out(model: ir.Model, entries: Sequence[PlanAttention], ctx: Context) -
     moved = {name: [each.order is not None for each in kept] for name, kept in left.items()}
     heads = fuse_heads(model, moved, ctx)
     nodes = as_ops(model, [here[entry.name] for entry in sparse])
-    for node, (name, kept) in zip(nodes, left.items(), strict=True):
-        keep(node, [kept[head] for head in heads[name]])
+    for node, entry in zip(nodes, sparse, strict=True):
+        if entry.online is not None:
+            search_online(node, Grid.parse(entry.grid), entry.online)
+        else:
+            keep(node, [left[entry.name][head] for head in heads[entry.name]])
     _tidied(model)
 
 
@@ -172,10 +191,27 @@ def _skipped(entry: PlanAttention) -> list[int]:
     return [at for at, head in enumerate(entry.heads) if head.mode == "skip"]
 
 
-def _patterns(entry: PlanAttention) -> list[Pattern]:
+def keeping(entry: PlanAttention) -> Keeping:
+    """What an attention keeps, as a plan says it; online, what is found for the tokens at hand.
+
+    Raises:
+        PlanError: A pattern is none.
+    """
+    if entry.online is None:
+        return always(patterns_of(entry))
+    return partial(found_blocks, grid=Grid.parse(entry.grid), sparsity=entry.online.sparsity)
+
+
+def patterns_of(entry: PlanAttention) -> list[Pattern]:
+    """What the heads keep where nothing is searched online.
+
+    Raises:
+        PlanError: One is no pattern of this grid.
+    """
     grid = Grid.parse(entry.grid)
     try:
-        return [each.pattern(grid, entry.block) for each in offers_of(entry)]
+        offers = [Offer(head.mode, head.setting, head.keys) for head in entry.heads]
+        return [each.pattern(grid, entry.block) for each in offers]
     except PlanError as error:
         raise PlanError(error.message, node=entry.name, fix=error.fix) from error
 

@@ -11,6 +11,7 @@ from sparsecc import ops
 from sparsecc.cost.attention import work
 from sparsecc.cost.model import Estimate
 from sparsecc.passes.attention.estimate import Size, dense_ms, kept_ms, sets_ms, size_of
+from sparsecc.passes.attention.online import density
 from sparsecc.passes.attention.rules import Rule
 from sparsecc.passes.attention.sets import Made, made_of
 from sparsecc.passes.edit import constant
@@ -35,11 +36,15 @@ def _row(node: ir.Node, target: Target) -> LayerRow:
     rule = Rule(*ops.rule_of(node))
     scores, pattern = rule.scores(size.queries, size.keys), _words(rule)
     index, grid = (constant(named.get(name)) for name in ("index", "grid"))
+    search = _search(named.get("index"))
     if grid is not None:
         heads, *_, rows, columns = grid.tolist()
         pattern = f"blocks {rows}x{columns}"
         kept = math.prod(grid[:3].tolist()) if index is None else np.count_nonzero(index >= 0)
         scores = min(scores, int(kept) * rows * columns // heads)
+    if search is not None:
+        sparsity, words = (search.attributes[name].value for name in ("sparsity", "words"))
+        scores = int(density(sparsity, size.queries, tuple(words)) * size.scores)
     return _written(node, size, scores, pattern, kept_ms(size, scores, target), target)
 
 
@@ -73,6 +78,12 @@ def _written(
         flops=2 * sums.macs,
         moved_bytes=_FLOAT_BYTES * moved,
     )
+
+
+def _search(index: ir.Value | None) -> ir.Node | None:
+    """What finds the blocks of an index while the model runs."""
+    node = None if index is None else index.producer()
+    return node if node is not None and ops.is_search(node) else None
 
 
 def _size(q: ir.Value | None, k: ir.Value | None) -> Size:

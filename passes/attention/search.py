@@ -14,7 +14,7 @@ of the mean squared one, and predicted time in that of the share of blocks.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,10 @@ Whole = NDArray[np.float32]
 """Outputs of a batch [batch, heads, tokens, features]."""
 Tokens = Sequence[NDArray[np.float32]]
 """Queries, keys and values of a batch, each [batch, heads, tokens, features]."""
+Keeping = Callable[[Tokens, float], Sequence[Pattern]]
+"""What the heads of an attention keep of the tokens of a batch, with what scores are scaled by."""
+Watch = Callable[[str, Tokens, float, Sequence[Pattern]], None]
+"""Told the name of an attention, what is given to a :data:`Keeping`, and what it says."""
 
 
 @dataclass(frozen=True)
@@ -245,14 +249,35 @@ def attend(
     return made
 
 
+def always(patterns: Sequence[Pattern]) -> Keeping:
+    """What does not depend on the tokens."""
+    return lambda tokens, scale: patterns
+
+
 def outputs(
-    model: ir.Model, patterns: Mapping[str, Sequence[Pattern]], feeds: Sequence[Feed]
+    model: ir.Model,
+    keeping: Mapping[str, Keeping],
+    feeds: Sequence[Feed],
+    watch: Watch = lambda *_: None,
 ) -> list[list[NDArray[np.generic]]]:
-    """What a model with ops without blocks makes of each feed where these keep those blocks."""
-    stops = [node for node in model.graph if node.name in patterns]
+    """What a model makes of each feed where its attentions keep some of their blocks.
+
+    Args:
+        model: In it, an op without blocks for each attention.
+        keeping: Name of such an op → what its heads keep; others keep all.
+        feeds: What the model is given.
+        watch: Told what is kept of each.
+
+    Raises:
+        CalibrationError: The model does not run on a feed.
+    """
+    stops = [node for node in model.graph if node.name in keeping]
     with Relay(model, stops, feeds) as relay:
         for node in relay:
-            scale = node.attributes["scale"].as_float()
+            name, scale = str(node.name), node.attributes["scale"].as_float()
             for at in range(len(feeds)):
-                relay.put(at, attend(relay.operands(at), scale, patterns[str(node.name)]))
+                tokens = relay.operands(at)
+                patterns = keeping[name](tokens, scale)
+                watch(name, tokens, scale, patterns)
+                relay.put(at, attend(tokens, scale, patterns))
         return [relay.outputs(at) for at in range(len(feeds))]

@@ -20,6 +20,7 @@ from sparsecc.bench.process import Worker
 from sparsecc.bench.result import PORTABLE, BenchResult, Round, summarise
 from sparsecc.bench.turns import take_turns
 from sparsecc.bench.worker import Job
+from sparsecc.engines import open_engine
 from sparsecc.errors import BackendError, ModelError, TargetError
 from sparsecc.manifest import MODEL_NAME, Manifest
 from sparsecc.measure import max_rel_error
@@ -28,6 +29,7 @@ from sparsecc.quality.calibration import Feed, load_calibration
 from sparsecc.quality.example_inputs import InputSpec, example_inputs, input_specs
 from sparsecc.quality.samples.numpy_files import read_npz
 from sparsecc.reference import model_of
+from sparsecc.state import Sampling, outputs_of
 
 Inputs = Mapping[str, NDArray[Any]] | str | os.PathLike[str]
 """Arrays by input name, or the npz file that holds them."""
@@ -48,7 +50,8 @@ def compare(
     """Time an artifact and a baseline side by side, each in a process of its own.
 
     The two take turns, so that a machine that slows down slows both; which one goes first
-    changes with every round. Each sees the same inputs.
+    changes with every round. Each sees the same inputs. An artifact that searches blocks of
+    attention online is timed at a call that keeps what was found before.
 
     Args:
         artifact: Artifact folder.
@@ -77,21 +80,13 @@ def compare(
     theirs = ours if baseline is None else _checked_baseline(Path(baseline), input_specs(model))
     library = None if manifest.library is None else str(folder / manifest.library)
     feeds = feeds_of(inputs, model)
+    with_state = behind_a_search(folder, manifest, feeds)
     with tempfile.TemporaryDirectory(prefix="sparsecc-bench-") as scratch:
-        inputs_file = Path(scratch) / "inputs.npz"
-        np.savez(inputs_file, *feeds.values())
         jobs = [
-            Job(
-                model=str(path),
-                library=its_library,
-                threads=threads,
-                names=list(feeds),
-                inputs=str(inputs_file),
-                outputs=str(inputs_file.with_name(outputs)),
-            )
-            for path, its_library, outputs in (
-                (ours, library, "ours.npz"),
-                (theirs, None, "baseline.npz"),
+            _job(path, its_library, threads, fed, Path(scratch) / side)
+            for path, its_library, fed, side in (
+                (ours, library, with_state, "ours"),
+                (theirs, None, with_state if baseline is None else feeds, "baseline"),
             )
         ]
         progress("opening the artifact", 0.0)
@@ -108,6 +103,34 @@ def compare(
         baseline=PORTABLE if baseline is None else str(baseline),
         max_rel_difference=_difference(left.outputs, right.outputs),
     )
+
+
+def _job(model: Path, library: str | None, threads: int, feeds: Feed, folder: Path) -> Job:
+    """One side, its inputs written into a folder of its own."""
+    folder.mkdir()
+    np.savez(folder / "inputs.npz", *feeds.values())
+    return Job(
+        model=str(model),
+        library=library,
+        threads=threads,
+        names=list(feeds),
+        inputs=str(folder / "inputs.npz"),
+        outputs=str(folder / "outputs.npz"),
+    )
+
+
+def behind_a_search(folder: Path, manifest: Manifest, feeds: Feed) -> Feed:
+    """Inputs with the state of a call that keeps what a search found, where there is a state.
+
+    Raises:
+        ModelError: The artifact does not run on these inputs.
+    """
+    sampling = Sampling.of(manifest)
+    if sampling is None:
+        return feeds
+    searching = {**feeds, **sampling.begun(sampling.full)}
+    found = outputs_of(open_engine(folder, manifest), searching)
+    return {**feeds, **sampling.following(sampling.after, found)}
 
 
 def _is_timed_here(manifest: Manifest) -> bool:
@@ -159,8 +182,12 @@ def _listed(specs: list[InputSpec]) -> str:
 
 
 def interface(folder: Path, manifest: Manifest) -> ir.Model:
-    """A model with the inputs of an artifact, its own where there is one."""
-    return ir.load(folder / MODEL_NAME) if manifest.has_model else model_of(manifest.inputs)
+    """A model with the inputs of an artifact, its own where there is one; without its state."""
+    model = ir.load(folder / MODEL_NAME) if manifest.has_model else model_of(manifest.inputs)
+    carried = {each.name for each in manifest.state}
+    for value in [value for value in model.graph.inputs if value.name in carried]:
+        model.graph.inputs.remove(value)
+    return model
 
 
 def feeds_of(inputs: Inputs | None, model: ir.Model) -> Feed:
@@ -178,4 +205,4 @@ def _difference(ours: dict[str, NDArray[Any]], theirs: dict[str, NDArray[Any]]) 
     return worst if names and math.isfinite(worst) else None
 
 
-__all__ = ["ENGINE", "PORTABLE", "Inputs", "compare", "feeds_of", "interface"]
+__all__ = ["ENGINE", "PORTABLE", "Inputs", "behind_a_search", "compare", "feeds_of", "interface"]

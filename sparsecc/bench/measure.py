@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sparsecc.bench.compare import Inputs, compare, feeds_of, interface
+from sparsecc.bench.compare import Inputs, behind_a_search, compare, feeds_of, interface
 from sparsecc.bench.layers import time_layers
 from sparsecc.machine import processor
 from sparsecc.manifest import MODEL_NAME, read_manifest
@@ -39,11 +39,12 @@ def measure(
     manifest = read_manifest(folder)
     if not manifest.has_model:
         return Measured(processor() or "this machine", whole, {})
+    feeds = feeds_of(inputs, interface(folder, manifest))
     layers = time_layers(
         folder / MODEL_NAME,
         folder / manifest.library if manifest.library else None,
         [str(layer["name"]) for layer in manifest.layers],
-        feeds_of(inputs, interface(folder, manifest)),
+        behind_a_search(folder, manifest, feeds),
         threads=threads,
         seconds=seconds,
         progress=part(progress, 0.5, 1.0),

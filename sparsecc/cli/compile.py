@@ -23,6 +23,7 @@ from sparsecc.cli.options import (
     MaxDrop,
     MaxMs,
     Mode,
+    Online,
     OutFolder,
     Permute,
     Place,
@@ -194,6 +195,7 @@ def command(
     ] = False,
     permute: Permute = False,
     attention: Attention = None,
+    online: Online = None,
     executor: Executor = Place.processes,
     as_json: JsonOption = False,
 ) -> None:
@@ -236,6 +238,7 @@ def command(
             verify=verify,
             permute=permute,
             attention=attention,
+            online=online,
             executor=executor.value,
             progress=progress,
         )

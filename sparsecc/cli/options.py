@@ -155,6 +155,16 @@ Attention = Annotated[
         show_default=False,
     ),
 ]
+Online = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STEPS[:SHARE]",
+        help="With --attention: steps of one sampling, and the share of blocks left out if not "
+        "0.8. Attentions whose blocks move with the input, all without --calibration, search for "
+        "them while the model runs.",
+        show_default=False,
+    ),
+]
 Backend = Annotated[
     Makes | None,
     typer.Option(
@@ -241,6 +251,7 @@ __all__ = [
     "MaxMs",
     "Mode",
     "NeededCalibration",
+    "Online",
     "OutFolder",
     "Permute",
     "Place",

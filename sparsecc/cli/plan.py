@@ -21,6 +21,7 @@ from sparsecc.cli.options import (
     MaxMs,
     Mode,
     NeededCalibration,
+    Online,
     Permute,
     Place,
     Preprocess,
@@ -81,6 +82,7 @@ def command(
     recover: Recover = None,
     permute: Permute = False,
     attention: Attention = None,
+    online: Online = None,
     executor: Executor = Place.processes,
     as_json: JsonOption = False,
 ) -> None:
@@ -110,6 +112,7 @@ def command(
             recover=recover,
             permute=permute,
             attention=attention,
+            online=online,
             executor=executor.value,
             progress=progress,
         )

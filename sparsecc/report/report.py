@@ -101,12 +101,16 @@ class Report:
     def attention(self) -> str:
         """What attentions keep, such as ``4 attentions over 31% of their blocks``, or ""."""
         sparse = [each for each in self.plan.attention if not each.is_dense] if self.plan else []
-        if not sparse:
-            return ""
-        densities = [head.density for each in sparse for head in each.heads]
-        several = "s" if len(sparse) > 1 else ""
-        mean, whose = sum(densities) / len(densities), "their" if several else "its"
-        return f"{len(sparse)} attention{several} over {mean:.0%} of {whose} blocks"
+        fixed = [each for each in sparse if each.online is None]
+        parts = []
+        if fixed:
+            densities = [head.density for each in fixed for head in each.heads]
+            mean, whose = sum(densities) / len(densities), "their" if len(fixed) > 1 else "its"
+            parts.append(f"{_attentions(fixed)} over {mean:.0%} of {whose} blocks")
+        for said in dict.fromkeys(str(each.online) for each in sparse if each.online):
+            alike = [each for each in sparse if str(each.online) == said]
+            parts.append(f"{_attentions(alike)} whose blocks are {said}")
+        return ", ".join(parts)
 
     def refusals_by_reason(self) -> dict[str, int]:
         """Reason → how many nodes it kept a pass from, most frequent first.
@@ -180,6 +184,10 @@ class Report:
         with console.capture() as capture:
             console.print(self)
         return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def _attentions(found: Sequence[object]) -> str:
+    return f"{len(found)} attention{'s' if len(found) > 1 else ''}"
 
 
 def _by_kind(reasons: Iterable[str]) -> dict[str, int]:

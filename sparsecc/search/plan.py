@@ -12,19 +12,16 @@ import pydantic
 from sparsecc.errors import PlanError
 from sparsecc.formats.patterns import Pattern, Whole
 from sparsecc.formats.structures import Structure
+from sparsecc.search.attentions import PlanAttention
+from sparsecc.search.fields import Count, Number, Share, Strict, Text, Unit
 from sparsecc.versioned import FileKind
 
-FORMAT: Final = 4
+FORMAT: Final = 5
 """Version of the plan file this code reads and writes."""
 MAX_BYTES = 64 << 20
-_DIGITS = 6
 
 Method = Literal["magnitude", "wanda", "sparsegpt", "alps", "existing"]
 """How a mask is found; ``existing`` keeps the zeros the weight already has."""
-
-
-def _significant(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}")
 
 
 def _pattern(value: object) -> Pattern:
@@ -45,12 +42,6 @@ def _structure(text: str) -> str:
         raise ValueError(str(error)) from error
 
 
-Text = Annotated[str, pydantic.Field(max_length=4096)]
-Number = Annotated[
-    float, pydantic.Field(allow_inf_nan=False), pydantic.PlainSerializer(_significant)
-]
-Count = Annotated[int, pydantic.Field(ge=1, lt=2**31)]
-Unit = Annotated[int, pydantic.Field(ge=0, lt=2**31)]
 PatternText = Annotated[
     Pattern, pydantic.PlainValidator(_pattern), pydantic.PlainSerializer(str, return_type=str)
 ]
@@ -59,11 +50,7 @@ PatternText = Annotated[
 StructureText = Annotated[str, pydantic.Field(max_length=40), pydantic.AfterValidator(_structure)]
 
 
-class _Strict(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(strict=True, frozen=True, extra="forbid")
-
-
-class Choice(_Strict):
+class Choice(Strict):
     """What is done to one layer.
 
     Attributes:
@@ -77,7 +64,7 @@ class Choice(_Strict):
     """
 
     pattern: PatternText
-    sparsity: Annotated[Number, pydantic.Field(ge=0, le=1)]
+    sparsity: Share
     method: Method = "sparsegpt"
     refit: bool = True
     structure: StructureText = ""
@@ -88,7 +75,7 @@ class Choice(_Strict):
         return self.method != "existing"
 
 
-class PlanOption(_Strict):
+class PlanOption(Strict):
     """What could have been done to a layer.
 
     Attributes:
@@ -101,14 +88,14 @@ class PlanOption(_Strict):
     """
 
     choice: Choice
-    density: Annotated[Number, pydantic.Field(ge=0, le=1)]
+    density: Share
     loss: Annotated[Number, pydantic.Field(ge=0)] | None = None
     predicted_ms: Annotated[Number, pydantic.Field(ge=0)]
     weight_bytes: Annotated[int, pydantic.Field(ge=0)]
     why_not: Text = ""
 
 
-class PlanLayer(_Strict):
+class PlanLayer(Strict):
     """One layer of a plan.
 
     Attributes:
@@ -134,7 +121,7 @@ class PlanLayer(_Strict):
     rows: Count
     cols: Count
     choice: Choice
-    density: Annotated[Number, pydantic.Field(ge=0, le=1)]
+    density: Share
     loss: Annotated[Number, pydantic.Field(ge=0)] | None = None
     predicted_ms: Annotated[Number, pydantic.Field(ge=0)] | None = None
     dense_ms: Annotated[Number, pydantic.Field(ge=0)] | None = None
@@ -144,7 +131,7 @@ class PlanLayer(_Strict):
     options: tuple[PlanOption, ...] = ()
 
 
-class PlanBudget(_Strict):
+class PlanBudget(Strict):
     """What a search was allowed, and what it came to.
 
     Attributes:
@@ -162,7 +149,7 @@ class PlanBudget(_Strict):
     met: bool
 
 
-class PlanPoint(_Strict):
+class PlanPoint(Strict):
     """A whole-model plan that the search weighed.
 
     Attributes:
@@ -178,7 +165,7 @@ class PlanPoint(_Strict):
     chosen: bool = False
 
 
-class PlanRecovery(_Strict):
+class PlanRecovery(Strict):
     """How the weights that stayed were trained to make up for the others.
 
     Attributes:
@@ -202,7 +189,7 @@ class PlanRecovery(_Strict):
         return f"{said}; {self.reason}" if self.reason else said
 
 
-class PlanRemoval(_Strict):
+class PlanRemoval(Strict):
     """Channels, or heads, that were removed from the model before anything else was done to it.
 
     Attributes:
@@ -229,59 +216,7 @@ class PlanRemoval(_Strict):
         return self
 
 
-class PlanHead(_Strict):
-    """What one head of an attention keeps of its blocks of scores.
-
-    Attributes:
-        mode: The kind of pattern (``passes/attention/modes.py``).
-        setting: Half the width of a band in blocks, or how many stripes; 0 where there is none.
-        keys: The blocks of keys that stripes are, in ascending order.
-        density: Share of blocks that are kept.
-        loss: What it loses, with what it takes (``passes/attention/search.py``).
-    """
-
-    mode: Literal["full", "skip", "diagonal", "multi-diagonal", "vertical"]
-    setting: Unit = 0
-    keys: Annotated[tuple[Unit, ...], pydantic.Field(max_length=1 << 20)] = ()
-    density: Annotated[Number, pydantic.Field(ge=0, le=1)]
-    loss: Annotated[Number, pydantic.Field(ge=0)] | None = None
-
-
-class PlanAttention(_Strict):
-    """An attention whose heads keep blocks of their scores.
-
-    Attributes:
-        name: Of its last node.
-        grid: What its tokens are, such as ``8+16x24x24``: words, frames, height and width.
-        block: Tokens of a block, of queries and of keys.
-        heads: In order.
-        time_weight: The error that all of a head's time is worth: λ of Sparse-vDiT.
-        most_loss: The loss up to which a head does not stay full: its ε.
-        predicted_ms: Estimated time of its scores, in milliseconds.
-        dense_ms: The same of all of them.
-        samples: What each sample alone would have chosen, in order, a letter for each head: full,
-            skip, diagonal, multi-diagonal or vertical.
-        reason: Why all heads are full, or "".
-    """
-
-    name: Text
-    grid: Text
-    block: Count
-    heads: Annotated[tuple[PlanHead, ...], pydantic.Field(min_length=1, max_length=1 << 16)]
-    time_weight: Annotated[Number, pydantic.Field(ge=0)]
-    most_loss: Annotated[Number, pydantic.Field(ge=0)]
-    predicted_ms: Annotated[Number, pydantic.Field(ge=0)]
-    dense_ms: Annotated[Number, pydantic.Field(ge=0)]
-    samples: tuple[Text, ...] = ()
-    reason: Text = ""
-
-    @property
-    def is_dense(self) -> bool:
-        """Whether every head keeps all of its blocks."""
-        return all(head.mode == "full" for head in self.heads)
-
-
-class PlanRefusal(_Strict):
+class PlanRefusal(Strict):
     """A node that was left alone, and why."""
 
     pass_name: Text
@@ -289,7 +224,7 @@ class PlanRefusal(_Strict):
     reason: Text
 
 
-class Plan(_Strict):
+class Plan(Strict):
     """Everything that was decided for one model on one target.
 
     Attributes:
@@ -321,7 +256,7 @@ class Plan(_Strict):
     target: Text
     backend: Text = ""
     spec: Text
-    overrides: dict[Text, Text] = {}
+    overrides: dict[Text, Text] = pydantic.Field(default_factory=dict)
     allocation: Text = "uniform"
     removed: tuple[PlanRemoval, ...] = ()
     attention: tuple[PlanAttention, ...] = ()
@@ -348,6 +283,8 @@ class Plan(_Strict):
     def _each_attention_once(self) -> Self:
         if len({each.name for each in self.attention}) < len(self.attention):
             raise ValueError("attention names one twice")
+        if len({each.online.steps for each in self.attention if each.online}) > 1:
+            raise ValueError("attention has samplings of several lengths: one model has one")
         return self
 
     @property

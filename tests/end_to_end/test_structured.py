@@ -126,7 +126,7 @@ def test_an_edited_plan_factors_a_layer(
     compiled: sparsecc.Compiled, structure: str, zeros: str | None
 ) -> None:
     """Approximate factors, as a search chooses them: fitted to data, their loss measured."""
-    raw = compiled.plan.model_dump(mode="json") | {"format": 4}
+    raw = json.loads(compiled.plan.to_json())
     head = next(layer for layer in raw["layers"] if layer["name"] == "head")
     choice = {"pattern": zeros or "dense", "sparsity": 0.8 if zeros else 0.0}
     head["choice"] = choice | {"method": "sparsegpt", "refit": True, "structure": structure}

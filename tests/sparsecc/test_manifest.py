@@ -157,7 +157,7 @@ def test_a_model_that_is_not_listed(folder: Path) -> None:
     refused(folder, "does not list 'model.onnx'")
 
 
-@pytest.mark.parametrize("version", [0, 2, 4, "3", None, [3], 3.5])
+@pytest.mark.parametrize("version", [0, 3, 5, "4", None, [4], 4.5])
 def test_a_format_of_another_version(folder: Path, version: object) -> None:
     edited(folder, lambda data: data.update(format=version))
     with pytest.raises(ArtifactError, match="has format") as caught:

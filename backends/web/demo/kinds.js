@@ -179,9 +179,11 @@ function pooled({ data, dims }, count) {
   return sum;
 }
 
-function made({ type, dims }) {
+/** Numbers for an input; blocks that attention keeps from call to call begin with none, which is -1. */
+function made({ name, type, dims }) {
   const sizes = dims.map((dim) => (typeof dim === "number" ? dim : OPEN_SIZE));
   const length = sizes.reduce((product, dim) => product * dim, 1);
+  if (name.startsWith("blocks.")) return { data: ARRAYS[type].from({ length }, () => -1), dims: sizes };
   const value = () => (type === "float32" ? Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random()) : Math.random() < 0.5 ? 1 : 0);
   return { data: ARRAYS[type].from({ length }, () => (type === "int64" ? BigInt(value()) : value())), dims: sizes };
 }

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from sparsecc import ops
 from sparsecc.backends.onnxruntime.run import session_of_model
 from sparsecc.passes.attention.fuse_heads import PASS_NAME
-from sparsecc.passes.attention.plan import as_ops, asked_for, carry_out, offers_of
+from sparsecc.passes.attention.plan import as_ops, asked_for, carry_out, keeping
 from sparsecc.passes.attention.search import outputs
 from sparsecc.passes.base import Context
 from sparsecc.passes.edit import constant
-from sparsecc.search.plan import PlanAttention, PlanHead
+from sparsecc.search.attentions import PlanAttention, PlanHead
 from tests.passes.attention.headed import GRID, STYLES, WIDTH, Headed, Style
 from tests.passes.permute.graphs import canonical
 
@@ -51,11 +51,9 @@ def carried_out(
     found, _ = asked_for(dense, GRID.spec, Context())
     entries = [entry(each.name, said) for each, said in zip(found, modes, strict=True)]
     as_ops(dense, found)
-    patterns = {
-        each.name: [offer.pattern(GRID, 64) for offer in offers_of(each)] for each in entries
-    }
+    kept = {each.name: keeping(each) for each in entries}
     x = np.random.default_rng(0).standard_normal((1, GRID.tokens, WIDTH)).astype(np.float32)
-    wanted = outputs(dense, patterns, [{"x": x}])[0][0]
+    wanted = outputs(dense, kept, [{"x": x}])[0][0]
     carry_out(model, entries, ctx)
     got = session_of_model(model, threads=1).run(None, {"x": x})[0]
     np.testing.assert_allclose(got, wanted, atol=2e-5 * np.abs(wanted).max())

@@ -9,11 +9,11 @@ from sparsecc.errors import PlanError
 from sparsecc.passes import pipeline
 from sparsecc.passes.attention.modes import Grid
 from sparsecc.passes.attention.offers import FULL, SKIP, Offer
-from sparsecc.passes.attention.plan import as_ops, asked_for, carry_out, offers_of, planned
+from sparsecc.passes.attention.plan import as_ops, asked_for, carry_out, keeping, planned
 from sparsecc.passes.attention.search import PAPER, Price, Weighed, outputs, weigh
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.weights.layers import find_layers
-from sparsecc.search.plan import PlanAttention, PlanHead
+from sparsecc.search.attentions import PlanAttention, PlanHead
 from tests.passes.attention import planted
 
 TARGET = targets.read("x86-64-v3")
@@ -64,12 +64,8 @@ def test_each_sample_says_what_it_prefers(searched):
 
 def test_what_is_carried_out_is_what_was_examined(searched, session):
     graph, entries = searched
-    patterns = {
-        each.name: [offer.pattern(planted.GRID, each.block) for offer in offers_of(each)]
-        for each in entries
-    }
     feeds = planted.samples(1)
-    wanted = outputs(graph, patterns, feeds)[0][0]
+    wanted = outputs(graph, {each.name: keeping(each) for each in entries}, feeds)[0][0]
     model = canonical()
     carry_out(model, entries, Context())
     nodes = [node for node in model.graph if ops.is_attention(node)]
@@ -133,8 +129,7 @@ def test_heads_in_another_order_are_put_back(heads, session):
     feeds = planted.samples(1)
     found, _ = asked_for(graph, planted.GRID.spec, Context())
     as_ops(graph, found)
-    patterns = [offer.pattern(planted.GRID, 64) for offer in offers_of(plan)]
-    wanted = outputs(graph, {plan.name: patterns}, feeds)[0][0]
+    wanted = outputs(graph, {plan.name: keeping(plan)}, feeds)[0][0]
     model = canonical(1)
     carry_out(model, [plan], Context())
     assert np.abs(session(model, **feeds[0]) - wanted).max() < 1e-5 * np.abs(wanted).max()
@@ -173,10 +168,7 @@ def test_skipped_heads_are_deleted_and_nothing_changes(say, session):
     graph, found, plans = heads_that(say)
     x = np.random.default_rng(0).standard_normal((1, 128, 32)).astype(np.float32)
     as_ops(graph, found)
-    patterns = {
-        each.name: [offer.pattern(planted.SMALL, 64) for offer in offers_of(each)] for each in plans
-    }
-    wanted = outputs(graph, patterns, [{"x": x}])[0][0]
+    wanted = outputs(graph, {each.name: keeping(each) for each in plans}, [{"x": x}])[0][0]
     model, _, _ = heads_that(say)
     carry_out(model, plans, Context())
     left = say.count("skip") % len(say)

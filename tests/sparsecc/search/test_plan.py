@@ -92,7 +92,7 @@ FACTORS = {"pattern": "dense", "sparsity": 0.0}
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ("[]", "plan format None"),
-        (edited(format=5), "plan format 5"),
+        (edited(format=4), "plan format 4"),
         (edited(format=True), "plan format True"),
         (edited(format="1"), "plan format '1'"),
         (edited(surprise=1), "surprise"),

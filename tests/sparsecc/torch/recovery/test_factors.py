@@ -131,7 +131,7 @@ def plan() -> sparsecc.Plan:
 def test_a_recovered_artifact_computes_what_the_interpreter_does(
     plan: sparsecc.Plan, structure: str
 ) -> None:
-    raw = plan.model_dump(mode="json") | {"format": 4}
+    raw = json.loads(plan.to_json())
     raw["layers"][0]["choice"] = choice(structure).model_dump(mode="json")
     raw["recovery"] = {"steps": 5, "best": 0, "before": 1.0, "after": 1.0}
     asked = sparsecc.Plan.from_json(json.dumps(raw))
