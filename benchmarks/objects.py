@@ -16,13 +16,14 @@ from typing import Annotated
 import typer
 
 from sparsecc.backends.codegen.toolchain import Build, compile_flags, compile_objects
-from sparsecc.backends.kernels.sources import isa_units, read_sources
+from sparsecc.backends.kernels.sources import NOT_TIMED, isa_units, read_sources
 from sparsecc.backends.kernels.table import ISAS
 
 
 def object_hashes(isa: str) -> dict[str, str]:
-    """SHA-256 of the object of each unit of an instruction set."""
-    parts, triple = isa_units([isa]), ISAS[isa].triple
+    """SHA-256 of the object of each unit of an instruction set that a calibration measures."""
+    parts = tuple(unit for unit in isa_units([isa]) if unit.source not in NOT_TIMED)
+    triple = ISAS[isa].triple
     build = Build("", triple, read_sources(), parts, compile_flags(triple))
     with tempfile.TemporaryDirectory() as folder:
         made = compile_objects(build, Path(folder))

@@ -25,6 +25,7 @@ from sparsecc.passes.fuse.activation import Activation
 from sparsecc.passes.fuse.residual_add import ResidualAdd
 from sparsecc.passes.fuse.sparse_bias import SparseBias
 from sparsecc.passes.quantize.to_int8 import ToInt8
+from sparsecc.passes.regions.own_views import OwnViews
 
 EXACT_BEFORE: tuple[Pass, ...] = (
     InlineFunctions(),  # first: the layers inside functions are seen by every later pass
@@ -57,6 +58,7 @@ EXACT_AFTER: tuple[Pass, ...] = (
     ResidualAdd(),  # before the activation, which applies to the sum
     Activation(),  # after these two: a sparse op with an activation takes nothing more
     ToInt8(),  # anywhere here: it takes layers that are quantized, the others those that are not
+    OwnViews(),  # anywhere here: a search of blocks and its attention are then steps of their own
     DeadCode(),  # last: dense weights that became sparse ones are gone from here on
 )
 """Attention over kept blocks, and fusion into the sparse ops, once there are any."""

@@ -1,4 +1,4 @@
-"""The settings of an ``attention`` step, in the order of ``attention.c``."""
+"""The settings of steps of attention, in the order of ``attention.c``."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Attention:
         """The attributes of the step."""
         return (
             *(self.heads, self.groups, self.dim, *self.layouts, *self.offsets),
-            *(int(np.float32(self.scale).view(np.uint32)), int(self.hides)),
+            *(_bits(self.scale), int(self.hides)),
             *(self.left, self.right, self.sinks, self.blocks, self.mask),
         )
 
@@ -95,3 +95,44 @@ def read(attributes: Sequence[int]) -> Attention:
         blocks=blocks,
         mask=mask,
     )
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search of blocks, the settings of an ``attention_blocks`` step.
+
+    Attributes:
+        heads: Of queries.
+        groups: Heads of keys; a divisor of ``heads``.
+        dim: Features of a head.
+        scale: What products of queries and keys are multiplied by.
+        full: Steps below keep every block.
+        sparsity: The share of blocks that is left out.
+        words: Tokens that stand for words, before and behind all others.
+        searches: Steps that search.
+        layouts: Of queries and keys.
+        offsets: First columns of queries and keys.
+    """
+
+    heads: int
+    groups: int
+    dim: int
+    scale: float
+    full: int
+    sparsity: float
+    words: tuple[int, int]
+    searches: tuple[int, ...]
+    layouts: tuple[int, int] = (ROWS, ROWS)
+    offsets: tuple[int, int] = (0, 0)
+
+    @property
+    def attributes(self) -> tuple[int, ...]:
+        """The attributes of the step, in the order of ``attention_blocks.c``."""
+        return (
+            *(self.heads, self.groups, self.dim, *self.layouts, *self.offsets),
+            *(_bits(self.scale), self.full, _bits(self.sparsity), *self.words, *self.searches),
+        )
+
+
+def _bits(number: float) -> int:
+    return int(np.float32(number).view(np.uint32))

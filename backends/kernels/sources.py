@@ -12,6 +12,7 @@ from sparsecc.backends.kernels.table import ISAS, STEPS, Isa, c_header
 HERE = Path(__file__).parent
 TOKENS = (
     *("matmul16.c", "matmul_step.c", "attention.c", "attention_rows.c", "attention_t64.c"),
+    *("attention_blocks.c", "attention_masses.c", "attention_choice.c"),
     *("norm.c", "elementwise.c", "select.c", "patches.c", "t64.c", "experts.c", "moe.c"),
 )
 """Steps over tokens; the second needs :data:`PIXELS`, among those of :data:`PER_ISA`."""
@@ -52,7 +53,10 @@ SELDOM = ("cpu.c", "weight.c", "region.c", "region_plan.c", "bundle.c")
 OF_FAMILY = {"wasm": ("vec_wasm.h", "dot4_wasm.h", "tile_wasm.h", "depthwise_wasm.h")}
 """Headers that only the kernels of a family of targets include."""
 
-NOT_TIMED = ("steps.c", "extern.c", "experts.c", "moe.c")
+NOT_TIMED = (
+    *("steps.c", "extern.c", "experts.c", "moe.c"),
+    *("attention_blocks.c", "attention_masses.c", "attention_choice.c"),
+)
 """Of :data:`PER_ISA`: what no calibration table is of."""
 
 CLANG_WIDE = ("-mprefer-vector-width=512",)

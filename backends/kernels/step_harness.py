@@ -28,7 +28,7 @@ KINDS = ("conv", "depthwise", "maxpool", "quantize", "dequantize", "add", "mean"
 """The int8 step kinds without their prefix, as the executable numbers them."""
 
 TOKEN_KINDS = (
-    *("matmul16", "attention", "layer_norm", "softmax", "activation", "add"),
+    *("matmul16", "attention", "attention_blocks", "layer_norm", "softmax", "activation", "add"),
     *("select", "to_t64", "from_t64", "matmul", "patches", "moe"),
 )
 """The step kinds of transformers, which have an executable of their own."""

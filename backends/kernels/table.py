@@ -88,7 +88,8 @@ ISAS: dict[str, Isa] = {
 
 STEPS: tuple[str, ...] = (
     *("conv", "chain", "matmul", "pool", "mean", "scale", "flatten", "add", "activation"),
-    *("matmul16", "attention", "layer_norm", "softmax", "select", "patches", "moe"),
+    *("matmul16", "attention", "attention_blocks", "layer_norm", "softmax", "select", "patches"),
+    "moe",
     *("to_t64", "from_t64"),
     *("int8_conv", "int8_depthwise", "int8_maxpool", "int8_add", "int8_mean"),
     *("int8_quantize", "int8_dequantize"),

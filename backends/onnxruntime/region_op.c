@@ -193,8 +193,7 @@ typedef struct { ort_custom_op op; const char *name; } registered;
 
 static const char *name_of(const ort_custom_op *op) { return ((const registered *)op)->name; }
 static const char *provider(const ort_custom_op *op) { (void)op; return 0; /* CPU */ }
-static int input_type(const ort_custom_op *op, u64 i) { (void)op, (void)i; return ANY_TYPE; }
-static int output_type(const ort_custom_op *op, u64 i) { (void)op, (void)i; return ORT_FLOAT; }
+static int any_type(const ort_custom_op *op, u64 i) { (void)op, (void)i; return ANY_TYPE; }
 static u64 one(const ort_custom_op *op) { (void)op; return 1; }
 static int at_least_one(const ort_custom_op *op) { (void)op; return 1; }
 static int mixed(const ort_custom_op *op) { (void)op; return 0; }
@@ -205,11 +204,11 @@ static int last_version(const ort_custom_op *op) { (void)op; return 0x7fffffff; 
 
 #define REGION(name)                                                                                     \
   {{.version = ORT_API, .GetName = name_of, .GetExecutionProviderType = provider,                        \
-    .GetInputType = input_type, .GetInputTypeCount = one, .GetOutputType = output_type,                  \
+    .GetInputType = any_type, .GetInputTypeCount = one, .GetOutputType = any_type,                        \
     .GetOutputTypeCount = one, .KernelDestroy = destroy, .GetInputCharacteristic = variadic,             \
     .GetOutputCharacteristic = variadic, .GetInputMemoryType = in_memory,                                \
     .GetVariadicInputMinArity = at_least_one, .GetVariadicInputHomogeneity = mixed,                      \
-    .GetVariadicOutputMinArity = at_least_one, .GetVariadicOutputHomogeneity = at_least_one,             \
+    .GetVariadicOutputMinArity = at_least_one, .GetVariadicOutputHomogeneity = mixed,                     \
     .CreateKernelV2 = create, .KernelComputeV2 = compute, .GetStartVersion = first_version,              \
     .GetEndVersion = last_version}, name},
 static const registered ops[] = {SC_REGION_NAMES(REGION)};

@@ -205,11 +205,17 @@ def search_online(op: ir.Node, grid: Grid, online: PlanOnline) -> None:
 def expose(model: ir.Model) -> tuple[State, ...]:
     """Make the step and the blocks of attentions inputs of a model, and the next ones outputs.
 
+    A search whose index comes from elsewhere than a constant is the user's own, as it is.
+
     Returns:
         What the caller is to carry, in the order of the inputs; nothing where nothing is searched.
     """
     graph = model.graph
-    searching = [node for node in graph if ops.is_search(node)]
+    searching = [
+        node
+        for node in graph
+        if ops.is_search(node) and edit.constant(node.inputs[INDEX]) is not None
+    ]
     if not searching:
         return ()
     step = _input(graph, STEP, searching[0].inputs[STEP_AT])

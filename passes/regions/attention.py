@@ -85,6 +85,56 @@ def sparse_attention(node: ir.Node, shapes: Shapes) -> Unit | None:
     return None
 
 
+def search(node: ir.Node, shapes: Shapes) -> Unit | None:
+    """A search of blocks, with the views in front of it where nothing else reads them."""
+    named = dict(zip(ops.input_names(node.op_type), node.inputs, strict=True))
+    if any(constant(named[name]) is not None for name in ("index", "step")):
+        return None
+    tokens = (named["Q"], named["K"])
+    for parts in (
+        [heads_of(value, shapes, scales=True) for value in tokens],
+        [bare(value, shapes) for value in tokens],
+    ):
+        unit = _search_of(node, parts, [str(each.name) for each in node.inputs[2:] if each])
+        if unit is not None and unit.is_closed:
+            return unit
+    return None
+
+
+def _search_of(node: ir.Node, parts: Sequence[Heads | None], rest: Sequence[str]) -> Unit | None:
+    """The unit, or None where the library has no step for such queries and keys."""
+    query, key = parts
+    if query is None or key is None or not query.dim == key.dim <= MOST_DIM:
+        return None
+    read = node.attributes
+    scale = read["scale"].as_float() * query.scale * key.scale
+    if query.count % key.count or query.batch != key.batch or not np.isfinite(np.float32(scale)):
+        return None
+    before, behind = read["words"].as_ints()
+    settings = step_of.Search(
+        heads=query.count,
+        groups=key.count,
+        dim=query.dim,
+        scale=scale,
+        full=read["full"].as_int(),
+        sparsity=read["sparsity"].as_float(),
+        words=(before, behind),
+        searches=tuple(read["searches"].as_ints()),
+        layouts=(query.layout, key.layout),
+        offsets=(query.first, key.first),
+    )
+    *given, grid = rest
+    step = Step(
+        "attention_blocks",
+        str(node.name),
+        (str(query.source.name), str(key.source.name), *given),
+        (str(node.outputs[0].name),),
+        (grid,),
+        settings.attributes,
+    )
+    return Unit(tuple(dict.fromkeys([node, *query.nodes, *key.nodes])), step)
+
+
 def _unit(
     nodes: Sequence[ir.Node],
     parts: Parts,

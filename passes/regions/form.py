@@ -21,8 +21,9 @@ from sparsecc.passes.regions.units import groups, units_of
 from sparsecc.targets import Target
 
 LEAST_NODES = 2
-"""Of a region, unless it is an attention or a mixture of experts: the library has no op of them."""
+"""Of a region, unless it is of attention or a mixture of experts: the library has no op of them."""
 _READ = (ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64)
+_MADE = (ir.DataType.FLOAT, ir.DataType.INT32)
 
 
 @dataclass(frozen=True)
@@ -92,15 +93,15 @@ def _declined(group: Sequence[Unit]) -> str:
     data = [value for value in inputs if edit.constant(value) is None]
     if any(value.dtype not in _READ for value in data):
         return "a region reads float32, int32 and int64 alone"
-    if any(value.dtype != ir.DataType.FLOAT for value in outputs):
-        return "a region makes float32 alone"
+    if any(value.dtype not in _MADE for value in outputs):
+        return "a region makes float32 and int32 alone"
     if max(len(data), len(outputs)) > REGION_VALUES:
         return f"a region reads and makes at most {REGION_VALUES} values"
     return ""
 
 
 def _needs_no_other(node: ir.Node) -> bool:
-    return ops.is_attention(node) or ops.is_mixture(node)
+    return ops.is_attention(node) or ops.is_search(node) or ops.is_mixture(node)
 
 
 def _borders(group: Sequence[Unit]) -> tuple[list[ir.Value], list[ir.Value]]:

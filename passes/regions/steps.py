@@ -36,6 +36,8 @@ def step_of(node: ir.Node, shapes: Shapes) -> Step | str:
         return f"an attention of other than [batch, heads, tokens, at most {MOST_DIM} features]"
     if ops.is_mixture(node):
         return _mixture(node)
+    if ops.is_search(node):
+        return f"a search of blocks with a constant step or index, or over {MOST_DIM} features"
     eight_bit = int8_step(node)
     if eight_bit is not None:
         return eight_bit

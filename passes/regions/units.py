@@ -12,7 +12,7 @@ from sparsecc.backends.codegen.program import Step
 from sparsecc.passes.edit import is_op
 from sparsecc.passes.fuse.shapes import Shapes
 from sparsecc.passes.regions import tokens
-from sparsecc.passes.regions.attention import attention, sparse_attention
+from sparsecc.passes.regions.attention import attention, search, sparse_attention
 from sparsecc.passes.regions.gates import swish
 from sparsecc.passes.regions.patches import patches
 from sparsecc.passes.regions.steps import step_of
@@ -20,6 +20,7 @@ from sparsecc.passes.regions.unit import Match, Unit
 
 MATCHES: tuple[tuple[str, Match], ...] = (
     *((op_type, sparse_attention) for op_type in ops.ATTENTIONS),
+    (ops.SEARCH, search),
     ("Softmax", attention),
     ("Transpose", patches),
     ("LayerNormalization", tokens.layer_norm),

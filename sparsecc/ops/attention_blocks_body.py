@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.defs import OpSchema
 
 from sparsecc.ops.attention_parts import counted, given, scalar, shared_heads
-from sparsecc.ops.attention_search import RECALL
+from sparsecc.ops.attention_search import PARTS, RECALL
 from sparsecc.ops.packed import constants
 
 ATTRIBUTES = {
@@ -20,7 +20,7 @@ ATTRIBUTES = {
 }
 _SIDES = ("rows", "columns")
 _GRID = ("grid_heads", "down", "across", *_SIDES)
-_IN_BLOCKS = ("H", "down", "rows", "across", "columns")
+_IN_BLOCKS = ("grid_heads", "down", "rows", "across", "columns")
 
 
 def _number(name: str, source: str, at: int) -> list[onnx.NodeProto]:
@@ -46,7 +46,7 @@ def _masses() -> list[onnx.NodeProto]:
         *constants(no_pads=[0, 0, 0, 0]),
         node("Concat", ["no_pads", "rows_pad", "columns_pad"], ["pads"], axis=0),
         node("Pad", ["shares", "pads"], ["padded"]),
-        *(node("Unsqueeze", [name, "at0"], [f"{name}_one"]) for name in _GRID[1:]),
+        *(node("Unsqueeze", [name, "at0"], [f"{name}_one"]) for name in _GRID),
         node("Concat", [f"{name}_one" for name in _IN_BLOCKS], ["in_blocks"], axis=0),
         node("Reshape", ["padded", "in_blocks"], ["cut"]),
         *constants(of_block=[2, 4]),
@@ -135,17 +135,23 @@ def _heads() -> list[onnx.NodeProto]:
         node("ReduceSum", ["held_double", "in_head"], ["held"], keepdims=0),
         node("Gather", ["Q_shape", "rows_of"], ["batch_and_rows"]),
         node("ReduceProd", ["batch_and_rows"], ["rows_of_all"], keepdims=0),
-        node("Cast", ["rows_of_all"], ["mass_of_all"], to=TensorProto.DOUBLE),
-        scalar("recall", np.float64(RECALL)),
-        node("Mul", ["mass_of_all", "recall"], ["limit"]),
-        node("Greater", ["held", "limit"], ["enough"]),
+        node("Max", ["rows_of_all", "one"], ["some_rows"]),
+        node("Cast", ["some_rows"], ["mass_of_all"], to=TensorProto.DOUBLE),
+        scalar("parts", np.float64(PARTS)),
+        node("Mul", ["held", "parts"], ["held_parts"]),
+        node("Div", ["held_parts", "mass_of_all"], ["held_share"]),
+        node("Add", ["held_share", "half"], ["held_rounded"]),
+        node("Cast", ["held_rounded"], ["recall"], to=TensorProto.INT64),
+        scalar("limit", np.int64(RECALL)),
+        node("Greater", ["recall", "limit"], ["enough"]),
         node("Cast", ["enough"], ["enough_ones"], to=TensorProto.INT64),
         node("ReduceSum", ["enough_ones", "at0"], ["enough_heads"], keepdims=0),
         scalar("two", np.int64(2)),
         node("Div", ["H", "two"], ["half_heads"]),
         node("Min", ["enough_heads", "half_heads"], ["moved"]),
-        node("TopK", ["held", "H_one"], ["by_held", "heads_by_held"], axis=0),
-        node("ScatterElements", ["heads_by_held", "heads_by_held", "heads"], ["place"]),
+        node("Shape", ["recall"], ["all_heads"]),
+        node("TopK", ["recall", "all_heads"], ["by_recall", "heads_by_recall"], axis=0),
+        node("ScatterElements", ["heads_by_recall", "heads_by_recall", "heads"], ["place"]),
         node("Sub", ["H", "moved"], ["worst_from"]),
         node("Less", ["place", "moved"], ["is_best"]),
         node("Less", ["place", "worst_from"], ["is_no_worst"]),

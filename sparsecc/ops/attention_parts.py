@@ -45,20 +45,17 @@ def scalar(name: str, value: np.generic) -> onnx.NodeProto:
 
 
 def counted() -> list[onnx.NodeProto]:
-    """Numbers of heads, queries and keys; queries i and keys j counted."""
+    """Numbers of heads H and G of queries and keys, of queries L and of keys S."""
     node, nodes = helper.make_node, []
     for name, source, axis in (("H", "Q", 1), ("L", "Q", 2), ("G", "K", 1), ("S", "K", 2)):
         at, end = f"at{axis}", f"at{axis + 1}"
         nodes.append(node("Slice", [f"{source}_shape", at, end], [f"{name}_one"]))
         nodes.append(node("Squeeze", [f"{name}_one", "at0"], [name]))
     return [
-        *constants(at0=[0], at1=[1], at2=[2], at3=[3], last=[-1], column=[-1, 1]),
+        *constants(at0=[0], at1=[1], at2=[2], at3=[3], last=[-1]),
         *(scalar(name, np.int64(value)) for name, value in (("zero", 0), ("one", 1))),
         *(node("Shape", [name], [f"{name}_shape"]) for name in "QK"),
         *nodes,
-        node("Range", ["zero", "L", "one"], ["i"]),
-        node("Range", ["zero", "S", "one"], ["j"]),
-        node("Unsqueeze", ["i", "at1"], ["i_down"]),
     ]
 
 

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from sparsecc.ops.spec import Array
 
-RECALL = 0.8
-"""A head whose kept blocks hold more than this share of its mass can do with fewer."""
+PARTS = 1000
+"""The share of its mass that a head holds is rounded to such parts: less than that is rounding."""
+RECALL = 800
+"""A head whose kept blocks hold more than so many parts of its mass can do with fewer."""
 
 
 def block_masses(q: Array, k: Array, grid: Sequence[int], scale: float) -> Array:
@@ -87,8 +89,9 @@ def choose_blocks(
     rank = np.argsort(np.argsort(-np.where(across, -1, masses), kind="stable"), kind="stable")
     few, most, many = kept_counts(sparsity, int(np.count_nonzero(~across)))
     held = np.where((rank < most) | always, masses, 0).sum(axis=(1, 2), dtype=np.float64)
-    count = min(int(np.count_nonzero(held > RECALL * rows_of_all)), heads // 2)
-    place = np.argsort(np.argsort(-held, kind="stable"))
+    recall = np.floor(held * PARTS / max(1, rows_of_all) + 0.5)
+    count = min(int(np.count_nonzero(recall > RECALL)), heads // 2)
+    place = np.argsort(np.argsort(-recall, kind="stable"))
     k = np.where(place < count, few, np.where(place >= heads - count, many, most))
     kept: NDArray[np.bool_] = (rank < k[:, None, None]) | always
     return kept

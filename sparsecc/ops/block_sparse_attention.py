@@ -113,10 +113,13 @@ def attend(
 
 
 def _rule() -> list[onnx.NodeProto]:
-    """What the rule lets be seen: by_rule [L, S]."""
+    """What the rule lets queries i see of keys j: by_rule [L, S]."""
     node = helper.make_node
     return [
         *(given(name, OpSchema.AttrType.INT) for name in RULE),
+        node("Range", ["zero", "L", "one"], ["i"]),
+        node("Range", ["zero", "S", "one"], ["j"]),
+        node("Unsqueeze", ["i", "at1"], ["i_down"]),
         node("Add", ["i_down", "right"], ["furthest"]),
         node("Sub", ["i_down", "left"], ["nearest"]),
         node("Greater", ["j", "furthest"], ["ahead"]),

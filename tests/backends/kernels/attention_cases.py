@@ -26,6 +26,19 @@ TOKENS = st.one_of(st.integers(1, 70), st.sampled_from([128, 129, 260]))
 DIMS = st.sampled_from([1, 5, 16, 20, 32, 64, 136])
 
 
+def laid_out(x: Floats, layout: int, first: int, *, four: bool) -> Floats:
+    """Heads ``[batch, heads, tokens, features]`` as an operand has them, behind NaN columns."""
+    if layout == HEADS_FIRST:
+        return x
+    rows = x.transpose(0, 2, 1, 3)
+    if layout == ROWS and four and not first:
+        return np.ascontiguousarray(rows)
+    rows = rows.reshape(*rows.shape[:2], -1)
+    beside = np.full((*rows.shape[:2], first + 3), np.nan, np.float32)
+    rows = np.concatenate([beside[..., :first], rows, beside[..., : 3 * (first > 0)]], axis=-1)
+    return np.ascontiguousarray(rows.swapaxes(0, 1) if layout == TOKENS_FIRST else rows)
+
+
 @dataclass(frozen=True)
 class Laid:
     """A case and how its operands lie.
@@ -50,7 +63,10 @@ class Laid:
 
     def step(self) -> Step:
         feeds = self.case.feeds()
-        tokens = [self._laid(feeds[name], at) for at, name in enumerate("QKV")]
+        tokens = [
+            laid_out(feeds[name], self.layouts[at], self.offsets[at], four=self.four)
+            for at, name in enumerate("QKV")
+        ]
         where = {True: CONSTANT, False: INPUT}
         settings = Attention(
             heads=feeds["Q"].shape[1],
@@ -71,18 +87,6 @@ class Laid:
         inputs = [Tensor(array, array.shape) for array in (*tokens, *given)]
         attributes = settings.attributes
         return Step("attention", attributes, constants, inputs, self.backwards, kinds=TOKEN_KINDS)
-
-    def _laid(self, x: Floats, which: int) -> Floats:
-        layout, first = self.layouts[which], self.offsets[which]
-        if layout == HEADS_FIRST:
-            return x
-        rows = x.transpose(0, 2, 1, 3)
-        if layout == ROWS and self.four and not first:
-            return np.ascontiguousarray(rows)
-        rows = rows.reshape(*rows.shape[:2], -1)
-        beside = np.full((*rows.shape[:2], first + 3), np.nan, np.float32)
-        rows = np.concatenate([beside[..., :first], rows, beside[..., : 3 * (first > 0)]], axis=-1)
-        return np.ascontiguousarray(rows.swapaxes(0, 1) if layout == TOKENS_FIRST else rows)
 
     def heads_of(self, y: Floats) -> Floats:
         """The result of the step as the op has it."""

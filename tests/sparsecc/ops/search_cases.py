@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from sparsecc import ops
-from sparsecc.ops.attention_search import RECALL, block_masses, blocks_of_words, kept_counts
+from sparsecc.ops.attention_search import PARTS, RECALL, block_masses, blocks_of_words, kept_counts
 
 TOKENS = st.integers(1, 60)
 DIMS = st.integers(1, 20)
@@ -115,7 +115,7 @@ class Search:
         best = np.sort(free, axis=-1)[..., ::-1][..., :most]
         held = np.where(always, masses, 0).sum(axis=(1, 2)) + np.maximum(best, 0).sum(axis=(1, 2))
         total = self.arrays["Q"].shape[0] * self.arrays["Q"].shape[2]
-        limit, near = RECALL * total, CLOSE * total
+        limit, near = (RECALL + 0.5) / PARTS * total, (CLOSE + 1 / PARTS) * total
         half = len(masses) // 2
         low, high = (min(int(np.count_nonzero(held > limit + by)), half) for by in (near, -near))
         assert low <= np.count_nonzero(by_head == few) or few == most

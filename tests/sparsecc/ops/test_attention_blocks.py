@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsecc import ops
-from sparsecc.ops.attention_search import RECALL, block_masses, choose_blocks, kept_counts
+from sparsecc.ops.attention_search import PARTS, RECALL, block_masses, choose_blocks, kept_counts
 from sparsecc.passes.base import Context
 from sparsecc.passes.canonicalize.shape_inference import ShapeInference
 from sparsecc.passes.verifier import VerificationError, verify_model
@@ -121,8 +121,9 @@ def test_heads_that_hold_nearly_all_give_to_those_that_do_not(
     counts = kept.sum(axis=-1)
     assert (counts == counts[:, :1]).all()
     held = np.sort(drawn, axis=-1)[..., ::-1][..., :most].sum(axis=(1, 2))
-    count = min(int((held > RECALL * 12).sum()), heads // 2)
-    order = sorted(range(heads), key=lambda head: (-held[head], head))
+    recall = np.floor(held / 12 * PARTS + 0.5)
+    count = min(int((recall > RECALL).sum()), heads // 2)
+    order = sorted(range(heads), key=lambda head: (-recall[head], head))
     wanted = dict.fromkeys(order, most) | dict.fromkeys(order[:count], few)
     wanted |= dict.fromkeys(order[heads - count :], many)
     assert counts[:, 0].tolist() == [wanted[head] for head in range(heads)]
@@ -137,6 +138,14 @@ def test_equal_masses_keep_the_lower_blocks_and_move_the_lower_heads() -> None:
     kept = np.zeros(18, bool)
     kept[got[got >= 0]] = True
     assert kept.reshape(2, 3, 3).sum(axis=(0, 1)).tolist() == [6, 6, 0]
+
+
+def test_heads_that_hold_the_same_but_for_rounding_move_by_number() -> None:
+    masses = np.full((4, 2, 10), 1e-7)
+    masses[:, :, 3] = 4 - 1e-6 * np.arange(4)[:, None]
+    kept = choose_blocks(masses, (8, 8, 10), (4, 2, 10, 4, 1), 0.5, (0, 0))
+    few, _, many = kept_counts(0.5, 10)
+    assert kept.sum(axis=-1)[:, 0].tolist() == [few, few, many, many]
 
 
 def test_what_is_no_number_leaves_a_sound_index() -> None:
