@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import json
 import math
-import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,12 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 pytest.importorskip("PIL")
 
+import typer  # noqa: E402
+from PIL import Image  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
-from examples.video_dit import flow, sample, scenes, train  # noqa: E402
+from examples.video_dit import compare, engines, flow, limits, sample, scenes, train  # noqa: E402
 from examples.video_dit.model import (  # noqa: E402
     HEAD,
     WORDS,
@@ -196,36 +200,96 @@ def test_training_goes_on_where_it_was_stopped(tmp_path, monkeypatch) -> None:
 
 
 def test_prompts() -> None:
-    assert sample.prompt_of(["left", "circle", "green"]).tolist() == [[0, 1, 0]]
+    assert engines.prompt_of(["left", "circle", "green"]).tolist() == [[0, 1, 0]]
     for words, says in (
         (["circle", "green"], "left, right, up, down"),
         (["circle", "square", "green", "left"], "circle, square, triangle"),
         (["circle", "green", "left", "slowly"], "slowly"),
     ):
         with pytest.raises(ValueError, match=says):
-            sample.prompt_of(words)
+            engines.prompt_of(words)
 
 
-def test_command_line(tmp_path) -> None:
-    from PIL import Image
-    from safetensors.torch import save_file
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory) -> Path:
+    """Weights of a network, and a folder for what is compiled of it."""
+    weights = tmp_path_factory.mktemp("video") / "weights.safetensors"
+    save_file({name: each.half() for name, each in awake().state_dict().items()}, weights)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engines, "COMPILED", weights.with_name("compiled"))
+        yield weights
 
-    weights, output = tmp_path / "weights.safetensors", tmp_path / "new" / "sample"
-    words = ["circle", "green", "left"]
-    options = ["--weights", str(weights), "-o", str(output), "--frames", "5", "--side", "4"]
-    absent = CliRunner().invoke(sample.app, [*words, *options])
+
+SMALL = ("--frames", "5", "--side", "8", "--steps", "4")
+LOOSE = ("--max-drop", "0.5")
+
+
+def told(app: typer.Typer, *options: object) -> str:
+    done = CliRunner(env={"COLUMNS": "120"}).invoke(app, [*map(str, options)])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_the_command_line_without_weights_says_how_they_are_made(tmp_path) -> None:
+    options = ["circle", "green", "left", "--weights", str(tmp_path / "weights.safetensors")]
+    absent = CliRunner().invoke(sample.app, options)
     assert absent.exit_code == 2
     assert "examples.video_dit.train" in " ".join(absent.output.split())
 
-    save_file({name: each.half() for name, each in awake().state_dict().items()}, weights)
-    done = CliRunner().invoke(sample.app, [*words, *options, "--steps", "2", "--compiled"])
-    assert done.exit_code == 0, done.output
-    agreement = re.search(r"PSNR of the two: (\S+) dB", done.output)
-    assert agreement is not None, done.output
-    assert float(agreement[1]) > 60
+
+def test_a_sample_is_a_strip_and_a_film(learnt, tmp_path) -> None:
+    output = tmp_path / "new" / "sample"
+    options = ("--weights", learnt, "-o", output, *SMALL, *LOOSE, "--attention", "static")
+    assert "Sparse-vDiT: 4 steps" in told(sample.app, "circle", "green", "left", *options)
     with (
         Image.open(output.with_suffix(".png")) as strip,
         Image.open(output.with_suffix(".gif")) as film,
     ):
-        assert strip.size == (5 * 8 * sample.ZOOM, 8 * sample.ZOOM)
-        assert film.size == (8 * sample.ZOOM, 8 * sample.ZOOM)
+        assert strip.size == (5 * 16 * sample.ZOOM, 16 * sample.ZOOM)
+        assert film.size == (16 * sample.ZOOM, 16 * sample.ZOOM)
+
+
+def test_ways_are_compared(learnt, tmp_path) -> None:
+    options = ("--weights", learnt, "-o", tmp_path, *SMALL, *LOOSE)
+    shown = told(compare.app, "red square up", *options)
+    found = json.loads((tmp_path / "compare.json").read_text())["red-square-up-0"]
+    assert [each["name"] for each in found] == [*engines.TITLES.values()]
+    torch_way, dense, static, online = found
+    assert dense["psnr_db"] is None
+    assert torch_way["psnr_db"] is None or torch_way["psnr_db"] > 60
+    assert dense["attention_kept"] == 1
+    assert static["attention_kept"] < 1
+    assert static["psnr_db"] is not None
+    assert 10 < static["psnr_db"] < 90
+    assert online["attention_kept"] <= 1
+    assert f"{static['psnr_db']:.1f}" in shown
+    with Image.open(tmp_path / "red-square-up-0.png") as picture:
+        assert picture.size == (compare.NAME + 5 * 16 * compare.ZOOM, 4 * 16 * compare.ZOOM)
+
+
+def test_limits_have_a_row_each(learnt) -> None:
+    options = ("--weights", learnt, *SMALL, *LOOSE, "--max-drop", "1e-9")
+    shown = told(limits.app, "red square up", *options)
+    loose, tight = (
+        next(line.split("│") for line in shown.splitlines() if f"│ {limit} " in line)
+        for limit in ("0.5", "1e-09")
+    )
+    kept = [float(row[3].strip("% ")) for row in (loose, tight)]
+    assert kept[0] < kept[1] <= 100
+
+
+def test_a_compiled_network_is_kept_and_found_again(learnt, monkeypatch) -> None:
+    setup = engines.Setup(2, 2, 2, learnt)
+    made = engines.compiled(setup, engines.Attention.DENSE)
+    monkeypatch.setattr(engines.sparsecc, "compile", None)
+    again = engines.compiled(setup, engines.Attention.DENSE)
+    assert again.manifest == made.manifest
+
+
+def test_calls_to_search_on_are_those_of_one_sampling(learnt) -> None:
+    setup = engines.Setup(2, 2, 8, learnt)
+    found = engines.calibration(engines.compiled(setup, engines.Attention.DENSE), setup)
+    assert found["video"].shape == (4, 3, *setup.size)
+    wanted = flow.noise_at(torch.linspace(1, 0, 9), 3 * math.prod(setup.size))[[1, 3, 5, 7]]
+    np.testing.assert_allclose(found["time"], wanted)
+    assert (found["prompt"] == engines.prompt_of(engines.CALIBRATION.split()).numpy()).all()
