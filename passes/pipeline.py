@@ -24,6 +24,7 @@ from sparsecc.passes.canonicalize.sink_views import SinkViews
 from sparsecc.passes.fuse.activation import Activation
 from sparsecc.passes.fuse.residual_add import ResidualAdd
 from sparsecc.passes.fuse.sparse_bias import SparseBias
+from sparsecc.passes.moe.recognise import Mixtures
 from sparsecc.passes.quantize.to_int8 import ToInt8
 from sparsecc.passes.regions.own_views import OwnViews
 
@@ -40,6 +41,8 @@ EXACT_BEFORE: tuple[Pass, ...] = (
     KnownSizes(),  # after folding, which knows no open sizes: what it leaves may be numbers
     ConstantFolding(),  # again: scales that were computed from such sizes
     ReshapeSizes(),  # after folding: what is left of shape arithmetic depends on open sizes
+    Mixtures(),  # after the sizes are known, before views of tokens move into experts
+    DeadCode(),  # at once: what a mixture was made of has no layers that others should find
     SinkViews(),  # after reshape sizes, so that a view's dimensions are known
     ExplicitPads(),  # before input-scale folding, which asks whether a convolution pads
     GemmNormalization(),  # before BN folding: its bias is then one number per output

@@ -28,14 +28,27 @@ class Tape:
         self, op_type: str, *inputs: ir.Value | None, **attributes: int | float | Sequence[int]
     ) -> ir.Value:
         """The output of a new node: a standard one, or one of the domain of sparse ops."""
+        return self.ops(op_type, *inputs, outputs=1, **attributes)[0]
+
+    def ops(
+        self,
+        op_type: str,
+        *inputs: ir.Value | None,
+        outputs: int,
+        **attributes: int | float | Sequence[int],
+    ) -> Sequence[ir.Value]:
+        """All outputs of a new node that has several."""
         name = f"{self._node.name}/{op_type}_{len(self._nodes)}"
         attrs = ir.convenience.convert_attributes(attributes)
         ours = op_type in ops.OP_TYPES
         domain, version = (ops.DOMAIN, ops.VERSION) if ours else ("", None)
-        node = ir.Node(domain, op_type, inputs, attrs, name=name, version=version)
-        node.outputs[0].name = fresh_name(self._graph, name)
+        node = ir.Node(
+            domain, op_type, inputs, attrs, name=name, version=version, num_outputs=outputs
+        )
+        for at, output in enumerate(node.outputs):
+            output.name = fresh_name(self._graph, f"{name}/{at}" if at else name)
         self._nodes.append(node)
-        return node.outputs[0]
+        return node.outputs
 
     def constant(self, array: NDArray[np.generic]) -> ir.Value:
         """A constant of few elements; equal ones of one graph are one initializer."""

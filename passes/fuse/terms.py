@@ -6,7 +6,7 @@ A term is a whole number, anything else that stands for one number of a run, or 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 Term = Hashable
 Terms = tuple[Term, ...]
@@ -47,3 +47,11 @@ def _term(number: int, symbols: Counter[Term]) -> Term:
     if number == 1 and symbols.total() == 1:
         return next(iter(symbols))
     return (_PRODUCT, number, frozenset(symbols.items()))
+
+
+def number_of(term: Term, symbols: Callable[[Term], int]) -> int:
+    """What a term comes to, where symbols have these numbers."""
+    number, parts = _parts(term)
+    for symbol, power in parts.items():
+        number *= symbols(symbol) ** power
+    return number

@@ -1,0 +1,1 @@
+"""Mixtures of experts, recognised however they were written."""
