@@ -22,7 +22,7 @@ from sparsecc.ops.moe import LEAST_OPSET
 from sparsecc.passes.base import Context, Pass
 from sparsecc.passes.edit import constant, is_op
 from sparsecc.passes.fuse.shapes import Shapes
-from sparsecc.passes.moe import contrib, proof
+from sparsecc.passes.moe import REWRITTEN, contrib, proof
 from sparsecc.passes.moe.block import (
     Block,
     Expert,
@@ -48,6 +48,9 @@ class Mixtures(Pass):
 
     def call(self, model: ir.Model, ctx: Context) -> bool:
         """Rewrite each mixture of the main graph, the last one first."""
+        rewritten = model.metadata_props.pop(REWRITTEN, None)
+        if rewritten:
+            ctx.refuse(self.name, None, f"exported with every expert on every token: {rewritten}")
         if model.opset_imports.get("", 0) < LEAST_OPSET:
             return False
         modified = False

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from sparsecc.capture import weights
+from sparsecc.capture import experts, weights
 from sparsecc.errors import ModelError
 from sparsecc.passes import names
 
@@ -61,17 +61,16 @@ def capture_torch(
         else:
             args, kwargs = _arguments(example_inputs)
             with _evaluation_mode(model):
-                if dynamic_shapes is None:
-                    program = _trace_batched(model, args, kwargs)
-                else:
-                    program = _trace(model, args, kwargs, dynamic_shapes)
-                exported = _to_ir(program, model)
+                exported = _exported(model, args, kwargs, dynamic_shapes)
     weights.check_finite(exported)
     _name_batch(exported)
     _name_by_module(exported)
     names.name_nodes(exported)
     # Stack traces and file names of the exporting machine would make every artifact different.
+    rewritten = exported.metadata_props.get(experts.REWRITTEN)
     common.ClearMetadataAndDocStringPass()(exported)
+    if rewritten:
+        exported.metadata_props[experts.REWRITTEN] = rewritten
     return exported
 
 
@@ -104,6 +103,34 @@ def _arguments(example_inputs: object) -> tuple[tuple[Any, ...], dict[str, Any]]
     if isinstance(tensors, Mapping):
         return (), dict(tensors)
     return tuple(tensors), {}
+
+
+def _exported(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Tree
+) -> ir.Model:
+    """The module in the IR; mixtures of experts in a form that can be traced, where theirs is not.
+
+    What only a comparison on tokens finds to be a mixture is rewritten where nothing else helps.
+    """
+    failure: ModelError | None = None
+    for listed in (False, True):
+        with experts.every_expert(module, listed=listed) as paths:
+            if failure is not None and not paths:
+                break
+            try:
+                if dynamic_shapes is None:
+                    program = _trace_batched(module, args, kwargs)
+                else:
+                    program = _trace(module, args, kwargs, dynamic_shapes)
+                exported = _to_ir(program, module)
+            except ModelError as error:
+                failure = failure or error
+                continue
+        if paths:
+            exported.metadata_props[experts.REWRITTEN] = ", ".join(paths)
+        return exported
+    assert failure is not None
+    raise failure
 
 
 def _trace_batched(
