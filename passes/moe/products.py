@@ -104,7 +104,7 @@ def _matmul(node: ir.Node) -> tuple[ir.Value, Weight] | None:
         turned = held.turned ^ (at == 1)
         if is_op(node, "Gemm"):
             plain = read.get_float("alpha", 1.0) == read.get_float("beta", 1.0) == 1.0
-            if at == 0 or not plain or read.get_int("transA", 0):
+            if at == 0 or not plain or read.get_int("transA", 0) != 0:
                 return None
             turned ^= read.get_int("transB", 0) == 1
         rank = held.array.ndim

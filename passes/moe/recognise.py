@@ -71,6 +71,7 @@ class Mixtures(Pass):
                 modified = True
         if modified:
             model.opset_imports[ops.DOMAIN] = ops.VERSION
+            ops.attach_functions(model)  # so that it runs wherever it is measured
         return modified
 
 

@@ -266,19 +266,23 @@ def qwen3() -> nn.Module:
     return _Hidden(Qwen3MoeModel(config))
 
 
-def llama4() -> nn.Module:
-    """Sigmoid gates that multiply tokens, one expert a token, a shared expert."""
-    from transformers import Llama4TextConfig, Llama4TextModel
+class Llama4(nn.Module):
+    """Its block of experts: sigmoid gates that multiply tokens, and a shared expert.
 
-    config = Llama4TextConfig(
-        **_COMMON,
-        intermediate_size=24,
-        intermediate_size_mlp=48,
-        head_dim=8,
-        num_local_experts=4,
-        num_experts_per_tok=1,
-    )
-    return _Hidden(Llama4TextModel(config))
+    Alone, because torch cannot export the complex numbers of its rotary embedding.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        from transformers import Llama4TextConfig
+        from transformers.models.llama4.modeling_llama4 import Llama4TextMoe
+
+        sizes = {"hidden_size": 32, "intermediate_size": 24}
+        config = Llama4TextConfig(**sizes, num_local_experts=4, num_experts_per_tok=2)
+        self.feed_forward = Llama4TextMoe(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.feed_forward(x)[0].view(x.shape)
 
 
 def pangu() -> nn.Module:
@@ -317,6 +321,10 @@ def _series(seed: int, *, alike: bool = False) -> tuple[Tensor, ...]:
     return (torch.full_like(drawn, 0.7) if alike else drawn,)
 
 
+def _tokens(seed: int, *, alike: bool = False) -> tuple[Tensor, ...]:
+    return _images(seed, alike=alike)[:1]
+
+
 def _images(seed: int, *, alike: bool = False) -> tuple[Tensor, ...]:
     drawn = torch.randn(2, LENGTH, 32, generator=_generator(seed))
     condition = torch.randn(2, 32, generator=_generator(seed + 1))
@@ -336,7 +344,7 @@ MODELS = {
     "mixtral": (mixtral, _ids, 2),
     "qwen2": (qwen2, _ids, 2),
     "qwen3": (qwen3, _ids, 2),
-    "llama4": (llama4, _ids, 2),
+    "llama4": (Llama4, _tokens, 1),
     "pangu": (pangu, _ids, 1),
     "time": (TimeMoe, _series, 2),
     "hidream single": (HiDreamSingle, _images, 1),

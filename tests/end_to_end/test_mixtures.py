@@ -34,7 +34,7 @@ def mixtures_in(compiled: sparsecc.Compiled) -> int:
     """How many nodes of an artifact's model, its regions included, are mixtures."""
     model = onnx.load(compiled.path / "model.onnx", load_external_data=False)
     nodes = [*model.graph.node, *(node for each in model.functions for node in each.node)]
-    return sum(node.domain == ops.DOMAIN and node.op_type in ops.MIXTURES for node in nodes)
+    return sum(node.domain == ops.DOMAIN and "MoE" in node.op_type for node in nodes)
 
 
 @pytest.mark.parametrize("source", ["torch", "onnx"])
