@@ -38,6 +38,8 @@ from sparsecc.passes.moe.write import Experts, Found, rewrite
 
 _MOST_JOINS = 24
 """Values after a choice that are looked at: exporters write the last sum within a dozen."""
+_MOST_ROWS = 256
+"""Tokens of a probe whose results are compared."""
 _UNPROVED = "what is between the products of its experts is no known activation"
 
 
@@ -254,14 +256,13 @@ class _Trial:
         cut = block(self._result, [self._x, self._choice.chosen, gates], self._inside)
         if set(cut.given) != {self._x, self._choice.chosen, gates}:
             return None
-        reason = proof.suspect(cut, self._sizes)
+        reason = proof.suspect(cut)
         if reason:
             return reason
-        probes = [
-            self._probe(spread, chosen, self._choice.k)
-            for spread in proof.spreads()
-            for chosen in proof.choices(self._tokens, self._count, self._choice.k, self._rng)
-        ]
+        k = self._choice.k
+        *all_of_them, same = proof.choices(self._tokens, self._count, k, self._rng)
+        probes = [self._probe(proof.NEAR, chosen, k) for chosen in (*all_of_them, same)]
+        probes += [self._probe(proof.FAR, chosen, k) for chosen in all_of_them]
         return self._fitting(cut, gates, probes)
 
     def _by_expert(self, gates: ir.Value) -> _Outcome:
@@ -270,11 +271,11 @@ class _Trial:
         cut = block(self._result, [self._x, gates], self._inside)
         if dims is None or dims[-1] != self._count or set(cut.given) != {self._x, gates}:
             return None
-        reason = proof.suspect(cut, self._sizes)
+        reason = proof.suspect(cut)
         if reason or not self._is_zero_elsewhere(gates):
             return reason
         everyone = np.tile(np.arange(self._count), (self._tokens, 1))
-        probes = [self._probe(spread, everyone, self._count) for spread in proof.spreads()]
+        probes = [self._probe(spread, everyone, self._count) for spread in (proof.NEAR, proof.FAR)]
         found = self._fitting(cut, gates, probes)
         return found if not isinstance(found, tuple) or self._gives_nothing(*found) else None
 
@@ -328,7 +329,8 @@ class _Trial:
 
     def _fitting(self, cut: Block, gates: ir.Value, probes: Sequence[Probe]) -> _Outcome:
         """The experts that agree with a block on every probe."""
-        run, made = self._runner(cut, self._result), []
+        run, made = self._runner(cut, self._result), list[Array]()
+        rows = self._rng.permutation(self._tokens)[:_MOST_ROWS]
         for probe in probes:
             named: dict[ir.Value, Array] = {self._x: probe.x, gates: probe.gates}
             named[self._choice.chosen] = probe.chosen
@@ -336,11 +338,13 @@ class _Trial:
             result = run(given) if run is not None and given is not None else None
             if result is None:
                 return None
-            made.append(result)
+            made.append(result.reshape(self._tokens, -1)[rows])
         for experts in hypotheses(self._experts):
             for place in ("result", "tokens"):
                 if all(
-                    proof.agrees(result, proof.meaning(experts, probe, on_tokens=place == "tokens"))
+                    proof.agrees(
+                        result, proof.meaning(experts, probe, rows, on_tokens=place == "tokens")
+                    )
                     for probe, result in zip(probes, made, strict=True)
                 ):
                     return place, experts

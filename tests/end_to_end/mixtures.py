@@ -9,113 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-
-class SwiGlu(nn.Module):
-    """down(silu(gate x) · up x)."""
-
-    def __init__(self, width: int, inner: int) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(width, inner, bias=False)
-        self.up_proj = nn.Linear(width, inner, bias=False)
-        self.down_proj = nn.Linear(inner, width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
-
-
-def _rotated(x: Tensor, base: float = 10000.0) -> Tensor:
-    """Rotary embedding of ``[batch, heads, tokens, features]``."""
-    half = x.shape[-1] // 2
-    speeds = base ** (-torch.arange(half, dtype=torch.float32) / half)
-    angles = torch.arange(x.shape[-2], dtype=torch.float32)[:, None] * speeds
-    cos, sin = angles.cos().repeat(1, 2), angles.sin().repeat(1, 2)
-    turned = torch.cat([-x[..., half:], x[..., :half]], dim=-1)
-    return x * cos + turned * sin
-
-
-class Attention(nn.Module):
-    """Attention with rotary embeddings; Time-MoE has biases on all but the last product."""
-
-    def __init__(self, width: int, heads: int, *, causal: bool, normed: bool = False) -> None:
-        super().__init__()
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width, bias=False)
-        self.norms = nn.ModuleList(nn.RMSNorm(width) if normed else nn.Identity() for _ in "qk")
-        self.heads, self.causal = heads, causal
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, length, width = x.shape
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        q, k = self.norms[0](q), self.norms[1](k)
-        q, k, v = (t.view(batch, length, self.heads, -1).transpose(1, 2) for t in (q, k, v))
-        made = functional.scaled_dot_product_attention(
-            _rotated(q), _rotated(k), v, is_causal=self.causal
-        )
-        return self.out(made.transpose(1, 2).reshape(batch, length, width))
-
-
-class TimeExperts(nn.Module):
-    """Eight experts, two a token, gates not renormalised; a shared one times a sigmoid."""
-
-    def __init__(self, width: int, inner: int, count: int = 8, chosen: int = 2) -> None:
-        super().__init__()
-        self.gate = nn.Linear(width, count, bias=False)
-        self.experts = nn.ModuleList(SwiGlu(width, inner // chosen) for _ in range(count))
-        self.shared_expert = SwiGlu(width, inner)
-        self.shared_expert_gate = nn.Linear(width, 1, bias=False)
-        self.chosen = chosen
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        shape, width = hidden.shape, hidden.shape[-1]
-        hidden = hidden.view(-1, width)
-        shares = functional.softmax(self.gate(hidden), dim=1, dtype=torch.float)
-        shares, chosen = torch.topk(shares, self.chosen, dim=-1)
-        total = torch.zeros_like(hidden)
-        mask = functional.one_hot(chosen, num_classes=len(self.experts)).permute(2, 1, 0)
-        for e, expert in enumerate(self.experts):
-            slot, token = torch.where(mask[e])
-            own = hidden[None, token].reshape(-1, width)
-            total.index_add_(0, token, expert(own) * shares[token, slot, None])
-        shared = torch.sigmoid(self.shared_expert_gate(hidden)) * self.shared_expert(hidden)
-        return (total + shared).view(shape)
-
-
-class TimeLayer(nn.Module):
-    def __init__(self, width: int, inner: int, heads: int) -> None:
-        super().__init__()
-        self.input_layernorm, self.post_attention_layernorm = nn.RMSNorm(width), nn.RMSNorm(width)
-        self.self_attn = Attention(width, heads, causal=True)
-        self.ffn_layer = TimeExperts(width, inner)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x))
-        return x + self.ffn_layer(self.post_attention_layernorm(x))
-
-
-class TimeMoe(nn.Module):
-    """Time-MoE: a series ``[batch, length]`` → what follows each point, for several horizons."""
-
-    def __init__(
-        self,
-        width: int = 32,
-        inner: int = 48,
-        layers: int = 2,
-        heads: int = 4,
-        horizons: tuple[int, ...] = (1, 8),
-    ) -> None:
-        super().__init__()
-        self.emb_layer = nn.Linear(1, width, bias=False)
-        self.gate_layer = nn.Linear(1, width, bias=False)
-        self.layers = nn.ModuleList(TimeLayer(width, inner, heads) for _ in range(layers))
-        self.norm = nn.RMSNorm(width)
-        self.lm_heads = nn.ModuleList(nn.Linear(width, h, bias=False) for h in horizons)
-
-    def forward(self, series: Tensor) -> tuple[Tensor, ...]:
-        x = series.unsqueeze(-1)
-        x = functional.silu(self.gate_layer(x)) * self.emb_layer(x)
-        for layer in self.layers:
-            x = layer(x)
-        x = self.norm(x)
-        return tuple(head(x) for head in self.lm_heads)
+from benchmarks.time_moe import Attention, SwiGlu, TimeMoe, rotated
 
 
 class HiDreamGate(nn.Module):
@@ -205,7 +99,7 @@ class HiDreamDual(_Modulated):
         streams = self.qkv_i(self.moved(x, *image[:2])), self.qkv_t(self.moved(text, *other[:2]))
         q, k, v = torch.cat(streams, dim=1).chunk(3, dim=-1)
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
-        made = functional.scaled_dot_product_attention(_rotated(q), _rotated(k), v)
+        made = functional.scaled_dot_product_attention(rotated(q), rotated(k), v)
         made = made.transpose(1, 2).flatten(2)
         x = x + image[2] * self.out_i(made[:, : x.shape[1]])
         text = text + other[2] * self.out_t(made[:, x.shape[1] :])
