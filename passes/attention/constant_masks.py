@@ -20,13 +20,14 @@ from sparsecc.passes.attention.estimate import dense_ms, kept_ms, sets_ms, size_
 from sparsecc.passes.attention.heads import Heads, heads_of
 from sparsecc.passes.attention.masks import Known, Masks
 from sparsecc.passes.attention.match import MASKED, Attention, Term, match
-from sparsecc.passes.attention.rules import Kept, Rule, grid_of, take_apart
+from sparsecc.passes.attention.rules import BLIND, Kept, Rule, grid_of, take_apart
 from sparsecc.passes.attention.sets import Sets, mask_of, put
 from sparsecc.passes.attention.structure import Structure
 from sparsecc.passes.base import Context, Pass
 from sparsecc.passes.edit import constant, is_op, nodes_of
 from sparsecc.passes.fuse.shapes import Shapes
 from sparsecc.passes.fuse.terms import Terms
+from sparsecc.passes.regions.attention import attention
 from sparsecc.passes.tape import Tape
 from sparsecc.targets import Target
 
@@ -34,6 +35,8 @@ MOST_SCORES = 1 << 30
 """Of all heads: a larger constant mask is not read."""
 _OF_HEAD = 3
 """Dimensions of a mask behind the batch."""
+FEW = 64
+"""Queries, and keys, of a masked attention that the op is quicker for whatever it skips."""
 LEAST_GAIN = 1.1
 """Estimated gain under which attention stays dense: estimates are no better than that."""
 
@@ -70,7 +73,8 @@ class ConstantMasks(Pass):
     Causal, sliding and streaming masks, those of Longformer and any other that leaves blocks of
     scores out: the op that takes their place touches only kept blocks. Where tokens see those of
     their own group alone, it attends to sets of them, if that is quicker. What the estimate finds
-    no quicker stays dense.
+    no quicker stays dense, unless queries and keys are few: the op is then quicker than the nodes
+    that it stands for, with any mask.
     """
 
     name: ClassVar[str] = "constant-masks"
@@ -100,6 +104,7 @@ class _Reader:
     def __init__(self, model: ir.Model) -> None:
         self._shapes = Shapes(model)
         self._structure = Structure(self._shapes)
+        self._is_sparse = any(ops.is_sparse(node) for node in model.graph)
         self._opset = model.opset_imports.get("", 0)
         self._kept: dict[tuple[object, ...], Kept | str] = {}
 
@@ -111,28 +116,35 @@ class _Reader:
             return f"the op that skips keys needs opset {LEAST_OPSET}, the model has {self._opset}"
         if found.product.outputs[0].dtype != ir.DataType.FLOAT:
             return "attention in another type than float32"
-        readers = _readers(found)
-        if not all(is_op(reader, "Shape") for reader in readers):
+        if not all(is_op(reader, "Shape") for reader in _readers(found)):
             return "scores that others read too"
         heads = self._heads(found)
         if isinstance(heads, str):
             return heads
         q, k, _ = heads
         dims = (*q.dims[:3], k.dims[2])
+        parts = self._skipping(found, heads, dims, target)
+        if isinstance(parts, _Parts) or parts == BLIND or not _are_few(dims):
+            return parts
+        whole = _Parts(found, heads, Kept(Rule()), tuple(found.terms))
+        return parts if self._has_step(found) else self._wrong(whole, dims) or whole
+
+    def _skipping(
+        self, found: Attention, heads: tuple[Heads, Heads, Heads], dims: Terms, target: Target
+    ) -> _Parts | str:
+        """The op that skips the most for the time it takes."""
         known = Masks(self._structure, self._shapes, *dims[2:]).known(found.terms)
         masked = self._masked(found, known, dims)
         if isinstance(masked, str):
             return masked
         kept, rest = masked
-        wrong = self._misfit(rest, dims, found.is_flat)
+        parts = _Parts(found, heads, kept, rest)
+        wrong = self._wrong(parts, dims)
         if wrong:
             return wrong
-        if readers and _depends([term.value for term in rest], found.nodes):
-            return "scores that a mask is made from"
-        size = size_of(dims, q.dims[3])
+        size = size_of(dims, heads[0].dims[3])
         by_blocks = kept_ms(size, kept.scores(size.queries, size.keys), target).ms
         dense = dense_ms(size, target).ms
-        parts = _Parts(found, heads, kept, rest)
         note = None
         if kept.sets is not None:
             by_sets = sets_ms(size, kept.sets, target).ms
@@ -142,6 +154,20 @@ class _Reader:
         if by_blocks * LEAST_GAIN > dense:
             return f"estimated {by_blocks:.3f} ms by kept blocks, {dense:.3f} ms dense"
         return replace(parts, note=note or "")
+
+    def _wrong(self, parts: _Parts, dims: Terms) -> str | None:
+        """Why the op cannot have what masks at run time."""
+        wrong = self._misfit(parts.rest, dims, parts.found.is_flat)
+        if wrong:
+            return wrong
+        shared = bool(_readers(parts.found))
+        if shared and _depends([term.value for term in parts.rest], parts.found.nodes):
+            return "scores that a mask is made from"
+        return None
+
+    def _has_step(self, found: Attention) -> bool:
+        """Whether regions beside layers that skip zeros compute it as it is."""
+        return self._is_sparse and attention(found.softmax, self._shapes) is not None
 
     def _heads(self, found: Attention, *, shared: bool = True) -> tuple[Heads, Heads, Heads] | str:
         query, key = found.product.inputs
@@ -175,7 +201,7 @@ class _Reader:
                 given = any(constant(term.value) is None for term in rest)
                 return "a mask that depends on the inputs" if given else "a mask that hides no key"
             seen = known.rule.sees_any(queries, keys)
-            return (Kept(known.rule), rest) if seen else "a query that sees no key"
+            return (Kept(known.rule), rest) if seen else BLIND
         key = (*fixed, known.rule, found.guarded, *dims[1:])
         if key not in self._kept:
             found_masks = list(fixed.values())
@@ -196,6 +222,11 @@ class _Reader:
             if any(have not in (1, want) for have, want in pairs):
                 return "a mask of a shape that is not known to be that of the scores"
         return None
+
+
+def _are_few(dims: Terms) -> bool:
+    """Whether queries and keys are so few that the op alone is quicker than the nodes."""
+    return all(isinstance(size, int) and size <= FEW for size in dims[2:])
 
 
 def _against_sets(parts: _Parts, by_sets: float, by_blocks: float, target: Target) -> str | None:

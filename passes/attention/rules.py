@@ -21,6 +21,8 @@ from sparsecc.passes.fuse.terms import Term
 
 BLOCK = 64
 """Queries, and keys, of a block."""
+BLIND = "a query that sees no key"
+"""Nothing is made of such a mask: the op gives zeros where a softmax gives something else."""
 _ROWS_AT_ONCE = 256
 """Rows compared at a time: so many stay in a cache."""
 Flags = NDArray[np.bool_]
@@ -136,7 +138,7 @@ def take_apart(mask: Floats, *, zeros: bool = False) -> Kept | str:
     seen = mask > MASKED
     blind = ~seen.any(axis=-1)
     if blind.any() and not (zeros and np.isneginf(mask[blind]).all()):
-        return "a query that sees no key"
+        return BLIND
     plain = not np.any(mask, where=seen)
     rule = rule_of(seen[0]) if len(seen) == 1 else None
     if rule is not None:

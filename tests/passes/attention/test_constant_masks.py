@@ -239,9 +239,9 @@ def test_attention_without_a_mask_is_nothing_to_speak_of() -> None:
     assert refusals(model(tokens(), attention("", "m = Identity(s)"))) == []
 
 
-@pytest.mark.parametrize(("length", "pays"), [(12, False), (2048, True)])
-def test_the_estimate_decides(length: int, pays: bool) -> None:
-    mask = constant(CAUSAL.seen(length, length))
+@pytest.mark.parametrize(("length", "window", "pays"), [(80, 75, False), (2048, 99, True)])
+def test_the_estimate_decides(length: int, window: int, pays: bool) -> None:
+    mask = constant(Rule(window, window).seen(length, length))
     proto = model(tokens(length=length), attention("", "m = Add(s, given)"), {"given": mask})
     graph, ctx = rewritten(proto)
     assert any(ops.is_attention(node) for node in graph.graph) == pays
