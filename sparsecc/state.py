@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sparsecc.manifest import Manifest, StateEntry
-from sparsecc.measure import Array, Feed, Session, largest_error, run_once
+from sparsecc.measure import Array, Feed, Session, largest_error, max_rel_error, run_once
 from sparsecc.search.plan import Plan
 
 ERROR, APART = "max_rel_error", "blocks_apart"
@@ -116,8 +115,9 @@ def numerics(
 
     Of a model that searches online, these are the outputs of the first call and of one behind a
     search, the blocks that are handed on among them; both get the same blocks. A search may decide
-    otherwise between two blocks that are alike to rounding, which is no error of the answer: how
-    much it does is :data:`APART`. Beyond :data:`MOST_APART` the error is infinite.
+    otherwise between two blocks, or two heads, that are alike to rounding, which is no error: how
+    much it does is :data:`APART`. Where that is more than :data:`MOST_APART`, the answers of the
+    calls that search count as well, since they have to be alike.
     """
     if sampling is None:
         return {ERROR: largest_error(session, twin, feeds)}
@@ -125,11 +125,16 @@ def numerics(
     for feed in feeds:
         searching = {**feed, **sampling.begun(sampling.full)}
         found, theirs = (outputs_of(each, searching) for each in (session, twin))
-        apart = max([apart, *(_apart(found[name], theirs[name]) for name in sampling.carried)])
+        here = max((_apart(found[name], theirs[name]) for name in sampling.carried), default=0.0)
+        if here > MOST_APART:
+            names = [name for name in found if name not in sampling.carried]
+            answers = ([each[name] for name in names] for each in (found, theirs))
+            worst = max(worst, max_rel_error(*answers))
+        apart = max(apart, here)
         calls = [sampling.following(sampling.after, found)]
         calls += [sampling.begun()] if sampling.full else []
         worst = max(worst, largest_error(session, twin, [{**feed, **call} for call in calls]))
-    return {ERROR: worst if apart <= MOST_APART else math.inf, APART: apart}
+    return {ERROR: worst, APART: apart}
 
 
 def _apart(ours: Array, theirs: Array) -> float:

@@ -28,13 +28,14 @@ BLOCKS = HEADS * SIDE**2
 
 def compiled(model: Any = None, **more: Any) -> sparsecc.Compiled:
     settings: dict[str, Any] = {
+        "target": "x86-64-v4",
         "attention": GRID.spec,
         "online": str(STEPS),
         "sparsity": "dense",
         "executor": "serial",
         **more,
     }
-    return sparsecc.compile(model or moving.exported(True, False), "x86-64-v4", **settings)
+    return sparsecc.compile(model or moving.exported(True, False), **settings)
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +91,22 @@ def attended(x: np.ndarray, index: np.ndarray, step: int) -> tuple[np.ndarray, n
         return layer.close(tokens, torch.from_numpy(y)).numpy(), index
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime"])
-def test_a_sampling_is_what_float64_makes_of_it(backend: str) -> None:
+@pytest.mark.parametrize(
+    ("target", "backend", "needs"),
+    [
+        ("x86-64-v4", "onnxruntime", None),
+        ("x86-64-v4", "bundle", None),
+        ("x86-64-v4", "tvm", "tvm"),
+        ("wasm", "bundle", "wasmtime"),
+    ],
+)
+def test_a_sampling_is_what_float64_makes_of_it(
+    target: str, backend: str, needs: str | None
+) -> None:
     """Without any data; the marked tokens go on between two searches, so that old blocks show."""
-    found = compiled(moving.exported(True), backend=backend)
+    if needs:
+        pytest.importorskip(needs)
+    found = compiled(moving.exported(True), target=target, backend=backend)
     assert found.manifest.numerics["max_rel_error"] < 1e-4
     assert found.manifest.numerics["blocks_apart"] == 0
     steps, index = found.steps(), np.full(BLOCKS, -1, np.int32)
@@ -236,6 +249,30 @@ def test_attentions_online_and_others_share_a_limit() -> None:
     assert not second.is_dense
     assert 0 < found.plan.budget.drop <= 0.1
     assert found.quality["rel_error"] <= 0.1
+
+
+def test_weights_are_pruned_and_learn_beside_a_search() -> None:
+    """Both see blocks that are found for the sample at hand; the state comes after them."""
+    found = compiled(
+        moving.exported(True),
+        calibration=samples(5, 5, 5, 5, 9),
+        sparsity="4x1:0.5",
+        recover="2 steps",
+    )
+    assert found.plan.attention[0].online
+    assert found.plan.recovery.steps == 2
+    assert any(layer.choice.changes for layer in found.plan.layers)
+    assert found.manifest.numerics["max_rel_error"] < 1e-5
+    steps = found.steps()
+    assert all(steps(**feed).shape == (1, GRID.tokens, moving.WIDTH) for feed in samples(1, 2, 3))
+
+
+def test_the_row_of_an_online_attention_takes_a_mean_step(made) -> None:
+    moving, _ = made.plan.attention
+    row = next(row for row in made.report.rows if row.name == moving.name)
+    assert row.est_ms / row.dense_ms == pytest.approx(moving.predicted_ms / moving.dense_ms, 1e-3)
+    assert row.density == pytest.approx(3 / SIDE)  # a fifth of 16
+    assert "time is that of a mean step" in row.why
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ class Layer(nn.Module):
         super().__init__()
         self.queries, self.keys, self.values, self.out = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
         always, fixed = torch.zeros(1, HEADS, 1, DIM), torch.zeros(1, HEADS, GRID.tokens, DIM)
-        always[..., 0] = 4
+        always[..., 0] = 1 + torch.arange(HEADS)[:, None] / 10  # no two heads are alike
         fixed[:, :, FIXED * 64 : FIXED * 64 + 64, 0] = 0 if moves else 6
         self.register_buffer("always", always)
         self.register_buffer("fixed", fixed)
