@@ -3,7 +3,7 @@
 #include "outer.h"
 #include "t64.h"
 
-enum { ATTRIBUTES = 17 };
+enum { ATTRIBUTES = 18 };
 
 static const char *read_mask(const sc_constant *from, sc_tensor *mask)
 {
@@ -13,9 +13,28 @@ static const char *read_mask(const sc_constant *from, sc_tensor *mask)
   return 0;
 }
 
+/* The order of tokens: each once, so that every result is written. */
+static const char *read_order(const sc_constant *from, const sc_host *host, sc_attention *a)
+{
+  if (from->type != SC_I64 || from->rank != 1 || from->count < 1 || from->count > SC_UNBOUNDED) return "the order must be a row of int64";
+  if (a->masked || a->rule.left != SC_UNBOUNDED || a->rule.right != SC_UNBOUNDED) return "an order goes with neither mask nor rule";
+  unsigned char *seen = sc_get(host, (i64)from->count);
+  if (!seen) return "there is no memory for it";
+  const i64 count = (i64)from->count, *order = from->data;
+  const char *wrong = 0;
+  for (i64 i = 0; i < count; i++) seen[i] = 0;
+  for (i64 i = 0; i < count && !wrong; i++) {
+    if (order[i] < 0 || order[i] >= count || seen[order[i]]) wrong = "the order does not have every token once";
+    else seen[order[i]] = 1;
+  }
+  sc_drop(host, seen);
+  a->ordered = count, a->order = order;
+  return wrong;
+}
+
 /* Heads of queries, of keys, and their features; layouts of q, k, v and y; first columns of q, k and v; scale; whether scores hide
-   keys; left, right and sinks of the rule; whether there are blocks and a mask. An index that is an input comes before the mask;
-   an index that is a constant comes before the grid, and that before the mask. */
+   keys; left, right and sinks of the rule; whether there are blocks and a mask, and an order of tokens. An index that is an input
+   comes before the mask; an index that is a constant comes before the grid, that before the mask, and that before the order. */
 static const char *read_attributes(const i64 *n, sc_attention *a)
 {
   if (n[0] < 1 || n[0] > 1 << 16 || n[1] < 1 || n[0] % n[1]) return "its heads are no multiple of those of its keys";
@@ -32,24 +51,25 @@ static const char *read_attributes(const i64 *n, sc_attention *a)
   }
   for (int i = 12; i < 15; i++)
     if (n[i] < -SC_UNBOUNDED || n[i] > SC_UNBOUNDED) return "its rule has a number beyond 32 bits";
-  if (n[14] < 0 || n[15] < 0 || n[15] > SC_INPUT || n[16] < 0 || n[16] > SC_INPUT) return "a malformed step";
+  if (n[14] < 0 || n[15] < 0 || n[15] > SC_INPUT || n[16] < 0 || n[16] > SC_INPUT || n[17] < 0 || n[17] > 1) return "a malformed step";
   return 0;
 }
 
 static const char *create(const sc_step_spec *spec, const sc_host *host, void **state)
 {
   *state = 0;
-  if (spec->attribute_count != ATTRIBUTES) return "it has seventeen attributes";
+  if (spec->attribute_count != ATTRIBUTES) return "it has eighteen attributes";
   sc_attention read;
   const char *wrong = read_attributes(spec->attributes, &read);
   if (wrong) return wrong;
-  const int fixed_index = read.blocked == SC_CONSTANT, fixed_mask = read.masked == SC_CONSTANT;
+  const int fixed_index = read.blocked == SC_CONSTANT, fixed_mask = read.masked == SC_CONSTANT, ordered = (int)spec->attributes[17];
   if (spec->outputs != 1 || spec->inputs != 3 + (read.blocked == SC_INPUT) + (read.masked == SC_INPUT) ||
-      spec->constant_count != fixed_index + (read.blocked != 0) + fixed_mask)
+      spec->constant_count != fixed_index + (read.blocked != 0) + fixed_mask + ordered)
     return "its inputs and constants are not those that its attributes speak of";
   const sc_constant *constants = spec->constants;
   if (read.blocked) wrong = read_blocks(fixed_index ? constants : 0, constants + fixed_index, &read.blocks);
-  if (!wrong && fixed_mask) wrong = read_mask(constants + spec->constant_count - 1, &read.mask);
+  if (!wrong && fixed_mask) wrong = read_mask(constants + spec->constant_count - 1 - ordered, &read.mask);
+  if (!wrong && ordered) wrong = read_order(constants + spec->constant_count - 1, host, &read);
   if (wrong) return wrong;
   sc_attention *a = sc_get(host, sizeof *a);
   if (!a) return "there is no memory for it";
@@ -92,6 +112,7 @@ static const char *check_mask(const sc_tensor *mask, const i64 want[4])
 
 static const char *check_rest(const sc_attention *a, const sc_tensor *const *in, const i64 want[4])
 {
+  if (a->order && (want[2] != a->ordered || want[3] != a->ordered)) return "the order is of another number of tokens";
   const char *wrong = a->blocked ? check_blocks(a, sc_index_input(a, in), want) : 0;
   if (wrong || !a->masked) return wrong;
   return check_mask(a->masked == SC_CONSTANT ? &a->mask : sc_mask_input(a, in), want);
@@ -100,7 +121,7 @@ static const char *check_rest(const sc_attention *a, const sc_tensor *const *in,
 static const char *infer_lanes(const sc_attention *a, const sc_tensor *const *in, sc_tensor *out)
 {
   const i32 rank = in[0]->rank;
-  int rows = a->groups == a->heads && !a->blocked && a->rule.left == SC_UNBOUNDED && a->rule.right == SC_UNBOUNDED && !a->hides;
+  int rows = a->groups == a->heads && !a->blocked && a->rule.left == SC_UNBOUNDED && a->rule.right == SC_UNBOUNDED && !a->hides && !a->order;
   for (int i = 0; i < SC_TOKEN_OPERANDS; i++) rows &= a->layout[i] == SC_ROWS;
   if (!rows || a->dim < OUTER_LEAST) return "with tokens in the lanes, it must be dense, and heads need six features";
   for (int i = 0; i < 3; i++) {

@@ -8,7 +8,7 @@
    SC_TOKENS_FIRST  [tokens, batch, features].
    SC_HEADS_FIRST   [batch, heads, tokens, features of one]. */
 enum { SC_ROWS, SC_TOKENS_FIRST, SC_HEADS_FIRST, SC_TOKEN_LAYOUTS };
-enum { SC_Q, SC_K, SC_V, SC_Y, SC_TOKEN_OPERANDS };
+enum { SC_Q, SC_K, SC_V, SC_Y, SC_TOKEN_OPERANDS, MOST_DIM = 256 };
 
 /* Query i sees key j when j <= i + right and (j >= i - left or j < sinks). */
 typedef struct { i64 left, right, sinks; } sc_rule;
@@ -28,6 +28,8 @@ typedef struct {
   int blocked, masked;           /* whether there are blocks, and a mask: SC_NONE_GIVEN, ... */
   sc_blocks blocks;
   sc_tensor mask;                /* the constant */
+  i64 ordered;                   /* tokens that are read, and whose results are written, in this order; 0: as they lie */
+  const i64 *order;
 } sc_attention;
 enum { SC_NONE_GIVEN, SC_CONSTANT, SC_INPUT };
 
@@ -79,6 +81,9 @@ static inline const char *sc_check_index(const i32 *index, i64 length, const sc_
     if (index[n] != -1) return "the positions of its blocks do not ascend inside the grid";
   return 0;
 }
+
+/* Where token t lies among those of a head. */
+static inline i64 sc_lies_at(const sc_attention *a, i64 t) { return a->order ? a->order[t] : t; }
 
 /* One call with row-major tokens: heads lie `head` floats from each other, tokens `token`, batches `batch`. */
 typedef struct { const float *data; i64 batch, head, token; } sc_heads;

@@ -28,13 +28,15 @@ class Attention:
         groups: Heads of keys and values; a divisor of ``heads``.
         dim: Features of a head.
         layouts: Of queries, keys, values and results.
-        offsets: First columns of queries, keys and values.
+        offsets: First columns of queries, keys and values; heads, counted in features, where heads
+            come before tokens.
         scale: What products of queries and keys are multiplied by.
         left: Of the rule, as are ``right`` and ``sinks``.
         hides: Whether a score that is too low hides its key, so that a query which sees none gives
             zeros; otherwise it gives the mean of all values.
         blocks: Where the index of kept blocks comes from; their grid is a constant.
         mask: Where the mask comes from.
+        ordered: Whether a constant says in which order tokens are read, and results written.
     """
 
     heads: int
@@ -49,6 +51,7 @@ class Attention:
     hides: bool = False
     blocks: int = NONE
     mask: int = NONE
+    ordered: bool = False
 
     @property
     def attributes(self) -> tuple[int, ...]:
@@ -56,13 +59,14 @@ class Attention:
         return (
             *(self.heads, self.groups, self.dim, *self.layouts, *self.offsets),
             *(_bits(self.scale), int(self.hides)),
-            *(self.left, self.right, self.sinks, self.blocks, self.mask),
+            *(self.left, self.right, self.sinks, self.blocks, self.mask, int(self.ordered)),
         )
 
     @property
     def fits_lanes(self) -> bool:
         """Whether it runs with tokens in the lanes too."""
-        dense = self.left == self.right == UNBOUNDED and self.blocks == NONE and not self.hides
+        dense = self.left == self.right == UNBOUNDED and self.blocks == NONE
+        dense = dense and not (self.hides or self.ordered)
         return dense and self.heads == self.groups and set(self.layouts) == {ROWS}
 
 
@@ -76,7 +80,7 @@ def tokens_of(dims: Sequence[int], layout: int) -> int:
 def read(attributes: Sequence[int]) -> Attention:
     """The attention of a step's attributes."""
     heads, groups, dim, *rest = attributes
-    layouts, offsets, (scale, hides, left, right, sinks, blocks, mask) = (
+    layouts, offsets, (scale, hides, left, right, sinks, blocks, mask, ordered) = (
         rest[:4],
         rest[4:7],
         rest[7:],
@@ -94,6 +98,7 @@ def read(attributes: Sequence[int]) -> Attention:
         hides=bool(hides),
         blocks=blocks,
         mask=mask,
+        ordered=bool(ordered),
     )
 
 

@@ -113,7 +113,7 @@ static void compute(const job *j, tile *t, float *memory, i64 head, i64 row)
   const i64 tiles = ceil_div(count, OUTER_MOST), together = b->columns < KEYS ? KEYS / b->columns * b->columns : b->columns;
   for (i64 n = 0; n < tiles; n++) {
     t->first = first + count * n / tiles, t->rows = first + count * (n + 1) / tiles - t->first;
-    begin_tile(t, q->data + j->batch * q->batch + head * q->head + t->first * q->token, q->token);
+    begin_tile(t, q->data + j->batch * q->batch + head * q->head, q->token);
     for (i64 from = 0; from < c->keys; from += together) {
       const i64 stop = from + together < c->keys ? from + together : c->keys;
       for (i64 at = from, end; at < stop; at = end) {

@@ -3,7 +3,7 @@
 #define SC_ATTENTION_OPERANDS_H
 #include "attention.h"
 
-enum { MOST_DIM = 256, GRID = 5 };
+enum { GRID = 5 };
 
 /* Constants that say where blocks are, if there is one, and how they are cut. */
 static const char *read_blocks(const sc_constant *index, const sc_constant *grid, sc_blocks *b)
@@ -31,8 +31,9 @@ static const char *read_operand(const sc_attention *a, int which, const sc_tenso
   if (!sc_is_plain(t) || rank < 2 || rank > 4) return "q, k, v must be float32 [batch, tokens, features]";
   if (layout == SC_TOKENS_FIRST && rank != 3) return "tokens before the batch must be row-major, of three dimensions";
   if (layout == SC_HEADS_FIRST) {
-    if (rank != 4 || d[1] != heads || d[3] != a->dim || offset) return "its heads are not those of [batch, heads, tokens, features]";
-    *out = (operand){d[0], d[2], {t->data, d[1] * d[2] * d[3], d[2] * d[3], d[3]}};
+    if (rank != 4 || d[3] != a->dim || offset % a->dim || offset + want > d[1] * a->dim || (which == SC_Y && d[1] != heads))
+      return "its heads are not those of [batch, heads, tokens, features]";
+    *out = (operand){d[0], d[2], {t->data ? (const float *)t->data + offset * d[2] : 0, d[1] * d[2] * d[3], d[2] * d[3], d[3]}};
     return 0;
   }
   const int token_axis = rank > 2 && layout == SC_ROWS, width_axis = token_axis + (rank > 2 && layout == SC_TOKENS_FIRST ? 2 : 1);

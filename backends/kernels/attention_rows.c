@@ -34,6 +34,22 @@ static void cut_values(const float *from, i64 pitch, i64 count, i64 dim, float *
     }
 }
 
+/* The same, and strips of keys, of tokens [first, end) that lie in another order. */
+static void pack_in_order(const sc_attention_call *c, const float *k, const float *v, i64 first, i64 end, float *keys, float *values)
+{
+  const i64 dim = c->a->dim, apart = c->keys * WIDE;
+  float rows[VL * MOST_DIM];
+  for (i64 t = first; t < end; t += VL) {
+    const i64 n = end - t < VL ? end - t : VL;
+    for (i64 i = 0; i < n; i++) {
+      const i64 at = sc_lies_at(c->a, t + i);
+      for (i64 f = 0; f < dim; f += VL) store_some(rows + i * dim + f, load_some(k + at * c->x[SC_K].token + f, dim - f, 0.f), dim - f);
+      cut_values(v + at * c->x[SC_V].token, 0, 1, dim, values + (t + i) * WIDE, apart);
+    }
+    pack_tokens(rows, dim, n, keys + t / WIDE * WIDE * dim + t % WIDE, WIDE, 0, dim);
+  }
+}
+
 /* Some keys and values of one head; what stands for keys that do not exist is of no importance. */
 static void pack(void *data, u64 i)
 {
@@ -44,11 +60,14 @@ static void pack(void *data, u64 i)
   const i64 first = part * PACKED_KEYS, end = first + PACKED_KEYS < c->keys ? first + PACKED_KEYS : c->keys;
   float *keys = j->packed + group * j->head_floats, *values = keys + j->key_floats;
   const sc_heads *k = &c->x[SC_K], *v = &c->x[SC_V];
-  const float *from = k->data + batch * k->batch + head * k->head;
+  const float *from = k->data + batch * k->batch + head * k->head, *of = v->data + batch * v->batch + head * v->head;
+  if (c->a->order) {
+    pack_in_order(c, from, of, first, end, keys, values);
+    return;
+  }
   for (i64 t = first; t < end; t += WIDE)
     pack_tokens(from + t * k->token, k->token, end - t < WIDE ? end - t : WIDE, keys + t * dim, WIDE, 0, dim);
-  cut_values(v->data + batch * v->batch + head * v->head + first * v->token, v->token, end - first, dim, values + first * WIDE,
-             c->keys * WIDE);
+  cut_values(of + first * v->token, v->token, end - first, dim, values + first * WIDE, c->keys * WIDE);
 }
 
 /* ---- items of work: some tiles of a row of blocks of one head ---- */
@@ -105,7 +124,7 @@ static void compute(const job *j, tile *t, const item *m)
     t->first = m->first + tile_start(m, n), t->rows = m->first + tile_start(m, n + 1) - t->first;
     const i64 *step = c->mask.step;
     t->mask = c->mask.data ? c->mask.data + m->batch * step[0] + m->head * step[1] + t->first * step[2] : 0;
-    begin_tile(t, q->data + m->batch * q->batch + m->head * q->head + t->first * q->token, q->token);
+    begin_tile(t, q->data + m->batch * q->batch + m->head * q->head, q->token);
     key_walk walk = walk_of(c, m->head, m->row, t->first, t->first + t->rows);
     for (i64 from, stop; next_keys(&walk, &from, &stop);)
       while (from < stop) {
@@ -113,7 +132,7 @@ static void compute(const job *j, tile *t, const item *m)
         key_block(t, from, end < stop ? end : stop);
         from = end;
       }
-    end_tile(t, (float *)(u64)y->data + m->batch * y->batch + m->head * y->head + t->first * y->token, y->token);
+    end_tile(t, (float *)(u64)y->data + m->batch * y->batch + m->head * y->head, y->token);
   }
 }
 

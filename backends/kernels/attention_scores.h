@@ -76,8 +76,8 @@ INLINE void begin_tile(tile *t, const float *q, i64 pitch)
 {
   const sc_attention *a = t->call->a;
   for (i64 r = 0; r < t->rows; r++) {
-    for (i64 f = 0; f < a->dim; f += VL)
-      store(t->q + r * ROW + f, load_some(q + r * pitch + f, a->dim - f, 0.f) * a->scale);
+    const float *from = q + sc_lies_at(a, t->first + r) * pitch;
+    for (i64 f = 0; f < a->dim; f += VL) store(t->q + r * ROW + f, load_some(from + f, a->dim - f, 0.f) * a->scale);
     t->top[r] = SC_LEAST_SCORE, t->total[r] = 0.f;
   }
   t->begun = 0;

@@ -67,11 +67,12 @@ static void key_block(tile *t, i64 from, i64 stop)
 INLINE void end_tile(const tile *t, float *y, i64 pitch)
 {
   const sc_attention *a = t->call->a;
-  for (i64 r = 0; r < t->rows; r++, y += pitch) {
+  for (i64 r = 0; r < t->rows; r++) {
+    float *to = y + sc_lies_at(a, t->first + r) * pitch;
     const int nothing = !t->begun || (a->hides && t->top[r] <= SC_LEAST_SCORE && t->total[r] == t->total[r]);
     const float scale = 1.f / t->total[r];
     for (i64 f = 0; f < a->dim; f += VL)
-      store_some(y + f, nothing ? splat(0.f) : load(t->sums + r * ROW + f) * scale, a->dim - f);
+      store_some(to + f, nothing ? splat(0.f) : load(t->sums + r * ROW + f) * scale, a->dim - f);
   }
 }
 #endif

@@ -20,6 +20,7 @@ from sparsecc.passes.tape import Tape
 from sparsecc.quality.segments import static_nodes
 
 _OPERANDS = 3
+_TURN = (0, 2, 1, 3)
 
 
 @dataclass(frozen=True)
@@ -111,12 +112,24 @@ def keep(op: ir.Node, patterns: Sequence[Pattern]) -> None:
     """
     moved = [at for at, each in enumerate(patterns) if each.order is not None]
     staying = [at for at, each in enumerate(patterns) if each.order is None]
+    keep_by_parts(op, patterns, [heads for heads in (staying, moved) if heads])
+
+
+def keep_by_parts(op: ir.Node, patterns: Sequence[Pattern], parts: Sequence[Sequence[int]]) -> None:
+    """The same with one call for each part.
+
+    Args:
+        op: The attention.
+        patterns: Of each head.
+        parts: Heads that want their tokens in one order; all heads, each once.
+    """
     tape, scale, made = Tape(op), op.attributes["scale"].as_float(), list[ir.Value]()
-    for heads in filter(None, (staying, moved)):
+    parts = sorted(parts, key=list)
+    for heads in parts:
         tokens: Sequence[ir.Value | None] = op.inputs
         order = patterns[heads[0]].order
-        if len(heads) < len(patterns):
-            tokens = _some(tape, tokens, heads)
+        if len(parts) > 1:
+            tokens = [_some(tape, value, heads) for value in op.inputs]
         if order is not None:
             tokens = _gathered(tape, tokens, "order", order, 2)
         index, grid = grid_of(np.stack([patterns[at].kept for at in heads]))
@@ -125,24 +138,51 @@ def keep(op: ir.Node, patterns: Sequence[Pattern]) -> None:
         made.append(attend(tape, [*tokens, *blocks], scale))
         if order is not None:
             made[-1:] = _gathered(tape, made[-1:], "back", np.argsort(order), 2)
-    if len(made) > 1:
-        first, second = sorted(zip((staying, moved), made, strict=True), key=lambda each: each[0])
-        both = tape.op("Concat", first[1], second[1], axis=1)
-        back = np.argsort([*first[0], *second[0]])
-        if list(back) != sorted(back):
-            _gathered(tape, [both], "heads", back, 1)
+    if len(parts) == 1:
+        tape.finish()
+        return
+    rows = _rows(tape, made, [head for heads in parts for head in heads])
+    tape.op("Transpose", rows, perm=_TURN)
+    turned_back = [each for each in op.outputs[0].consumers() if _turns(each)]
     tape.finish()
+    for each in turned_back:  # rows are what it wants
+        ir.convenience.replace_all_uses_with(each.outputs[0], rows)
 
 
-def _some(
-    tape: Tape, values: Sequence[ir.Value | None], heads: Sequence[int]
-) -> Sequence[ir.Value | None]:
-    """These heads of values; a row of heads is a view."""
-    first, end = heads[0], heads[-1] + 1
-    if list(heads) != list(range(first, end)):
-        return _gathered(tape, values, "heads", np.array(heads), 1)
-    bounds = tape.ints(first), tape.ints(end), tape.ints(1)
-    return [tape.op("Slice", value, *bounds) for value in values]
+def _some(tape: Tape, value: ir.Value | None, heads: Sequence[int]) -> ir.Value:
+    """These heads of a value, taken before tokens are turned; a row of heads is a view."""
+    turn = None if value is None else value.producer()
+    source, axis, first, end = value, 1, heads[0], heads[-1] + 1
+    if turn is not None and _turns(turn):
+        source, axis = turn.inputs[0], 2
+    if list(heads) == list(range(first, end)):
+        bounds = (tape.ints(number) for number in (first, end, axis))
+        part = tape.op("Slice", source, *bounds)
+    else:
+        (part,) = _gathered(tape, [source], "heads", np.array(heads), axis)
+    return part if axis == 1 else tape.op("Transpose", part, perm=_TURN)
+
+
+def _rows(tape: Tape, parts: Sequence[ir.Value], heads: Sequence[int]) -> ir.Value:
+    """Results of parts ``[batch, tokens, heads, features]``, heads in their order."""
+    turned = (tape.op("Transpose", each, perm=_TURN) for each in parts)
+    flat = (tape.op("Reshape", each, tape.ints(0, 0, -1)) for each in turned)
+    every = tape.op("Concat", *flat, axis=2)
+    rows = tape.op("Reshape", every, tape.ints(0, 0, len(heads), -1))
+    if list(heads) == sorted(heads):
+        return rows
+    (rows,) = _gathered(tape, [rows], "heads", np.argsort(heads), 2)
+    return rows
+
+
+def _turns(node: ir.Node) -> bool:
+    """Whether it makes heads of tokens, or tokens of heads."""
+    perm = node.attributes.get_ints("perm", [])
+    return (
+        edit.is_op(node, "Transpose")
+        and tuple(perm) == _TURN
+        and not node.outputs[0].is_graph_output()
+    )
 
 
 def attend(tape: Tape, inputs: Sequence[ir.Value | None], scale: float) -> ir.Value:

@@ -83,7 +83,12 @@ class Trace:
 
 
 def trace(
-    value: ir.Value, shapes: Shapes, *, scales: bool = False, repeats: bool = False
+    value: ir.Value,
+    shapes: Shapes,
+    *,
+    scales: bool = False,
+    repeats: bool = False,
+    alone: bool = False,
 ) -> Trace | None:
     """What a value is a view of: the value that is farthest up.
 
@@ -92,12 +97,15 @@ def trace(
         shapes: Of the model.
         scales: Whether to look through products by, and quotients by, a number too.
         repeats: Whether to look through what repeats elements too.
+        alone: Whether to look no farther than through what nothing else reads.
     """
     seen = (*VIEWS, *REPEATS) if repeats else VIEWS
     steps: list[tuple[ir.Node, ir.Value]] = []
     at, node = value, value.producer()
     while is_op(node, *seen) or (scales and factor_of(node) is not None):
         assert node is not None
+        if alone and (len(at.uses()) != 1 or at.is_graph_output()):
+            break
         steps.append((node, at))
         source = data_of(node)
         if source is None or constant(source) is not None:

@@ -7,18 +7,20 @@ from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from sparsecc import ops
 from sparsecc.backends.codegen.program import Step
 from sparsecc.backends.kernels import attention as step_of
 from sparsecc.backends.kernels.attention import CONSTANT, HEADS_FIRST, INPUT, MOST_DIM, NONE, ROWS
 from sparsecc.passes.attention.match import Attention, match
-from sparsecc.passes.edit import constant
+from sparsecc.passes.edit import constant, is_op
 from sparsecc.passes.fuse.shapes import Shapes
 from sparsecc.passes.regions.heads import Heads, bare, heads_of, merged
 from sparsecc.passes.regions.unit import Unit
 
-_RANK = 4
+_RANK, _TOKENS, _OPERANDS = 4, 2, 3
+"""Dimensions of heads, which of them are tokens, and how many operands have some."""
 Parts = tuple[Heads, Heads, Heads]
 """Queries, keys and values."""
 
@@ -60,17 +62,24 @@ def _fits(mask: ir.Value, scores: ir.Value, found: Attention, shapes: Shapes) ->
 
 
 def sparse_attention(node: ir.Node, shapes: Shapes) -> Unit | None:
-    """A block-sparse attention, with the views around it where nothing else reads them."""
-    tokens, result = node.inputs[:3], node.outputs[0]
-    traced = [heads_of(value, shapes, scales=at < 2) for at, value in enumerate(tokens)]
-    as_they_are = [bare(value, shapes) for value in tokens]
+    """A block-sparse attention, with the views around it where nothing else reads them.
+
+    Tokens that are brought into another order for it, and back, are read and written in that order.
+    """
+    turns = _reordered(node)
+    tokens = [turn.inputs[0] for turn in turns[:3]] if turns else node.inputs[:3]
+    result = turns[-1].outputs[0] if turns else node.outputs[0]
     named = dict(zip(ops.input_names(node.op_type), node.inputs, strict=True))
-    for views, parts in ((True, traced), (False, as_they_are)):
+    for views, parts in (
+        (True, [heads_of(value, shapes, scales=at < 2) for at, value in enumerate(tokens)]),
+        (True, [heads_of(value, shapes, alone=True) for value in tokens]),
+        (False, [bare(value, shapes) for value in tokens]),
+    ):
         query, key, value = parts
         if query is None or key is None or value is None:
             continue
         unit = _unit(
-            [node],
+            [node, *turns],
             (query, key, value),
             result,
             shapes,
@@ -79,6 +88,7 @@ def sparse_attention(node: ir.Node, shapes: Shapes) -> Unit | None:
             mask=named.get("mask"),
             blocks=(named["index"], named["grid"]) if "index" in named else (),
             rule=ops.rule_of(node),
+            order=turns[0].inputs[1] if turns else None,
         )
         if unit is not None and unit.is_closed:
             return unit
@@ -135,6 +145,33 @@ def _search_of(node: ir.Node, parts: Sequence[Heads | None], rest: Sequence[str]
     return Unit(tuple(dict.fromkeys([node, *query.nodes, *key.nodes])), step)
 
 
+def _reordered(node: ir.Node) -> list[ir.Node]:
+    """What brings tokens into another order for an attention, and its results back; or nothing."""
+    free = ops.rule_of(node) == (ops.UNBOUNDED, ops.UNBOUNDED, 0)
+    if not free or "mask" in ops.input_names(node.op_type):
+        return []
+    around = [value.producer() for value in node.inputs[:3] if value is not None]
+    around += node.outputs[0].consumers()
+    turns = [each for each in around if each is not None]
+    orders = [order for each in turns if (order := _order_of(each)) is not None]
+    if not len(around) == len(orders) == _OPERANDS + 1:
+        return []
+    order, *others, back = orders
+    same = all(np.array_equal(order, other) for other in others)
+    return turns if same and np.array_equal(back, np.argsort(order)) else []
+
+
+def _order_of(node: ir.Node) -> NDArray[np.int64] | None:
+    """The order that a node brings all tokens into."""
+    if not is_op(node, "Gather") or node.attributes.get_int("axis", 0) != _TOKENS:
+        return None
+    order, made = constant(node.inputs[1]), node.inputs[0]
+    tokens = None if made is None or made.shape is None else made.shape[_TOKENS]
+    if order is None or order.dtype != np.int64 or tokens != order.size or order.ndim != 1:
+        return None
+    return order if np.array_equal(np.sort(order), np.arange(order.size)) else None
+
+
 def _unit(
     nodes: Sequence[ir.Node],
     parts: Parts,
@@ -146,6 +183,7 @@ def _unit(
     mask: ir.Value | None = None,
     blocks: Sequence[ir.Value | None] = (),
     rule: tuple[int, int, int] | None = None,
+    order: ir.Value | None = None,
 ) -> Unit | None:
     """The unit, or None where the library has no step for such operands.
 
@@ -159,6 +197,7 @@ def _unit(
         mask: What is added to scores.
         blocks: Index and grid of the blocks that are kept.
         rule: Which keys are seen; scores that are too low then hide their key.
+        order: In which tokens are read, and results written.
     """
     query, key, value = parts
     scale *= query.scale * key.scale
@@ -181,11 +220,12 @@ def _unit(
         offsets=(query.first, key.first, value.first),
         blocks=_from_where(blocks[0]) if blocks else NONE,
         mask=_from_where(mask),
+        ordered=order is not None,
     )
     if rule is not None:
         left, right, sinks = rule
         settings = replace(settings, left=left, right=right, sinks=sinks, hides=True)
-    extra = [each for each in (*blocks, mask) if each is not None]
+    extra = [each for each in (*blocks, mask, order) if each is not None]
     fixed = tuple(str(each.name) for each in extra if constant(each) is not None)
     given = tuple(str(each.name) for each in extra if constant(each) is None)
     read = tuple(str(part.source.name) for part in parts)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from sparsecc.backends.kernels.attention import HEADS_FIRST, ROWS, TOKENS_FIRST
 from sparsecc.passes.fuse.shapes import Shapes
-from sparsecc.passes.fuse.terms import Term, Terms, times
+from sparsecc.passes.fuse.terms import Term, Terms, over, times
 from sparsecc.passes.fuse.views import Atom, Dim, View, joined, seen_through, trace, whole
 
 _RANK = 4
@@ -48,29 +48,29 @@ class Heads:
 
 @dataclass(frozen=True)
 class _Form:
-    """How a batch, heads and tokens lie in a source; heads are None where any columns may be."""
+    """How a batch and tokens lie in a source, and elements between heads, those before tokens."""
 
     layout: int
     lead: Terms
     batch: Dim
     tokens: Dim
-    heads: Dim | None
+    apart: Term | None = None
 
 
 def _forms(terms: Terms) -> Iterator[_Form]:
     if len(terms) == _RANK:
         batch, heads, tokens, dim = terms
         head = times(tokens, dim)
-        dims = _dims((batch, heads, tokens), (times(heads, head), head, dim))
-        yield _Form(HEADS_FIRST, (batch, tokens), dims[0], dims[2], dims[1])
+        dims = _dims((batch, tokens), (times(heads, head), dim))
+        yield _Form(HEADS_FIRST, (batch, tokens), dims[0], dims[1], head)
         terms = (*terms[:2], times(*terms[2:]))
     if len(terms) not in (2, 3):
         return
     *lead, width = terms
     dims = _dims(lead, [times(*lead[at + 1 :], width) for at in range(len(lead))])
-    yield _Form(ROWS, tuple(lead), dims[0] if len(lead) > 1 else (), dims[-1], None)
+    yield _Form(ROWS, tuple(lead), dims[0] if len(lead) > 1 else (), dims[-1])
     if len(lead) > 1:
-        yield _Form(TOKENS_FIRST, tuple(lead), dims[1], dims[0], None)
+        yield _Form(TOKENS_FIRST, tuple(lead), dims[1], dims[0])
 
 
 def _dims(sizes: Terms | list[Term], steps: Terms | list[Term]) -> list[Dim]:
@@ -78,7 +78,12 @@ def _dims(sizes: Terms | list[Term], steps: Terms | list[Term]) -> list[Dim]:
 
 
 def heads_of(
-    value: ir.Value | None, shapes: Shapes, *, turned: bool = False, scales: bool = False
+    value: ir.Value | None,
+    shapes: Shapes,
+    *,
+    turned: bool = False,
+    scales: bool = False,
+    alone: bool = False,
 ) -> Heads | None:
     """The heads that a value is: ``[..., tokens, features]``, or these two turned.
 
@@ -87,8 +92,9 @@ def heads_of(
         shapes: Of the model.
         turned: Whether its features come before its tokens.
         scales: Whether to look through products by, and quotients by, a number too.
+        alone: Whether to look no farther than through what nothing else reads.
     """
-    way = trace(value, shapes, scales=scales) if value is not None else None
+    way = trace(value, shapes, scales=scales, alone=alone) if value is not None else None
     found = None if way is None else _matched(way.view, turned, shapes)
     if found is None or way is None:
         return bare(value, shapes) if not turned else None
@@ -121,17 +127,21 @@ def _matched(view: View, turned: bool, shapes: Shapes) -> tuple[int, Terms, int,
         count = heads[0][0] if heads else 1
         if joined(tokens) != form.tokens or by_batch[: len(form.batch)] != form.batch:
             continue
-        if isinstance(count, int) and _fits(form, heads, count, dim, view.offset, terms):
-            return form.layout, form.lead, view.offset, count, dim
+        first = _first_feature(form, heads, dim, view.offset, terms)
+        if isinstance(count, int) and first is not None:
+            return form.layout, form.lead, first, count, dim
     return None
 
 
-def _fits(form: _Form, heads: Dim, count: int, dim: int, offset: int, terms: Terms) -> bool:
-    if form.heads is not None:
-        return heads == form.heads and terms[-1] == dim and not offset
-    if len(terms) == _RANK and terms[-1] != dim:
-        return False
-    return heads in ((), ((count, dim),))
+def _first_feature(form: _Form, heads: Dim, dim: int, offset: int, terms: Terms) -> int | None:
+    """The feature at which heads begin, all heads counted; None where they do not lie so."""
+    lies = len(heads) <= 1 and all(step == (form.apart or dim) for _, step in heads)
+    if not lies or (len(terms) == _RANK and terms[-1] != dim):
+        return None
+    if form.apart is None:
+        return offset
+    before = over(offset, form.apart) if offset else 0
+    return before * dim if isinstance(before, int) else None
 
 
 def merged(value: ir.Value, query: Heads, shapes: Shapes) -> list[ir.Node] | None:

@@ -29,7 +29,9 @@ DIMS = st.sampled_from([1, 5, 16, 20, 32, 64, 136])
 def laid_out(x: Floats, layout: int, first: int, *, four: bool) -> Floats:
     """Heads ``[batch, heads, tokens, features]`` as an operand has them, behind NaN columns."""
     if layout == HEADS_FIRST:
-        return x
+        batch, _, tokens, dim = x.shape
+        beside = np.full((batch, first // dim, tokens, dim), np.nan, np.float32)
+        return np.concatenate([beside, x, beside], axis=1)
     rows = x.transpose(0, 2, 1, 3)
     if layout == ROWS and four and not first:
         return np.ascontiguousarray(rows)
@@ -46,7 +48,7 @@ class Laid:
     Attributes:
         case: The case.
         layouts: Of Q, K, V and the result.
-        offsets: Columns before the heads of Q, K and V, where rows have any.
+        offsets: Columns before the heads of Q, K and V; whole heads where these come first.
         four: Whether rows without such columns are ``[batch, tokens, heads, features]``.
         fixed: Whether index and mask are constants.
         hides: Whether scores hide keys.
@@ -131,10 +133,14 @@ def laid(
     """Cases in every layout; with `three`, rows have three dimensions."""
     chosen = draw(st.tuples(layouts, layouts, layouts, layouts))
     beside = draw(st.tuples(*[st.sampled_from([0, 0, 3])] * 3))
-    offsets = tuple(0 if at == HEADS_FIRST else n for at, n in zip(chosen, beside, strict=False))
     fixed = draw(st.tuples(st.booleans(), st.booleans()))
     four = not three and draw(st.booleans())
-    return Laid(draw(of), chosen, offsets, four, fixed, hides, draw(st.booleans()))
+    case = draw(of)
+    dim = case.arrays["Q"].shape[-1]
+    offsets = tuple(
+        n * dim if at == HEADS_FIRST else n for at, n in zip(chosen, beside, strict=False)
+    )
+    return Laid(case, chosen, offsets, four, fixed, hides, draw(st.booleans()))
 
 
 def sparse() -> st.SearchStrategy[Laid]:

@@ -136,8 +136,35 @@ def test_settings_are_read_as_they_are_written(
         hides=hides,
         blocks=blocks,
         mask=INPUT,
+        ordered=not hides,
     )
     assert read(made.attributes) == made
+
+
+@given(
+    *(st.integers(1, 150), st.integers(1, 3), DIMS, st.sampled_from([ROWS, HEADS_FIRST])),
+    st.booleans(),
+    st.integers(0, 99),
+)
+def test_an_order_of_tokens_is_that_of_what_is_read_and_written(
+    command: list[str], tokens: int, heads: int, dim: int, layout: int, blocked: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    rows = (tokens, heads * dim) if layout == ROWS else (heads, tokens, dim)
+    given_tokens = [rng.standard_normal((2, *rows), np.float32) for _ in range(3)]
+    order, axis = rng.permutation(tokens), 1 + (layout == HEADS_FIRST)
+    plain = Attention(heads, heads, dim, dim**-0.5, (layout,) * 4, hides=True)
+    constants: list[Array] = []
+    if blocked:
+        side = -(-tokens // 64)
+        kept = np.flatnonzero(rng.random(side * side) < 0.7).astype(np.int32)
+        constants = [kept, np.array([1, side, side, 64, 64])]
+        plain = replace(plain, blocks=CONSTANT)
+    gathered = [np.ascontiguousarray(x.take(order, axis)) for x in given_tokens]
+    ordered = replace(plain, ordered=True)
+    wanted = result(command, step_of(plain, constants, tensors(*gathered)))
+    got = result(command, step_of(ordered, [*constants, order], tensors(*given_tokens)))
+    np.testing.assert_array_equal(got.take(order, axis), wanted)
 
 
 # ---- what is refused ----
@@ -155,7 +182,7 @@ KEPT = replace(PLAIN, blocks=CONSTANT)
 INDEX, GRID = np.array([0, 3], np.int32), np.array([1, 2, 2, 2, 2], np.int64)
 
 
-def bad(
+def step_of(
     attention: Attention, constants: Sequence[Array] = (), inputs: Sequence[Tensor] = ROW
 ) -> Step:
     return Step("attention", attention.attributes, constants, inputs, kinds=TOKEN_KINDS)
@@ -168,29 +195,38 @@ def changed(place: int, value: int) -> Step:
 
 
 BAD_STEPS = {
-    "heads do not fit": bad(replace(PLAIN, offsets=(1, 0, 0))),
-    "at most 256": bad(Attention(1, 1, 257, 1.0)),
-    "no multiple": bad(Attention(3, 2, 2, 1.0)),
-    "as many keys as values": bad(PLAIN, (), [*ROW[:2], *of_shapes((1, 5, 8))]),
-    "different batch": bad(PLAIN, (), [*ROW[:2], *of_shapes((2, 4, 8))]),
-    "of three dimensions": bad(
+    "heads do not fit": step_of(replace(PLAIN, offsets=(1, 0, 0))),
+    "at most 256": step_of(Attention(1, 1, 257, 1.0)),
+    "no multiple": step_of(Attention(3, 2, 2, 1.0)),
+    "as many keys as values": step_of(PLAIN, (), [*ROW[:2], *of_shapes((1, 5, 8))]),
+    "different batch": step_of(PLAIN, (), [*ROW[:2], *of_shapes((2, 4, 8))]),
+    "of three dimensions": step_of(
         replace(PLAIN, layouts=(TOKENS_FIRST,) * 4), (), of_shapes(*[(4, 8)] * 3)
     ),
-    "those of .batch, heads": bad(
-        replace(PLAIN, layouts=(HEADS_FIRST,) * 4), (), of_shapes(*[(1, 3, 4, 4)] * 3)
+    "those of .batch, heads": step_of(
+        replace(PLAIN, layouts=(HEADS_FIRST,) * 4), (), of_shapes(*[(1, 1, 4, 4)] * 3)
     ),
-    "there are no keys": bad(PLAIN, (), [ROW[0], *of_shapes((1, 0, 8), (1, 0, 8))]),
-    "mask does not fit": bad(replace(PLAIN, mask=INPUT), (), [*ROW, *of_shapes((1, 1, 4, 3))]),
-    "not those that its attributes speak of": bad(replace(PLAIN, mask=INPUT)),
-    "a row of int32": bad(KEPT, [INDEX.astype(np.int64), GRID]),
-    "five numbers of int64": bad(KEPT, [INDEX, GRID[:4]]),
-    "do not ascend": bad(KEPT, [INDEX[::-1].copy(), GRID]),
-    "blocks of no size": bad(KEPT, [INDEX, np.array([1, 2, 2, 0, 2], np.int64)]),
-    "beyond 32 bits": bad(KEPT, [INDEX, np.array([1, 2, 2**40, 2, 2], np.int64)]),
-    "more blocks than": bad(KEPT, [INDEX, np.array([9, 2**20, 2**20, 2, 2], np.int64)]),
-    "do not cover": bad(KEPT, [INDEX, np.array([1, 2, 3, 2, 2], np.int64)]),
-    "another number of heads": bad(KEPT, [INDEX, np.array([3, 2, 2, 2, 2], np.int64)]),
-    "seventeen attributes": Step("attention", [2, 4, 0], [], ROW, kinds=TOKEN_KINDS),
+    "those of .batch, heads, tokens": step_of(
+        replace(PLAIN, layouts=(HEADS_FIRST,) * 4, offsets=(2, 0, 0)),
+        (),
+        of_shapes(*[(1, 3, 4, 4)] * 3),
+    ),
+    "there are no keys": step_of(PLAIN, (), [ROW[0], *of_shapes((1, 0, 8), (1, 0, 8))]),
+    "mask does not fit": step_of(replace(PLAIN, mask=INPUT), (), [*ROW, *of_shapes((1, 1, 4, 3))]),
+    "not those that its attributes speak of": step_of(replace(PLAIN, mask=INPUT)),
+    "a row of int32": step_of(KEPT, [INDEX.astype(np.int64), GRID]),
+    "five numbers of int64": step_of(KEPT, [INDEX, GRID[:4]]),
+    "do not ascend": step_of(KEPT, [INDEX[::-1].copy(), GRID]),
+    "blocks of no size": step_of(KEPT, [INDEX, np.array([1, 2, 2, 0, 2], np.int64)]),
+    "beyond 32 bits": step_of(KEPT, [INDEX, np.array([1, 2, 2**40, 2, 2], np.int64)]),
+    "more blocks than": step_of(KEPT, [INDEX, np.array([9, 2**20, 2**20, 2, 2], np.int64)]),
+    "do not cover": step_of(KEPT, [INDEX, np.array([1, 2, 3, 2, 2], np.int64)]),
+    "another number of heads": step_of(KEPT, [INDEX, np.array([3, 2, 2, 2, 2], np.int64)]),
+    "every token once": step_of(replace(PLAIN, ordered=True), [np.array([0, 1, 1, 3])]),
+    "order must be a row of int64": step_of(replace(PLAIN, ordered=True), [INDEX]),
+    "order is of another number": step_of(replace(PLAIN, ordered=True), [np.arange(3)]),
+    "order goes with neither": step_of(replace(PLAIN, ordered=True, right=0), [np.arange(4)]),
+    "eighteen attributes": Step("attention", [2, 4, 0], [], ROW, kinds=TOKEN_KINDS),
     "malformed step": changed(3, 9),
     "column is out of range": changed(7, -1),
     "its rule has a number": changed(12, 2**40),
@@ -206,7 +242,7 @@ def test_a_bad_step_is_refused(sanitized: list[str], message: str) -> None:
 @pytest.mark.parametrize("index", [[3, 0], [0, 4], [-2], [0, -1, 3], [0, 0], [-1, 0], [2**31 - 1]])
 def test_an_index_of_a_call_is_checked(sanitized: list[str], index: list[int]) -> None:
     given = tensors(np.array(index, np.int32))
-    step = bad(replace(PLAIN, blocks=INPUT), [GRID], [*ROW, *given])
+    step = step_of(replace(PLAIN, blocks=INPUT), [GRID], [*ROW, *given])
     with pytest.raises(RuntimeError, match="do not ascend inside the grid"):
         run_outputs(step, sanitized)
 

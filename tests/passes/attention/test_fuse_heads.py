@@ -8,13 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsecc import ops
-from sparsecc.backends.onnxruntime.run import session_of_model
+from sparsecc import ops, targets
+from sparsecc.backends.onnxruntime.library import build_library
+from sparsecc.backends.onnxruntime.run import open_session, session_of_model
 from sparsecc.passes.attention.fuse_heads import PASS_NAME
 from sparsecc.passes.attention.plan import as_ops, asked_for, carry_out, keeping
 from sparsecc.passes.attention.search import outputs
-from sparsecc.passes.base import Context
+from sparsecc.passes.base import Context, run
 from sparsecc.passes.edit import constant
+from sparsecc.passes.regions.form import FormRegions
 from sparsecc.search.attentions import PlanAttention, PlanHead
 from tests.passes.attention.headed import GRID, STYLES, WIDTH, Headed, Style
 from tests.passes.permute.graphs import canonical
@@ -63,9 +65,7 @@ def carried_out(
 def gathered_heads(model: ir.Model) -> int:
     """How many nodes choose heads of values that were computed."""
     return sum(
-        node.op_type == "Gather"
-        and node.attributes.get_int("axis", 0) == 1
-        and constant(node.inputs[0]) is None
+        node.op_type == "Gather" and node.name is not None and "heads" in str(node.inputs[1].name)
         for node in model.graph
     )
 
@@ -140,3 +140,20 @@ def test_heads_that_lie_together_do_not_move() -> None:
     for name, each in model.graph.initializers.items():
         if name in weights:
             np.testing.assert_array_equal(constant(each), weights[name])
+
+
+@pytest.mark.parametrize("style", [Style(groups=6, norm="every", turns=True), Style(groups=6)])
+def test_the_step_reads_its_heads_where_they_lie(style: Style) -> None:
+    """Cuts, orders of tokens and turns are absorbed: between products there is one Concat."""
+    model, _ = carried_out(lambda: canonical(Headed().model(style)), [MOVED])
+    x = np.random.default_rng(1).standard_normal((1, GRID.tokens, WIDTH)).astype(np.float32)
+    wanted = session_of_model(model, threads=1).run(None, {"x": x})[0]
+    run([FormRegions(targets.get("native"))], model, Context())
+    left = [node.op_type for node in model.graph if node.domain == ""]
+    assert "Gather" not in left
+    assert "Slice" not in left
+    assert left.count("Concat") == 1 + 2 * style.turns
+    proto = ir.to_proto(model).SerializeToString()
+    session = open_session(proto, library=build_library(targets.get("native")), threads=1)
+    got = session.run(None, {"x": x})[0]
+    np.testing.assert_allclose(got, wanted, atol=2e-5 * np.abs(wanted).max())
