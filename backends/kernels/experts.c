@@ -9,6 +9,7 @@ static const char no_memory[] = "there is not enough memory to prepare its weigh
 static const char *read_wide(const sc_spec *s, i64 experts, const sc_host *host, sc_experts *w)
 {
   const i64 chunks = experts * w->chunks;
+  const int dense = s->count == chunks * w->depth;
   w->values = s->values, w->index = s->index, w->apart = s->grid_cols;
   w->starts = sc_get(host, (chunks + 1) * (i64)sizeof *w->starts);
   if (!w->starts) return no_memory;
@@ -16,6 +17,10 @@ static const char *read_wide(const sc_spec *s, i64 experts, const sc_host *host,
     while (tap < s->count && s->index[tap] < chunk * s->grid_cols) tap++;
     w->starts[chunk] = tap;
   }
+  if (!dense) return 0;
+  w->every = sc_get(host, w->depth * (i64)sizeof *w->every);
+  if (!w->every) return no_memory;
+  for (i64 i = 0; i < w->depth; i++) w->every[i] = (i32)i;
   return 0;
 }
 
@@ -56,7 +61,7 @@ const char *SC(sc_experts_read)(const sc_step_spec *spec, i64 first, i64 experts
 void SC(sc_experts_destroy)(sc_experts *w, const sc_host *host)
 {
   if (w->kernel) SC(sc_destroy)(w->kernel);
-  sc_drop(host, w->starts), sc_drop(host, w->offsets), sc_drop(host, w->strips);
+  sc_drop(host, w->starts), sc_drop(host, w->every), sc_drop(host, w->offsets), sc_drop(host, w->strips);
 }
 
 /* ---- tokens in the lanes ---- */
@@ -71,9 +76,9 @@ typedef struct {
 
 static taps taps_of(const sc_experts *w, i64 expert, i64 chunk)
 {
-  const i64 at = expert * w->chunks + chunk, from = w->starts[at];
-  return (taps){w->values + from * CHUNK_ROWS, w->bias + at * CHUNK_ROWS, w->index + from, w->index + w->starts[at + 1],
-                at * w->apart};
+  const i64 at = expert * w->chunks + chunk, from = w->starts[at], count = w->starts[at + 1] - from;
+  const i32 *index = w->every ? w->every : w->index + from;
+  return (taps){w->values + from * CHUNK_ROWS, w->bias + at * CHUNK_ROWS, index, index + count, w->every ? 0 : at * w->apart};
 }
 
 /* NEON multiplies by a lane of a register. */
@@ -95,7 +100,7 @@ INLINE void rows_of(const int NR, const taps *t, i64 row, const float *x, float 
   for (const i32 *at = t->index, *end = t->end; at < end; at++, w += CHUNK_ROWS) {
     const float *from = x + (*at - first) * (NR * VL), *next = from + AHEAD * NR * VL;
     UNROLL for (int n = 0; n < NR * VL; n += LINE) __builtin_prefetch(next + n);
-    __builtin_prefetch(w + BEHIND), __builtin_prefetch(at + BEHIND / CHUNK_ROWS);
+    __builtin_prefetch(w + BEHIND);
     vf v[LANE_VECTORS];
     UNROLL for (int n = 0; n < NR; n++) v[n] = load(from + n * VL);
     ROW_WEIGHTS(w)
@@ -156,7 +161,6 @@ INLINE void few(const int T, const int U, const taps *t, const float *const *x, 
   {                                                                                                   \
     vf v[CHUNK_VECTORS];                                                                              \
     UNROLL for (int n = 0; n < CHUNK_VECTORS; n++) v[n] = load(w + n * VL);                           \
-    __builtin_prefetch(w + BEHIND);                                                                   \
     UNROLL for (int i = 0; i < T; i++) UNROLL for (int n = 0; n < CHUNK_VECTORS; n++)                 \
       acc[u][i][n] += v[n] * rows[i][*at];                                                            \
     w += CHUNK_ROWS, at++;                                                                            \

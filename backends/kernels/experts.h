@@ -17,6 +17,7 @@ typedef struct {
   /* Blocks of 16x1, each a tap of a chunk; kernel is null. */
   const float *values;
   const i32 *index;
+  i32 *every;                    /* without zeros: the inputs of each chunk, so that the index is not read; else null */
   i64 apart, *starts;            /* the first tap of each chunk, and one more for the end */
   /* Others. */
   sc_kernel *kernel;

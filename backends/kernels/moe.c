@@ -9,7 +9,7 @@ enum {
   NEAR = 1 << 18,                /* floats of tokens, before and between the products, that the second-level cache keeps */
   MOST_TILES = 64,
   FEW_MOST = VL == 4 ? FEW_TOKENS : VL * 3 / 4, /* up to so many tokens no vector of them pays */
-  FEW_BESIDE = VL / 4            /* nor for so many besides full vectors */
+  FEW_BESIDE = VL / 2            /* nor for so many besides full vectors */
 };
 
 typedef struct {
@@ -222,6 +222,7 @@ static void down_lanes(const job *j, const tile *t, i64 chunk)
   const i64 rows = sc_chunk_rows(&j->m->down, chunk);
   float sums[CHUNK_ROWS * MOST_PITCH] __attribute__((aligned(64)));
   if (rows < CHUNK_ROWS) clear_floats(sums, CHUNK_ROWS * t->pitch);
+  for (i64 i = 0; i < t->count; i++) __builtin_prefetch(result_of(j, t, i, chunk)); /* far from each other */
   SC(sc_experts_lanes)(&j->m->down, t->expert, chunk, t->hidden, t->vectors, sums);
   for (i64 n = 0; n < t->count; n += VL)
     for (i64 row = 0; row < rows; row += VL) {

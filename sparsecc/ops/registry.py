@@ -44,7 +44,7 @@ def is_search(node: ir.Node) -> bool:
 
 def is_mixture(node: ir.Node) -> bool:
     """Whether a node is a mixture of experts, packed or not."""
-    return is_ours(node) and node.op_type in MIXTURES | PACKED_MIXTURES
+    return is_ours(node) and (node.op_type in MIXTURES or node.op_type in PACKED_MIXTURES)
 
 
 def is_packed_mixture(node: ir.Node) -> bool:
