@@ -10,6 +10,7 @@ from sparsecc.simulate import costs
 from sparsecc.simulate.choice import Choice, Stage
 from sparsecc.simulate.cluster import Cluster, Traffic
 from sparsecc.simulate.load import heaviest
+from sparsecc.simulate.memory import GRADIENT_BYTES, layer_parameters, of_device
 from sparsecc.simulate.model import (
     Kind,
     Matrix,
@@ -18,6 +19,9 @@ from sparsecc.simulate.model import (
     head,
     matrices,
 )
+
+COUNT_BYTES = 8
+"""Of the number of tokens that one device sends to an expert."""
 
 
 @dataclass
@@ -47,8 +51,10 @@ class Layers:
         return self._layer(kind)
 
     def ends(self, stage: Stage) -> list[Pass]:
-        """The head, and what goes to and comes from other stages."""
+        """The embedding, the head, and what goes to and comes from other stages."""
         found = [self._head()] if stage.last else []
+        if stage.first:
+            found.append(self._embedding())
         heads = sum(kind == "predictor" for kind in stage.layers)
         return found + [self._head()] * heads + [self._between()] * (self.choice.pipeline > 1)
 
@@ -74,6 +80,7 @@ class Layers:
         )
         if kind != "dense":
             self._add_experts(forward, backward)
+        backward.compute["streaming"] += self._summed(sum(layer_parameters(model, choice, kind)))
         if choice.recompute == "full":
             backward.compute["recomputation"] = sum(forward.compute.values())
             backward.sent = {name: 2 * seconds for name, seconds in backward.sent.items()}
@@ -113,21 +120,22 @@ class Layers:
 
     def _tensor_sent(self, kind: Kind) -> dict[Traffic, float]:
         """Around each half of a layer that matrices are shared in: gather tokens, sum them up."""
-        tensor, model = self.choice.tensor, self.model
-        if tensor == 1:
+        model = self.model
+        if self.choice.tensor == 1:
             return {}
-        group = net.group(self.cluster, tensor)
-        a, item = model.attention, self.tokens * model.item_bytes
+        a = model.attention
         latent = a.query_rank + a.latent_rank + a.position_dim
         gathered = [latent or model.d]
         if kind == "dense" or model.shared:
             gathered.append(model.d)
-        seconds = sum(
-            net.all_gather(self.cluster, group, item * width)
-            + net.reduce_scatter(self.cluster, group, item * model.d)
-            for width in gathered
-        )
-        return {"tensor": seconds}
+        return {"tensor": sum(self._shared(width) for width in gathered)}
+
+    def _shared(self, width: int) -> float:
+        """Tokens of all tensor-parallel devices gathered, so wide, and what they make summed up."""
+        group = net.group(self.cluster, self.choice.tensor)
+        item = self.tokens * self.model.item_bytes
+        summed = net.reduce_scatter(self.cluster, group, item * self.model.d)
+        return net.all_gather(self.cluster, group, item * width) + summed
 
     def _add_experts(self, forward: Pass, backward: Pass) -> None:
         model, choice, cluster = self.model, self.choice, self.cluster
@@ -143,14 +151,27 @@ class Layers:
             )
             one.compute["imbalance"] = worst - one.compute["experts"]
             if spread > 1:
+                members = net.group(cluster, spread)
                 one.sent["expert"] = 2 * net.expert_exchange(
                     cluster,
                     model,
-                    net.group(cluster, spread),
+                    members,
                     self.tokens / choice.tensor,
                     sum(loads) / mean,
                     hierarchical=choice.exchange == "hierarchical",
                 )
+                if not back:  # how many tokens will come, before any of them
+                    counts = model.experts * COUNT_BYTES
+                    one.sent["expert"] += net.all_to_all(cluster, members, counts)
+
+    def _summed(self, numbers: float) -> float:
+        """Adding a micro-batch's gradients to those of the ones before it: two reads, a write."""
+        return costs.streaming(self.cluster.device, 3 * GRADIENT_BYTES * numbers)
+
+    def _embedding(self) -> Pass:
+        summed = self._summed(of_device(head(self.model), self.choice.tensor))
+        shared = self.choice.tensor > 1
+        return Pass({"streaming": summed}, {"tensor": self._shared(self.model.d)} if shared else {})
 
     def _head(self) -> Pass:
         """Scores of all tokens, their loss, and both backward."""
@@ -159,15 +180,15 @@ class Layers:
         one = Pass(
             {
                 "products": self._product(matrix) + self._product(matrix, backward=True),
-                "streaming": costs.streaming(self.cluster.device, 5 * scores),
+                "streaming": costs.streaming(self.cluster.device, 5 * scores)
+                + self._summed(of_device(matrix, self.choice.tensor)),
             }
         )
         if self.choice.tensor > 1:
+            # Of every token the largest score, the sum of all and the one of the target.
             group = net.group(self.cluster, self.choice.tensor)
-            size = self.tokens * model.item_bytes * model.d
-            one.sent["tensor"] = net.all_gather(self.cluster, group, size) + net.reduce_scatter(
-                self.cluster, group, size
-            )
+            sums = 3 * net.all_reduce(self.cluster, group, 4 * self.tokens)
+            one.sent["tensor"] = self._shared(model.d) + sums
         return one
 
     def _between(self) -> Pass:

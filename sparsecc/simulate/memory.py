@@ -58,18 +58,18 @@ def of_device(matrix: Matrix, tensor: int) -> float:
     return matrix.parameters / (1 if matrix.split == "tokens" else tensor)
 
 
+def layer_parameters(model: Model, choice: Choice, kind: Kind) -> tuple[float, float]:
+    """Numbers that one device has of a layer: of experts, and of all else."""
+    routed = 0 if kind == "dense" else model.experts * expert_parameters(model)
+    rest = sum(of_device(each, choice.tensor) for each in matrices(model, kind))
+    return routed / (choice.tensor * choice.expert), rest + model.norms * model.d
+
+
 def stage_parameters(model: Model, choice: Choice, stage: Stage) -> tuple[float, float]:
     """Numbers that one device of a stage has: of experts, and of all else."""
-    routed = sum(kind != "dense" for kind in stage.layers) * model.experts
-    spread = routed * expert_parameters(model) / (choice.tensor * choice.expert)
-    rest = sum(
-        n * of_device(each, choice.tensor)
-        for kind, n in stage.kinds()
-        for each in matrices(model, kind)
-    )
-    norms = len(stage.layers) * model.norms * model.d
+    layers = [(n, *layer_parameters(model, choice, kind)) for kind, n in stage.kinds()]
     ends = (stage.first + stage.last) * of_device(head(model), choice.tensor)
-    return spread, rest + norms + ends
+    return sum(n * each for n, each, _ in layers), ends + sum(n * each for n, _, each in layers)
 
 
 def state_bytes(model: Model) -> int:
@@ -124,4 +124,13 @@ def kept_numbers(model: Model, kind: Kind, recompute: str) -> float:
     return always + sum(each.outputs for each in seen[:-1] if not each.remade)
 
 
-__all__ = ["Memory", "kept_numbers", "memory", "of_device", "stage_parameters", "state_bytes"]
+__all__ = [
+    "GRADIENT_BYTES",
+    "Memory",
+    "kept_numbers",
+    "layer_parameters",
+    "memory",
+    "of_device",
+    "stage_parameters",
+    "state_bytes",
+]
