@@ -1,0 +1,95 @@
+"""Writing a model for several processes: an artifact for each part, and the schedule."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from sparsecc import ops, targets
+from sparsecc.capture import capture
+from sparsecc.driver import compile as compile_model
+from sparsecc.errors import ArtifactError, PlanError
+from sparsecc.passes import pipeline
+from sparsecc.passes.base import Context, run
+from sparsecc.spread.schedule import FILE_NAME, SCHEDULE_FILE, experts_folder
+from sparsecc.spread.split import Split, split
+
+
+def spread(
+    model: Any,
+    out: str | Path,
+    ranks: int,
+    *,
+    target: str = "native",
+    load: Sequence[float] | None = None,
+) -> Path:
+    """Write a model for several processes that share its experts.
+
+    Every part is an artifact of its own, compiled as any model: ``part…`` is the same for all
+    processes, ``rank…/experts…`` has the experts of one. ``schedule.json`` says what is run and
+    sent; :class:`sparsecc.spread.Worker` does so.
+
+    Args:
+        model: An ONNX file or model with mixtures of experts.
+        out: Folder to write; one that such a call wrote is replaced.
+        ranks: How many processes.
+        target: Hardware of each.
+        load: How often each expert is chosen, to place them by; the same for all layers.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ModelError: The model cannot be read, or has no mixture of experts.
+        PlanError: Its experts do not divide over so many processes.
+        ArtifactError: The folder cannot be written, or holds something else.
+    """
+    if ranks < 1:
+        raise PlanError(f"a model for {ranks} processes", fix="give one or more")
+    folder = Path(out)
+    if folder.exists() and not (folder / FILE_NAME).is_file():
+        raise ArtifactError(
+            f"{folder} exists and holds no model for several processes", fix="choose another folder"
+        )
+    hardware = targets.read(target)
+    graph = capture(model)
+    ops.attach_functions(graph)
+    run(pipeline.EXACT_BEFORE, graph, Context(target=hardware))
+    cut = split(graph, ranks, load)
+    try:
+        with tempfile.TemporaryDirectory(
+            dir=folder.absolute().parent, prefix=".spread-"
+        ) as scratch:
+            made = Path(scratch) / "made"
+            _write(cut, made, target)
+            if folder.exists():
+                shutil.rmtree(folder)
+            made.rename(folder)
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot write {folder}: {error.strerror or error}",
+            fix="choose a folder that can be written and has room",
+        ) from error
+    return folder
+
+
+def _write(cut: Split, folder: Path, target: str) -> None:
+    for place, part in _places(cut, folder):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        compile_model(part, target).save(place)
+    SCHEDULE_FILE.save(cut.schedule, folder / FILE_NAME)
+
+
+def _places(cut: Split, folder: Path) -> Iterator[tuple[Path, ir.Model]]:
+    yield from ((folder / name, part) for name, part in cut.parts.items())
+    for name, each in cut.experts.items():
+        for rank, part in enumerate(each):
+            yield experts_folder(folder, rank) / name, part
+
+
+__all__ = ["spread"]
