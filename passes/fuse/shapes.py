@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from sparsecc import ops
 from sparsecc.passes.edit import constant, is_op
-from sparsecc.passes.fuse import numbers
+from sparsecc.passes.fuse import numbers, shape_rules
 from sparsecc.passes.fuse.terms import Term, Terms, over, times
 
 Rule = Callable[[ir.Node, list[Terms | None]], Terms | None]
@@ -69,8 +69,9 @@ class Shapes:
         held = numbers.held_by(node, inputs, [self.numbers(x) for x in node.inputs])
         if held is not None:
             self._numbers[node.outputs[0]] = held
-        if is_op(node, "Split"):
-            for output, part in zip(node.outputs, _split(node, inputs), strict=True):
+        several = _SEVERAL.get(node.op_type) if is_op(node, node.op_type) else None
+        if several is not None:
+            for output, part in zip(node.outputs, several(node, inputs), strict=True):
                 self._terms[output] = part
             return
         if is_op(node, "Range", "ConstantOfShape"):
@@ -369,7 +370,7 @@ def _sparse_matmul(node: ir.Node, inputs: list[Terms | None]) -> Terms | None:
 _KEEPS_SHAPE = """
     Abs BatchNormalization Cast Clip Dropout Elu Erf Exp Gelu HardSigmoid HardSwish Identity
     InstanceNormalization IsNaN LayerNormalization LeakyRelu Log LogSoftmax Mish Neg Not
-    Reciprocal Relu Selu Sigmoid Softmax Softplus Sqrt Swish Tanh Trilu
+    Reciprocal Relu ScatterElements ScatterND Selu Sigmoid Softmax Softplus Sqrt Swish Tanh Trilu
 """
 _REDUCES = "ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare"
 _BROADCASTS = """
@@ -383,6 +384,7 @@ _STANDARD: Mapping[str, Rule] = {
     "AveragePool": _pool,
     "Concat": _concat,
     "Conv": _conv,
+    "Einsum": shape_rules.einsum,
     "Flatten": _flatten,
     "Gather": _gather,
     "Gemm": _gemm,
@@ -393,7 +395,10 @@ _STANDARD: Mapping[str, Rule] = {
     "Resize": _resize,
     "Slice": _slice,
     "Squeeze": _squeeze,
+    "Tile": shape_rules.tiled,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
 }
+_SEVERAL = {"Split": _split, "TopK": shape_rules.best_ones}
+"""Of ops with more than one output."""
 _SPARSE: Mapping[str, Rule] = {"SparseConv": _sparse_conv, "SparseMatMul": _sparse_matmul}

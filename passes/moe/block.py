@@ -53,7 +53,7 @@ def joins(chosen: ir.Value, made: set[ir.Node]) -> Iterator[ir.Value]:
     while True:
         for value in values:
             for reader in value.consumers():
-                if reader.graph is not graph or value.is_graph_output():
+                if reader.graph is not graph:
                     return
                 if reader not in made:
                     made.add(reader)

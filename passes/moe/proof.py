@@ -10,6 +10,7 @@ others are not let in (:data:`SUSPECT`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,14 +30,15 @@ from sparsecc.passes.moe.block import Block
 from sparsecc.passes.moe.write import Experts
 
 Array = NDArray[Any]
+_COMPARISONS = ("Less", "LessOrEqual", "Greater", "GreaterOrEqual")
+_BOUNDS = ("Clip", "Max", "Min")
+_EVERYTHING = 1 << 31
+"""Bounds beyond stand for the end of an axis."""
 SUSPECT = {
     "CumSum": "places in a queue: experts that are full drop tokens",
     "TopK": "tokens that are chosen by experts",
     "ArgMax": "tokens that are chosen by experts",
-    "Less": "a comparison: experts that are full drop tokens",
-    "LessOrEqual": "a comparison: experts that are full drop tokens",
-    "Greater": "a comparison: experts that are full drop tokens",
-    "GreaterOrEqual": "a comparison: experts that are full drop tokens",
+    **dict.fromkeys(_COMPARISONS, "a comparison: experts that are full drop tokens"),
     "If": "a branch",
     "Loop": "a loop",
     "Scan": "a loop",
@@ -87,26 +89,36 @@ class Sizes:
         return tuple(number_of(t, lambda s: self._numbers.setdefault(s, _SIZE)) for t in terms)
 
 
-def suspect(block: Block) -> str | None:
-    """Why running a block on few tokens would not prove what it does on many."""
+def suspect(block: Block, tokens: int) -> str | None:
+    """Why running a block on so many tokens would not prove what it does on more."""
     for node in block.nodes:
         if is_op(node, *SUSPECT):
             return SUSPECT[node.op_type]
-        if is_op(node, "Slice") and _cuts_rows(node):
+        x = node.inputs[0] if node.inputs else None
+        counts = is_op(node, *_BOUNDS) and x is not None and x.dtype != ir.DataType.FLOAT
+        if counts or (is_op(node, "Slice") and _cuts_more(node, tokens)):
             return "a limit on the number of tokens"
     return None
 
 
-def _cuts_rows(node: ir.Node) -> bool:
-    """Whether a Slice is of an axis whose size is no number, and not all of it."""
-    x, bounds = node.inputs[0], [constant(value) for value in node.inputs[1:]]
-    if x is None or x.shape is None or len(bounds) < 3 or any(b is None for b in bounds):
+def compares_floats(node: ir.Node) -> bool:
+    """Whether what a node gives hangs on how large its inputs are: random ones do not show it."""
+    x = node.inputs[0] if node.inputs else None
+    return is_op(node, *_COMPARISONS) and (x is None or x.dtype == ir.DataType.FLOAT)
+
+
+def _cuts_more(node: ir.Node, tokens: int) -> bool:
+    """Whether a Slice may cut an open axis at a place that so many rows do not come to."""
+    x, bounds = node.inputs[0], [constant(value) for value in node.inputs[1:4]]
+    if x is None or x.shape is None:
         return True
-    starts, ends, axes = (b.reshape(-1).tolist() for b in bounds[:3] if b is not None)
-    rank = len(x.shape)
+    found = [b.reshape(-1).tolist() if b is not None else [] for b in bounds]
+    starts, ends, axes = [*found, [], [], []][:3]
+    axes = axes or list(range(len(starts)))
     return any(
-        not isinstance(x.shape[axis % rank], int) and (start, end > 1 << 31) != (0, True)
-        for start, end, axis in zip(starts, ends, axes, strict=True)
+        tokens < abs(bound) <= _EVERYTHING and not isinstance(x.shape[axis], int)
+        for places in (starts, ends)
+        for bound, axis in zip(places, axes, strict=False)
     )
 
 
@@ -165,7 +177,7 @@ def feeds(
 ) -> dict[ir.Value, Array] | None:
     """Numbers for all that a block reads; random ones where none are given.
 
-    None where the size of something is not known.
+    None where a size is not known, or what is given has another.
     """
     found: dict[ir.Value, Array] = {}
     for value in (*block.given, *block.sized):
@@ -180,6 +192,8 @@ def feeds(
             ends = read.get_int("start", 0), read.get_int("end", len(dims))
             found[value] = np.array(dims[ends[0] : ends[1]], np.int64)
         elif value in given:
+            if given[value].size != math.prod(dims):
+                return None  # the sizes that were taken for open ones do not go together
             found[value] = given[value].reshape(dims)
         elif value.dtype == ir.DataType.FLOAT:
             found[value] = rng.uniform(0.1, 1, dims).astype(np.float32)

@@ -40,6 +40,7 @@ _MOST_JOINS = 24
 """Values after a choice that are looked at: exporters write the last sum within a dozen."""
 _MOST_ROWS = 256
 """Tokens of a probe whose results are compared."""
+_UNSIZED = "tokens whose sizes are not known"
 _UNPROVED = "what is between the products of its experts is no known activation"
 
 
@@ -141,7 +142,7 @@ class _Reader:
         tokens = sizes.of(result)
         width = experts[0].ups[0].size[1]
         if tokens is None or tokens[-1] != width:
-            return "tokens whose sizes are not known"
+            return _UNSIZED
         total = math.prod(tokens)
         for x in sources(experts, made):
             dims = sizes.of(x)
@@ -152,18 +153,26 @@ class _Reader:
             if not isinstance(outcome, str):
                 gates, by_expert, place, proved = outcome
                 shape = self._shape(result, x, choice.chosen)
+                if shape is None:
+                    return _UNSIZED
                 return Found(
                     result, x, choice.chosen, gates, by_expert, proved, choice.k, place, shape
                 )
             reason = outcome if reason == _UNPROVED else reason
         return reason
 
-    def _shape(self, result: ir.Value, x: ir.Value, chosen: ir.Value) -> ir.Value | list[int]:
+    def _shape(
+        self, result: ir.Value, x: ir.Value, chosen: ir.Value
+    ) -> ir.Value | list[int] | None:
         """What says the dimensions of the result: those of a value, or numbers."""
         terms = self._shapes.terms(result) or ()
         if sum(not isinstance(term, int) for term in terms) <= 1:
             return [term if isinstance(term, int) else -1 for term in terms]
-        return x if self._shapes.terms(x) == terms else chosen
+        if self._shapes.terms(x) == terms:
+            return x
+        routed = self._shapes.terms(chosen)
+        alike = routed is not None and len(routed) == len(terms) and routed[:-1] == terms[:-1]
+        return chosen if alike else None
 
 
 def _misfit(choice: _Choice, result: ir.Value, count: int) -> str | None:
@@ -256,7 +265,7 @@ class _Trial:
         cut = block(self._result, [self._x, self._choice.chosen, gates], self._inside)
         if set(cut.given) != {self._x, self._choice.chosen, gates}:
             return None
-        reason = proof.suspect(cut)
+        reason = proof.suspect(cut, self._tokens)
         if reason:
             return reason
         k = self._choice.k
@@ -271,7 +280,7 @@ class _Trial:
         cut = block(self._result, [self._x, gates], self._inside)
         if dims is None or dims[-1] != self._count or set(cut.given) != {self._x, gates}:
             return None
-        reason = proof.suspect(cut)
+        reason = proof.suspect(cut, self._tokens)
         if reason or not self._is_zero_elsewhere(gates):
             return reason
         everyone = np.tile(np.arange(self._count), (self._tokens, 1))
@@ -292,13 +301,13 @@ class _Trial:
 
     def _is_zero_elsewhere(self, gates: ir.Value) -> bool:
         cut = block(gates, [self._choice.chosen], self._inside)
-        if self._choice.chosen not in cut.given:
+        if self._choice.chosen not in cut.given or any(map(proof.compares_floats, cut.nodes)):
             return False
         run = self._runner(cut, gates)
         for chosen in proof.choices(self._tokens, self._count, self._choice.k, self._rng):
             given = proof.feeds(cut, self._sizes, {self._choice.chosen: chosen}, self._rng)
             made = run(given) if run is not None and given is not None else None
-            if made is None:
+            if made is None or made.size != self._tokens * self._count:
                 return False
             rest = made.reshape(self._tokens, self._count).copy()
             np.put_along_axis(rest, chosen, 0, axis=1)
@@ -336,7 +345,7 @@ class _Trial:
             named[self._choice.chosen] = probe.chosen
             given = proof.feeds(cut, self._sizes, named, self._rng)
             result = run(given) if run is not None and given is not None else None
-            if result is None:
+            if result is None or result.size != probe.x.size:
                 return None
             made.append(result.reshape(self._tokens, -1)[rows])
         for experts in hypotheses(self._experts):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import permutations, product
 from typing import TYPE_CHECKING, Any
 
 from sparsecc.passes.moe import REWRITTEN
@@ -42,7 +43,7 @@ def every_expert(model: nn.Module, *, listed: bool) -> Iterator[list[str]]:
             forward = _of_stack(module) or (_of_list(module) if listed else None)
             if forward is not None and "forward" not in vars(module):
                 module.forward = forward
-                found[module] = path
+                found[module] = path or type(module).__name__
         yield list(found.values())
     finally:
         for module in found:
@@ -78,24 +79,34 @@ def _stacked(module: Any, tokens: Tensor, chosen: Tensor, gates: Tensor) -> Tens
     return (made * dense.t().unsqueeze(-1)).sum(0).to(tokens.dtype)
 
 
-def _of_list(module: nn.Module) -> Callable[..., Tensor] | None:
+# ---- experts that are modules, in a list beside a router ----
+_Route = Callable[["Tensor"], "tuple[Tensor, Tensor]"]
+"""Tokens ``[..., d]`` → chosen experts and their gates ``[..., k]``."""
+_ROUTERS = (
+    *(("softmax", None), ("softmax", "sum"), ("sigmoid", None), ("sigmoid", "sum")),
+    *((None, "softmax"),),
+)
+"""What is done to scores before the best are taken, and to the best."""
+
+
+def _of_list(module: nn.Module) -> Callable[..., Any] | None:
     """For a router and a list of experts of one class, where that is what the module computes."""
     import torch
 
-    lists = [
-        child
-        for child in module.children()
-        if isinstance(child, torch.nn.ModuleList) and _are_alike(list(child))
-    ]
-    others = [child for child in module.children() if child not in lists]
-    width = _features(lists[0][0]) if len(lists) == 1 else None
-    if width is None:
+    children = [child for child in module.children() if next(child.parameters(), None) is not None]
+    lists = [child for child in children if isinstance(child, torch.nn.ModuleList)]
+    experts = list(lists[0]) if len(lists) == 1 else []
+    width = _features(experts[0]) if _are_alike(experts) else None
+    chosen = _chosen(module, experts, width) if width is not None else None
+    if width is None or chosen is None:
         return None
-    for router in others:
-        shared = [child for child in others if child is not router]
-        forward = partial(_listed, list(lists[0]), router, shared)
-        if all(_agree(module, forward, count, width) for count in _PROBED_TOKENS):
-            return forward
+    for router in children:
+        others = [child for child in children if child not in (router, lists[0])]
+        for route, rest in product(_routes(router, chosen), _rests(others)):
+            for pair in (None, router):
+                forward = partial(_listed, experts, route, rest, pair)
+                if all(_agree(module, forward, count, width) for count in _PROBED_TOKENS):
+                    return forward
     return None
 
 
@@ -113,48 +124,104 @@ def _features(expert: nn.Module) -> int | None:
     return next((int(p.shape[-1]) for p in expert.parameters() if p.ndim == 2), None)
 
 
-def _listed(experts: list[nn.Module], router: nn.Module, shared: list[nn.Module], x: Tensor) -> Any:
-    """The chosen experts' sum, and what other children make of all tokens."""
-    chosen, gates = _routed(router(x))
-    tokens = x.reshape(-1, x.shape[-1])
-    chosen, gates = (each.reshape(-1, each.shape[-1]) for each in (chosen, gates))
-    total = sum(
-        expert(tokens) * (gates * (chosen == e)).sum(-1, keepdim=True)
-        for e, expert in enumerate(experts)
-    )
-    return total.reshape(x.shape) + sum(each(x) for each in shared)
+def _chosen(module: nn.Module, experts: list[nn.Module], width: int) -> int | None:
+    """How many experts get each token."""
+    rows: list[int] = []
+    count = max(_PROBED_TOKENS)
+    hooks = [
+        expert.register_forward_hook(lambda _, args, made: rows.append(args[0].numel() // width))
+        for expert in experts
+    ]
+    try:
+        module(_drawn(module, count, width))
+    except Exception:  # a module that takes something else than tokens raises anything
+        return None
+    finally:
+        for hook in hooks:
+            hook.remove()
+    chosen, rest = divmod(sum(rows), count)
+    return chosen if 0 < chosen <= len(experts) and not rest else None
 
 
-def _routed(output: Any) -> tuple[Tensor, Tensor]:
-    """The experts and their gates, among what a router gives.
+def _routes(router: nn.Module, chosen: int) -> Iterator[_Route]:
+    """What a router may be: one that says experts and gates, or one whose scores say them."""
+    yield partial(_told, router)
+    for before, after in _ROUTERS:
+        yield partial(_scored, router, chosen, before, after)
 
-    Raises:
-        ValueError: It gives something else.
-    """
+
+def _told(router: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     import torch
 
-    parts = [each for each in output if isinstance(each, torch.Tensor)]
-    whole = [each for each in parts if each.dtype == torch.int64]
-    if len(whole) == 1:
-        gates = [e for e in parts if e.is_floating_point() and e.shape == whole[0].shape]
-        if len(gates) == 1:
-            return whole[0], gates[0]
-    raise ValueError("a router that does not give experts and their gates")
+    parts = [each for each in router(x) if isinstance(each, torch.Tensor)]
+    (whole,) = [each for each in parts if each.dtype == torch.int64]
+    (gates,) = [each for each in parts if each.is_floating_point() and each.shape == whole.shape]
+    return whole, gates
 
 
-def _agree(module: nn.Module, forward: Callable[..., Tensor], count: int, width: int) -> bool:
+def _scored(
+    router: nn.Module, chosen: int, before: str | None, after: str | None, x: Tensor
+) -> tuple[Tensor, Tensor]:
+    scores = router(x)
+    if before is not None:
+        scores = scores.softmax(-1) if before == "softmax" else scores.sigmoid()
+    gates, best = scores.topk(chosen, dim=-1)
+    if after is not None:
+        gates = gates.softmax(-1) if after == "softmax" else gates / gates.sum(-1, keepdim=True)
+    return best, gates
+
+
+def _rests(others: list[nn.Module]) -> Iterator[Callable[[Tensor], Any]]:
+    """What is added to the experts: all other children, or one times a sigmoid of another."""
+    yield lambda x: sum(each(x) for each in others)
+    if len(others) == 2:
+        for scores, shared in permutations(others):
+            yield partial(_gated, scores, shared)
+
+
+def _gated(scores: nn.Module, shared: nn.Module, x: Tensor) -> Tensor:
+    made: Tensor = scores(x).sigmoid() * shared(x)
+    return made
+
+
+def _listed(
+    experts: list[nn.Module],
+    route: _Route,
+    rest: Callable[[Tensor], Any],
+    router: nn.Module | None,
+    x: Tensor,
+) -> Any:
+    """The chosen experts' sum and what is added; with a router, its scores of tokens as well."""
+    tokens = x.reshape(-1, x.shape[-1])
+    best, gates = (each.reshape(-1, each.shape[-1]) for each in route(x))
+    total = sum(
+        expert(tokens) * (gates * (best == e)).sum(-1, keepdim=True)
+        for e, expert in enumerate(experts)
+    )
+    made = total.reshape(x.shape) + rest(x)
+    return made if router is None else (made, router(tokens))
+
+
+def _drawn(module: nn.Module, count: int, width: int) -> Tensor:
+    """Random tokens for a module."""
+    import torch
+
+    like = next(module.parameters())
+    drawn = torch.randn(1, count, width, generator=torch.Generator().manual_seed(count))
+    return drawn.to(like.device, like.dtype)
+
+
+def _agree(module: nn.Module, forward: Callable[..., Any], count: int, width: int) -> bool:
     """Whether a form computes what the module does, for random tokens and for one many times."""
     import torch
 
-    generator = torch.Generator().manual_seed(count)
-    drawn = torch.randn(1, count, width, generator=generator)
-    like = next(module.parameters())
+    drawn = _drawn(module, count, width)
     try:
         for x in (drawn, drawn[:, :1].expand(1, count, width).contiguous()):
-            x = x.to(like.device, like.dtype)
             wanted = module(x)
+            largest = float((wanted[0] if isinstance(wanted, tuple) else wanted).abs().max())
             torch.testing.assert_close(
-                forward(x), wanted, rtol=_TOLERANCE, atol=_TOLERANCE * float(wanted.abs().max())
+                forward(x), wanted, rtol=_TOLERANCE, atol=_TOLERANCE * largest
             )
     except Exception:  # whatever a module raises that is something else
         return False

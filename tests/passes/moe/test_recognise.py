@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -57,6 +59,19 @@ def test_every_form_becomes_the_op(form: type[nn.Module]) -> None:
     assert len(best.unique()) == 1
     given = forms.tokens(), forms.tokens(batch=7, seed=1), forms.tokens("one", batch=1)
     assert largest_error(model, module, *given) < 1e-6
+
+
+@pytest.mark.parametrize("form", forms.FORMS, ids=lambda form: form.__name__)
+def test_what_torchscript_wrote(form: type[nn.Module]) -> None:
+    """The older exporter writes other nodes, with sizes that are computed."""
+    torch.manual_seed(0)
+    module, file = form().eval(), io.BytesIO()
+    names = {"input_names": ["x"], "dynamic_axes": {"x": {0: "batch"}}}
+    torch.onnx.export(module, (forms.tokens(),), file, dynamo=False, opset_version=17, **names)
+    model = capture(onnx.load_from_string(file.getvalue()))
+    run(pipeline.EXACT_BEFORE, model, Context(verify=True))
+    assert len(mixtures(model)) == 1
+    assert largest_error(model, module, forms.tokens(), forms.tokens("one", batch=3)) < 1e-6
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sparsecc import ops
 from sparsecc.backends.onnxruntime.run import session_of_model
@@ -17,7 +18,7 @@ from sparsecc.capture.experts import REWRITTEN
 from sparsecc.errors import ModelError
 from sparsecc.passes import pipeline
 from sparsecc.passes.base import Context, run
-from tests.end_to_end.mixtures import HiDreamExperts, HiDreamGate
+from tests.end_to_end.mixtures import HiDreamExperts, HiDreamGate, SwiGlu
 
 WIDTH = 16
 
@@ -67,9 +68,10 @@ def captured(module: nn.Module, x: Tensor) -> tuple[ir.Model, Context]:
     ops.attach_functions(model)
     session = session_of_model(model, threads=1)
     for given in (torch.randn(3, 5, WIDTH), x[:1, :1].expand(2, 5, WIDTH).contiguous()):
-        (made,) = session.run(None, {session.get_inputs()[0].name: given.numpy()})
+        made = session.run(None, {session.get_inputs()[0].name: given.numpy()})[0]
         with torch.no_grad():
-            wanted = module(given).numpy()
+            wanted = module(given)
+        wanted = (wanted[0] if isinstance(wanted, tuple) else wanted).numpy()
         assert np.abs(made - wanted).max() < 1e-5 * np.abs(wanted).max()
     return model, context
 
@@ -106,6 +108,58 @@ def test_a_loop_over_sorted_tokens() -> None:
     ]
     assert not [each for each in module.modules() if "forward" in vars(each)]
     assert REWRITTEN not in model.metadata_props
+
+
+class Hit(nn.Module):
+    """Qwen2 in transformers 4: a loop over experts that were hit, scores beside the result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(WIDTH, 5, bias=False)
+        self.experts = nn.ModuleList(SwiGlu(WIDTH, 24) for _ in range(5))
+        self.shared_expert = SwiGlu(WIDTH, 40)
+        self.shared_expert_gate = nn.Linear(WIDTH, 1, bias=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = x.view(-1, WIDTH)
+        scores = self.gate(tokens)
+        gates, chosen = torch.topk(scores.softmax(-1), 2, dim=-1)
+        gates = gates / gates.sum(-1, keepdim=True)
+        total = torch.zeros_like(tokens)
+        mask = functional.one_hot(chosen, num_classes=5).permute(2, 1, 0)
+        for e in mask.sum(dim=(-1, -2)).nonzero():
+            slot, token = torch.where(mask[e].squeeze(0))
+            made = self.experts[e](tokens[None, token].reshape(-1, WIDTH))
+            total.index_add_(0, token, made * gates[token, slot, None])
+        total = total + torch.sigmoid(self.shared_expert_gate(tokens)) * self.shared_expert(tokens)
+        return total.view(x.shape), scores
+
+
+class Sigmoids(nn.Module):
+    """DeepSeek in transformers 4: experts without tokens are left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(WIDTH, 5, bias=False)
+        self.experts = nn.ModuleList(SwiGlu(WIDTH, 24) for _ in range(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.view(-1, WIDTH)
+        gates, chosen = torch.topk(self.gate(tokens).sigmoid(), 2, dim=-1)
+        total = torch.zeros_like(tokens)
+        for e, expert in enumerate(self.experts):
+            token, slot = torch.where(chosen == e)
+            if token.numel() > 0:
+                total.index_add_(0, token, expert(tokens[token]) * gates[token, slot, None])
+        return total.view(x.shape)
+
+
+@pytest.mark.parametrize("form", [Hit, Sigmoids])
+def test_loops_with_a_router_of_scores(form: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model, context = captured(form(), torch.randn(2, 5, WIDTH))
+    assert sum(ops.is_mixture(node) for node in model.graph) == 1
+    assert len(context.refusals) == 1
 
 
 class Limited(HiDreamExperts):
