@@ -22,6 +22,10 @@ from tests.passes.moe import forms
 from tests.passes.moe.forms import FEATURES
 
 
+OLDER_FORMS = [form for form in forms.FORMS if form is not forms.IndexAdd]
+"""Of torch's older exporter: its index_add reads sizes of rows that are not proved to go together."""
+
+
 def rewritten(module: nn.Module, x: Tensor) -> tuple[ir.Model, Context]:
     model, context = capture(module.eval(), (x,)), Context(verify=True)
     run(pipeline.EXACT_BEFORE, model, context)
@@ -61,7 +65,7 @@ def test_every_form_becomes_the_op(form: type[nn.Module]) -> None:
     assert largest_error(model, module, *given) < 1e-6
 
 
-@pytest.mark.parametrize("form", forms.FORMS, ids=lambda form: form.__name__)
+@pytest.mark.parametrize("form", OLDER_FORMS, ids=lambda form: form.__name__)
 def test_what_torchscript_wrote(form: type[nn.Module]) -> None:
     """The older exporter writes other nodes, with sizes that are computed."""
     torch.manual_seed(0)
