@@ -21,9 +21,8 @@ from sparsecc.passes.base import Context, run
 from tests.passes.moe import forms
 from tests.passes.moe.forms import FEATURES
 
-
 OLDER_FORMS = [form for form in forms.FORMS if form is not forms.IndexAdd]
-"""Of torch's older exporter: its index_add reads sizes of rows that are not proved to go together."""
+"""Those of torch's older exporter that are recognised; its index_add is not."""
 
 
 def rewritten(module: nn.Module, x: Tensor) -> tuple[ir.Model, Context]:
