@@ -74,7 +74,7 @@ def read_sources(*folders: Path) -> dict[str, str]:
 def timed_sources(isas: Sequence[str]) -> dict[str, str]:
     """What decides how fast the kernels of instruction sets are: the files compiled for them.
 
-    The list of step kinds and what is compiled once for all of them are not among it.
+    The lists of step kinds and of regions, and what is compiled once for all, are not among it.
     """
     files = read_sources() | {"sc_table.h": c_header(isas, steps=False)}
     others = {

@@ -22,6 +22,7 @@ from sparsecc.capture import capture
 from sparsecc.inspection import rewrite
 from sparsecc.passes import pipeline
 from sparsecc.passes.base import Context, run
+from sparsecc.passes.canonicalize.shape_inference import ShapeInference
 from sparsecc.passes.regions.form import FormRegions
 from sparsecc.passes.verifier import verify_model
 from tests import small
@@ -127,6 +128,7 @@ def text_model(text: str, weights: Arrays) -> onnx.ModelProto:
     return proto
 
 
+CAUSAL = "scale = 0.35, left = 2147483647, right = 0, sinks = 0"
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
 
 
@@ -195,6 +197,24 @@ def test_pooling_inside_of_a_region(
     size = (data.draw(st.integers(1, 3)), 64, *sides)
     graph = check(proto, {"x": rng.standard_normal(size).astype(np.float32)}, library)
     assert len(graph.graph) == 1
+
+
+def test_every_attention_of_a_deep_model_is_a_region(library: Path) -> None:
+    """One that found no room would run as its body: slower than what it took the place of."""
+    nodes, depth = list[str](), 24
+    for at in range(depth):
+        near = f"sparsecc.BlockSparseAttention <{CAUSAL}> (x{at}, x{at}, x{at})"
+        nodes += [f"a{at} = {near}", f"x{at + 1} = Softplus(a{at})"]
+    text = f"""<ir_version: 8, opset_import: ["" : 17, "sparsecc" : 1]>
+        g (float[1, 2, 80, 8] x0) => (float[1, 2, 80, 8] x{depth}) {{ {" ".join(nodes)} }}"""
+    graph = ir.from_proto(text_model(text, {}))
+    ops.attach_functions(graph)
+    run([ShapeInference(), FormRegions(TARGET)], graph, Context(target=TARGET))
+    assert len(calls(graph)) == depth
+    content = ir.to_proto(graph).SerializeToString()
+    x = np.random.default_rng(0).standard_normal((1, 2, 80, 8)).astype(np.float32)
+    (one,), (other,) = (outputs(content, {"x0": x}, each) for each in (None, library))
+    assert np.abs(one - other).max() <= 1e-5
 
 
 def test_dense_models_have_no_region() -> None:
