@@ -344,8 +344,12 @@ class _Trial:
             named: dict[ir.Value, Array] = {self._x: probe.x, gates: probe.gates}
             named[self._choice.chosen] = probe.chosen
             given = proof.feeds(cut, self._sizes, named, self._rng)
-            result = run(given) if run is not None and given is not None else None
-            if result is None or result.size != probe.x.size:
+            if run is None or given is None:
+                return None
+            result = run(given)
+            if result is None:
+                return "what may be its experts does not run for every choice of them"
+            if result.size != probe.x.size:
                 return None
             made.append(result.reshape(self._tokens, -1)[rows])
         for experts in hypotheses(self._experts):
