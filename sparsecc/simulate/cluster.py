@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 import pydantic
 
 from sparsecc.simulate.described import (
-    Achieved,
     Count,
     Curve,
     Described,
@@ -166,7 +165,6 @@ def rounded(count: float, tile: int) -> float:
 
 __all__ = [
     "CLUSTER_FILE",
-    "Achieved",
     "Cluster",
     "Collective",
     "Device",

@@ -13,9 +13,10 @@ import onnx_ir as ir
 from sparsecc import ops, targets
 from sparsecc.capture import capture
 from sparsecc.driver import compile as compile_model
-from sparsecc.errors import ArtifactError, PlanError
+from sparsecc.errors import ArtifactError, ModelError, PlanError
 from sparsecc.passes import pipeline
 from sparsecc.passes.base import Context, run
+from sparsecc.passes.canonicalize.shape_inference import ShapeInference
 from sparsecc.spread.schedule import FILE_NAME, SCHEDULE_FILE, experts_folder
 from sparsecc.spread.split import Split, split
 
@@ -45,7 +46,8 @@ def spread(
         The folder.
 
     Raises:
-        ModelError: The model cannot be read, or has no mixture of experts.
+        ModelError: The model cannot be read, has no mixture of experts, or a part of it does not
+            run on any number of tokens.
         PlanError: Its experts do not divide over so many processes.
         ArtifactError: The folder cannot be written, or holds something else.
     """
@@ -59,7 +61,8 @@ def spread(
     hardware = targets.read(target)
     graph = capture(model)
     ops.attach_functions(graph)
-    run(pipeline.EXACT_BEFORE, graph, Context(target=hardware))
+    # Values where parts meet become inputs, which have types and as many dimensions as are known.
+    run((*pipeline.EXACT_BEFORE, ShapeInference()), graph, Context(target=hardware))
     cut = split(graph, ranks, load)
     try:
         with tempfile.TemporaryDirectory(
@@ -81,7 +84,16 @@ def spread(
 def _write(cut: Split, folder: Path, target: str) -> None:
     for place, part in _places(cut, folder):
         place.parent.mkdir(parents=True, exist_ok=True)
-        compile_model(part, target).save(place)
+        try:
+            compile_model(part, target).save(place)
+        except ModelError as error:
+            raise ModelError(
+                f"{place.name}, which lies between mixtures of experts, does not run alone: "
+                f"{error.message}",
+                node=error.node,
+                fix="parts run on any number of tokens: export the model for tokens [T, d], "
+                "not for sequences of a fixed length",
+            ) from error
     SCHEDULE_FILE.save(cut.schedule, folder / FILE_NAME)
 
 

@@ -14,9 +14,11 @@ from onnx import TensorProto, helper, numpy_helper
 import sparsecc
 from benchmarks.training.processes import run
 from sparsecc import ops
+from sparsecc.capture import capture
 from sparsecc.errors import ArtifactError, ModelError, PlanError, TargetError
 from sparsecc.spread import Worker, spread
 from sparsecc.spread.schedule import SCHEDULE_FILE, Call, Exchange
+from tests.passes.moe import forms
 from tests.sparsecc.ops.moe_cases import drawn
 
 FEATURES, EXPERTS, CHOSEN = 32, 8, 2
@@ -126,6 +128,27 @@ def test_processes_compute_what_one_does(ranks, four, tmp_path):
             wanted = alone.run(each[rank])["y1"]
             assert outputs["y1"].shape == wanted.shape
             np.testing.assert_allclose(outputs["y1"], wanted, rtol=0, atol=2e-5)
+
+
+def test_a_mixture_in_standard_ops_is_recognised_and_spread(tmp_path):
+    x = forms.tokens()[0]
+    graph = capture(forms.Masked(), (x,))
+    folder = spread(graph, tmp_path / "two", 2)
+    assert [step.kind for step in schedule(folder).steps].count("exchange") == 1
+    (name,), alone = schedule(folder).inputs, sparsecc.compile(graph)
+    given = {name: x.numpy()}
+    (wanted,) = alone.run(given).values()
+    for found in run(worked, 2, str(folder), [[given, given]]):
+        (got,) = found[0].values()
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5)
+
+
+def test_sequences_of_a_fixed_length_are_refused(tmp_path):
+    graph = capture(forms.Masked(), (forms.tokens(),))
+    with pytest.raises(ModelError, match="does not run alone") as caught:
+        spread(graph, tmp_path / "two", 2)
+    assert "tokens [T, d]" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def schedule(folder: Path):
