@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,7 +17,7 @@ import sparsecc
 from examples._text import sentences
 from examples.long_text.encoder import WindowEncoder
 from examples.sentence_embeddings.encoder import Encoder, tokenize, trained
-from sparsecc.bench import compare
+from sparsecc.bench import BenchResult, compare
 
 TRAINED_TOKENS, TEXTS, TEXT_SENTENCES = 512, 23, 60
 WINDOWS = (32, 64, 128)
@@ -55,7 +56,7 @@ def quality() -> None:
     Console().print(table)
 
 
-def speed(tokens: int, window: int, threads: int) -> None:
+def speed(tokens: int, window: int, threads: int) -> BenchResult:
     """A long text, against the same model in ONNX Runtime, in turns."""
     encoder = WindowEncoder(trained(), window, tokens)
     feed = tokenize(texts(1, tokens // 8), tokens)
@@ -90,20 +91,48 @@ def speed(tokens: int, window: int, threads: int) -> None:
         f"(quartiles {result.ratio_low:.2f}-{result.ratio_high:.2f}), "
         f"{result.peak_rss_mb:.0f} MB against {result.baseline_peak_rss_mb:.0f} MB"
     )
+    return result
+
+
+def draw(results: Mapping[int, BenchResult], window: int, path: Path) -> None:
+    """Time and memory over the number of tokens, as SVG."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 2, figsize=(7, 2.8))
+    lengths, made = list(results), list(results.values())
+    for panel, what, ours, theirs in (
+        (panels[0], "ms", [r.ours_ms for r in made], [r.baseline_ms for r in made]),
+        (panels[1], "MB", [r.peak_rss_mb for r in made], [r.baseline_peak_rss_mb for r in made]),
+    ):
+        panel.loglog(lengths, theirs, "o-", label="ONNX Runtime", color="C0")
+        panel.loglog(lengths, ours, "o-", label="sparsecc", color="C3")
+        panel.set_xticks(lengths, [str(length) for length in lengths])
+        panel.minorticks_off()
+        panel.set(xlabel=f"tokens, {window} seen to each side", ylabel=what)
+        panel.grid(alpha=0.3)
+    panels[0].legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None, "Creator": None})
 
 
 def main() -> None:
     """Prints the cost of windows, then the gain."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, default=TOKENS)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[TOKENS], help="of the texts")
     parser.add_argument("--window", type=int, default=WINDOW)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", choices=["quality", "speed"])
+    parser.add_argument("--picture", type=Path, help="an SVG file: time and memory over tokens")
     asked = parser.parse_args()
     if asked.only != "speed":
         quality()
     if asked.only != "quality":
-        speed(asked.tokens, asked.window, asked.threads)
+        results = {each: speed(each, asked.window, asked.threads) for each in asked.tokens}
+        if asked.picture:
+            draw(results, asked.window, asked.picture)
 
 
 if __name__ == "__main__":
