@@ -11,6 +11,13 @@ enum {
   TILE_FLOATS = 3 * OUTER_MOST * ROW
 };
 
+/* V8 checks the stack in every turn of a loop: with four taps in one, dense attention takes a sixth less. */
+#ifdef __wasm__
+#define TAPS_OF_A_TURN _Pragma("clang loop unroll_count(4)")
+#else
+#define TAPS_OF_A_TURN
+#endif
+
 /* out (+)= x W for strips of 16 outputs, whose weights are `apart` floats from each other. */
 typedef struct { const float *x, *weights; i64 taps, apart, strips; float *out; int add; } product;
 
@@ -27,7 +34,7 @@ INLINE void product_of(const int P, const product *m)
       outer_start(P, acc, 0);
     }
     const float *w = weights;
-    for (const float *x = m->x, *end = x + m->taps; x < end; x++, w += WIDE) {
+    TAPS_OF_A_TURN for (const float *x = m->x, *end = x + m->taps; x < end; x++, w += WIDE) {
       __builtin_prefetch(w + AHEAD_WEIGHTS * WIDE);
       outer_tap(P, ROW, acc, x, w);
     }

@@ -83,3 +83,9 @@ def test_the_table_of_webassembly_compares_with_dense() -> None:
     text = wasm.section(rows, "A chip")
     assert "| 50% | 10 |" in text
     assert "| 2.00× | 3.00× |" in text
+
+
+def test_the_table_of_webassembly_says_where_the_peer_does_not_run() -> None:
+    text = wasm.section([wasm.Row("wasm-simd128", TOKENS, 1.0, 20, 0.0, 10.0)], "A chip")
+    assert "MultiHeadAttention does not run" in text
+    assert "| 1.00× | – |" in text
