@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ import typer
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks import page, rows
-from benchmarks.attention import PAUSE_S, Run, bound, numbers
+from benchmarks.attention import bound, numbers, row_of_runs
 from sparsecc import targets
 from sparsecc.backends.onnxruntime.library import build_library
 from sparsecc.backends.onnxruntime.run import open_session
@@ -56,8 +55,6 @@ APART, OUTSIDE, TOGETHER = "as they lie", "together, tokens gathered", "together
 BY_MODE = "together, a call for each mode"
 WAYS = (APART, OUTSIDE, TOGETHER, BY_MODE)
 CLOSE = 1e-4
-WARM, RUNS = 2, 5
-"""Runs in a row: so many before those that count."""
 
 
 @dataclass(frozen=True)
@@ -182,24 +179,13 @@ def measure(mix: str, threads: int, turns: int) -> Row:
     taken = {way: np.empty(0) for way in WAYS}
     for _ in range(turns):
         for way, call in runs.items():
-            taken[way] = np.append(taken[way], _row_of_runs(call))
+            taken[way] = np.append(taken[way], row_of_runs(call))
     ms = {way: float(np.median(each)) for way, each in taken.items()}
     ratios = {}
     for way, each in taken.items():
         low, middle, high = np.quantile(each / taken[TOGETHER], (0.25, 0.5, 0.75))
         ratios[way] = (float(middle), float(low), float(high))
     return Row(mix, threads, ms, ratios)
-
-
-def _row_of_runs(call: Run) -> float:
-    """Median time, ms, when threads and caches are as in a model that runs again and again."""
-    time.sleep(PAUSE_S)
-    taken = []
-    for at in range(WARM + RUNS):
-        start = time.perf_counter()
-        call()
-        taken += [(time.perf_counter() - start) * 1e3] if at >= WARM else []
-    return float(np.median(taken))
 
 
 def section(found: Sequence[Row], machine: dict[str, Any]) -> str:

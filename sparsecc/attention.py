@@ -239,19 +239,25 @@ def _sparsest(
     limit: float,
     graded: Callable[[Sequence[PlanAttention]], Grade],
 ) -> tuple[list[PlanAttention], Grade]:
-    """Attentions that search online, with the most sparsity that keeps to a limit.
+    """Attentions that search online, with the most sparsity that keeps to a limit; else all blocks.
 
     They are judged as searched for each sample: samples do not say which of them follow another in
     one sampling, so that blocks from an earlier step cannot be had.
     """
+    lost = None
     for sparsity in (online.sparsity, *(each for each in LADDER if each < online.sparsity)):
         less = online.model_copy(update={"sparsity": sparsity})
         entries = [as_online(each, less) for each in moving]
+        if all(each.is_dense for each in entries):  # nor does it pay to leave out less
+            break
         grade = graded(entries)
         if grade.certain <= limit:
             return entries, grade
-    why = f"its blocks move with the input, and {LADDER[-1]:.0%} of them cannot be left out"
-    return [as_full(each, why) for each in moving], Grade(0.0)
+        lost = sparsity
+    if lost is not None:
+        why = f"its blocks move with the input, and {lost:.0%} of them cannot be left out"
+        entries = [as_full(each, why) for each in moving]
+    return entries, Grade(0.0)
 
 
 def _graded(exam: Exam, graph: ir.Model, entries: Sequence[PlanAttention]) -> Grade:

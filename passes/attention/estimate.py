@@ -68,10 +68,14 @@ def sets_ms(size: Size, sets: Sets, target: Target) -> Estimate:
 
 
 def head_ms(pattern: Pattern, tokens: int, dim: int, target: Target) -> float:
-    """One head over the blocks of a pattern, with its tokens brought into their order and back."""
+    """One head over the blocks of a pattern.
+
+    In whatever order tokens are, the step reads all of them, packs keys and values and writes
+    results: at 8,192 tokens of 64 features a tenth of the time where a twentieth is kept.
+    """
     size = Size(1, 1, tokens, tokens, dim)
-    moved = (_OPERANDS + 1) * tokens * dim if pattern.order is not None else 0
-    return scored_ms(size, pattern.density * size.scores, target).ms + _carried(moved).ms
+    moved = _carried((_OPERANDS + 1) * tokens * dim)
+    return scored_ms(size, pattern.density * size.scores, target).ms + moved.ms
 
 
 def scored_ms(size: Size, scores: float, target: Target) -> Estimate:

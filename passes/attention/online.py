@@ -35,8 +35,9 @@ from sparsecc.search.attentions import PlanAttention, PlanHead, PlanOnline
 MOST_FALL = 0.1
 """How much less of its softmax a head's blocks may hold on held-out samples, until they are said to
 move with the input."""
-SEARCH = 0.5
-"""Time of a search, as a share of that of all scores: they are made, and no values are read."""
+SEARCH = 0.58
+"""Time of a search, as a share of that of all scores: they are made, and no values are read.
+Measured with AVX-512 (``benchmarks/attention_search.py``)."""
 STEP, INDEX, STEP_AT = "step", 2, 3
 """The input of a model that counts calls, and where the op has its index and its step."""
 

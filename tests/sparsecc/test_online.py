@@ -238,7 +238,22 @@ def test_what_is_left_out_keeps_to_the_limit() -> None:
     assert 0 < loose.budget.drop <= 0.5
     assert tight.budget.drop == 0
     assert tight.attention[0].is_dense
-    assert "cannot be left out" in tight.attention[0].reason
+    # of five steps, two of which search, .4 would save less than a tenth
+    assert "50% of them cannot be left out" in tight.attention[0].reason
+
+
+def test_a_search_that_saves_too_little_is_not_tried() -> None:
+    """Nor is what would lose blamed on the limit."""
+    found = compiled(
+        moving.exported(True),
+        calibration=samples(5, 9, 5, 9),
+        quality="relative-error",
+        max_drop=0.5,
+        online="5:0.4",
+    )
+    assert found.plan.attention[0].is_dense
+    assert "search online would save 6.8%" in found.plan.attention[0].reason
+    assert found.plan.budget.drop == 0
 
 
 def test_attentions_online_and_others_share_a_limit() -> None:

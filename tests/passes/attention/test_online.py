@@ -11,6 +11,7 @@ from sparsecc.passes import pipeline
 from sparsecc.passes.attention.losses import block_mass
 from sparsecc.passes.attention.modes import Grid, Pattern, multi_diagonal
 from sparsecc.passes.attention.online import (
+    SEARCH,
     as_online,
     density,
     expose,
@@ -95,7 +96,7 @@ def test_the_density_that_is_expected_is_that_of_found_blocks(grid, sparsity):
 def test_a_mean_step_is_that_of_the_schedule():
     online = PlanOnline(steps=10, full=2, searches=(2, 6), sparsity=0.8)
     kept = density(0.8, moving.GRID.tokens, (0, 0))
-    assert time_share(online, moving.GRID) == pytest.approx((2 + 2 * 0.5 + 8 * kept) / 10)
+    assert time_share(online, moving.GRID) == pytest.approx((2 + 2 * SEARCH + 8 * kept) / 10)
 
 
 def searching():
