@@ -41,7 +41,7 @@ def changed(before: Path, isas: tuple[str, ...]) -> list[str]:
     for isa in isas:
         new = object_hashes(isa)
         then = old.get(isa, {})
-        found += [f"{isa} {unit}" for unit in new | then if new.get(unit) != then.get(unit)]
+        found += [f"{isa} {unit}" for unit in new if new[unit] != then.get(unit)]
     return found
 
 

@@ -54,10 +54,10 @@ OF_FAMILY = {"wasm": ("vec_wasm.h", "dot4_wasm.h", "tile_wasm.h", "depthwise_was
 """Headers that only the kernels of a family of targets include."""
 
 NOT_TIMED = (
-    *("steps.c", "extern.c", "experts.c", "moe.c"),
+    *("steps.c", "extern.c", "experts.c", "moe.c", "attention.c", "attention_rows.c"),
     *("attention_blocks.c", "attention_masses.c", "attention_choice.c"),
 )
-"""Of :data:`PER_ISA`: what no calibration table is of."""
+"""Of :data:`PER_ISA`: what no calibration table is of (they have attention of tokens in lanes)."""
 
 CLANG_WIDE = ("-mprefer-vector-width=512",)
 """clang would otherwise split 64-byte vectors into halves on x86-64-v4."""
