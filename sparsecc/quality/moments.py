@@ -20,6 +20,8 @@ FLOP_BUDGET = 5e10
 """Multiply-adds one layer's H may cost before rows are sampled."""
 PLENTY_PER_INPUT, PLENTY = 64, 1 << 14
 """Rows per column of H, and rows at least, beyond which more make no better masks."""
+_ROUNDING = 1e-6
+"""Share of H that products in float32 leave where there should be none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,11 @@ class Goal:
     mean: Matrix
 
 
+def _diagonals(matrices: Matrix) -> Matrix:
+    found: Matrix = np.einsum("gii->gi", matrices)
+    return found
+
+
 @dataclasses.dataclass(frozen=True)
 class Moments:
     """Statistics of one layer's inputs.
@@ -83,8 +90,17 @@ class Moments:
 
     @property
     def centred(self) -> Matrix:
-        """``[groups, K, K]``, the covariance: H for a layer whose bias may move."""
-        return self.h - self.mean[:, :, None] * self.mean[:, None, :]
+        """``[groups, K, K]``, the covariance: H for a layer whose bias may move.
+
+        Inputs that vary by no more than H is rounded are constant: a rest of either sign would
+        make it indefinite. Where none varies, as over a single row, a covariance tells nothing
+        of what weights are worth, and it is H itself.
+        """
+        found: Matrix = self.h - self.mean[:, :, None] * self.mean[:, None, :]
+        varies: NDArray[np.bool_] = np.greater(_diagonals(found), _ROUNDING * _diagonals(self.h))
+        found = np.where(varies[:, :, None] & varies[:, None], found, 0.0)
+        chosen: Matrix = np.where(varies.any(1)[:, None, None], found, self.h)
+        return chosen
 
     @property
     def wanted(self) -> Goal:

@@ -40,6 +40,16 @@ def test_it_is_better_than_without_and_as_sparse(recovered, stock) -> None:
     assert alone.plan.recovery is None
 
 
+@pytest.mark.parametrize("permute", [False, True])
+def test_a_single_row_to_learn_from(permute: bool) -> None:
+    """Of two rows one is held out; the other has no covariance."""
+    data = [{"x": row[None]} for row in inputs(2)]
+    settings = {"sparsity": "4x1:0.5", "recover": "2 steps", "permute": permute}
+    made = sparsecc.compile(small.mlp("n"), TARGET, calibration=data, **settings)
+    assert made.plan.recovery.steps == 2
+    assert any(layer.choice.changes for layer in made.plan.layers)
+
+
 def test_the_plan_and_the_report_say_so(recovered) -> None:
     recovery = recovered.plan.recovery
     assert recovery is not None

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparsecc.passes.weights.scores import damped
 from sparsecc.quality.moments import MomentSum, Window, patches
 
 examples = settings(deadline=None, max_examples=30, derandomize=True)
@@ -93,6 +94,25 @@ def test_moments_are_those_of_numpy(dtype: type, atol: float) -> None:
     np.testing.assert_allclose(found.h[0], rows.T @ rows / len(rows), atol=atol)
     np.testing.assert_allclose(found.mean[0], rows.mean(axis=0), atol=atol)
     np.testing.assert_allclose(found.centred[0], np.cov(rows.T, bias=True), atol=atol)
+
+
+@given(rows=st.integers(1, 5), varying=st.integers(0, 8), seed=st.integers(0, 9))
+@examples
+def test_inputs_that_do_not_vary_leave_no_rounding(rows: int, varying: int, seed: int) -> None:
+    """H itself where nothing varies; else a covariance whose damped form is positive definite."""
+    dice = np.random.default_rng(seed)
+    x = np.repeat(dice.standard_normal((1, 8)).astype(np.float32), rows, 0)
+    x[:, :varying] = dice.standard_normal((rows, varying))
+    total = MomentSum("layer", None, 1)
+    total.add(x)
+    found = total.finish()
+    assert found is not None
+    if rows == 1 or varying == 0:
+        np.testing.assert_array_equal(found.centred, found.h)
+    else:
+        np.testing.assert_array_equal(found.centred[0, varying:], 0)
+        np.testing.assert_allclose(found.centred[0], np.cov(x.T, bias=True), atol=1e-5)
+    assert np.linalg.eigvalsh(damped(found.centred[0])[0]).min() > 0
 
 
 def test_no_rows_no_moments() -> None:
