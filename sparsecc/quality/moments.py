@@ -97,9 +97,10 @@ class Moments:
         of what weights are worth, and it is H itself.
         """
         found: Matrix = self.h - self.mean[:, :, None] * self.mean[:, None, :]
-        varies: NDArray[np.bool_] = np.greater(_diagonals(found), _ROUNDING * _diagonals(self.h))
+        varies = _diagonals(found) > _ROUNDING * _diagonals(self.h)
         found = np.where(varies[:, :, None] & varies[:, None], found, 0.0)
-        chosen: Matrix = np.where(varies.any(1)[:, None, None], found, self.h)
+        some = np.asarray(varies.any(1))
+        chosen: Matrix = np.where(some[:, None, None], found, self.h)
         return chosen
 
     @property

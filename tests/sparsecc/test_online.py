@@ -14,16 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sparsecc
-from sparsecc import ops
 from sparsecc.errors import CalibrationError, ModelError, PlanError
 from sparsecc.search.attentions import PlanOnline
 from sparsecc.search.plan import Plan
 from sparsecc.verify import verify
 from tests.passes.attention import moving
-from tests.passes.attention.moving import GRID, HEADS, SIDE, samples
+from tests.passes.attention.moving import BLOCKS, GRID, SIDE, attended, samples
 
 STEPS = 5
-BLOCKS = HEADS * SIDE**2
 
 
 def compiled(model: Any = None, **more: Any) -> sparsecc.Compiled:
@@ -77,18 +75,6 @@ def test_blocks_that_stand_still_are_found_before() -> None:
     with pytest.raises(ModelError, match="carries nothing") as caught:
         found.steps()
     assert "online" in caught.value.fix
-
-
-def attended(x: np.ndarray, index: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """The layer that moves in float64 at a step of a sampling, and its next index."""
-    layer, tokens = moving.layer(moves=True).double(), torch.from_numpy(x).double()
-    rule: dict[str, Any] = {"full": 1, "searches": (1, 3), "sparsity": 0.8, "words": (0, 0)}
-    grid = HEADS, SIDE, SIDE, 64, 64
-    with torch.no_grad():
-        q, k, v = (each.numpy() for each in layer.operands(tokens))
-        index = ops.next_blocks(q, k, index, step, grid, scale=1.0, **rule)
-        y = ops.attend(q, k, v, scale=1.0, blocks=(index, grid))
-        return layer.close(tokens, torch.from_numpy(y)).numpy(), index
 
 
 @pytest.mark.parametrize(

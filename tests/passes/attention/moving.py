@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from sparsecc import ops
 from sparsecc.passes.attention.modes import Grid
 
 GRID = Grid(4, 16, 16)
@@ -16,6 +17,8 @@ HEADS, DIM = 4, 32
 WIDTH = HEADS * DIM
 SIDE = GRID.tokens // 64
 """Blocks along a side of the scores."""
+BLOCKS = HEADS * SIDE**2
+"""Of all heads: the length of an index."""
 FIXED = 3
 """The block of keys that an attention looks at which does not move."""
 
@@ -81,3 +84,15 @@ def marked(block: int, seed: int = 0) -> dict[str, np.ndarray]:
 def samples(*blocks: int) -> list[dict[str, np.ndarray]]:
     """Steps in which these are marked, one after the other."""
     return [marked(block, seed) for seed, block in enumerate(blocks)]
+
+
+def attended(x: np.ndarray, index: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """The layer that moves in float64 at a step of 5, and its next index."""
+    network, tokens = layer(moves=True).double(), torch.from_numpy(x).double()
+    rule: dict[str, Any] = {"full": 1, "searches": (1, 3), "sparsity": 0.8, "words": (0, 0)}
+    grid = HEADS, SIDE, SIDE, 64, 64
+    with torch.no_grad():
+        q, k, v = (each.numpy() for each in network.operands(tokens))
+        index = ops.next_blocks(q, k, index, step, grid, scale=1.0, **rule)
+        y = ops.attend(q, k, v, scale=1.0, blocks=(index, grid))
+        return network.close(tokens, torch.from_numpy(y)).numpy(), index
