@@ -107,11 +107,12 @@ def draw(results: Mapping[int, BenchResult], window: int, path: Path) -> None:
         (panels[0], "ms", [r.ours_ms for r in made], [r.baseline_ms for r in made]),
         (panels[1], "MB", [r.peak_rss_mb for r in made], [r.baseline_peak_rss_mb for r in made]),
     ):
-        panel.loglog(lengths, theirs, "o-", label="ONNX Runtime", color="C0")
-        panel.loglog(lengths, ours, "o-", label="sparsecc", color="C3")
+        panel.semilogx(lengths, theirs, "o-", label="ONNX Runtime", color="C0")
+        panel.semilogx(lengths, ours, "o-", label="sparsecc", color="C3")
         panel.set_xticks(lengths, [str(length) for length in lengths])
         panel.minorticks_off()
         panel.set(xlabel=f"tokens, {window} seen to each side", ylabel=what)
+        panel.set_ylim(bottom=0)
         panel.grid(alpha=0.3)
     panels[0].legend(frameon=False)
     figure.tight_layout()
