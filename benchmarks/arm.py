@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 import sparsecc
-from benchmarks import build, instructions, page, rows, spec
+from benchmarks import build, instructions, page, spec
 from benchmarks.measure import one_line, relative_error
 from sparsecc.backends.codegen.toolchain import run_zig
 
@@ -238,11 +238,8 @@ def main(
             counts.append(of_peer(emulator, library, sysroot, dense, folder))
         except (RuntimeError, OSError) as error:
             counts.append(Count(PEER, PATTERNS[0], unavailable=one_line(error)))
-    content = section(counts, version)
-    rows.keep(output, {"model": name, "counts": [asdict(count) for count in counts]})
-    print(content)
-    if page_file is not None:
-        page.put(page_file, NAME, content)
+    content = {"model": name, "counts": [asdict(count) for count in counts]}
+    page.publish(NAME, section(counts, version), content, output, page_file)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ threads can be measured at a time; the page shows all of the file.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -311,15 +310,6 @@ def section(found: Sequence[Row], machine: dict[str, Any]) -> str:
     )
 
 
-def _kept_rows(output: Path, new: Sequence[Row]) -> list[Row]:
-    """What is in a file, with new rows in the place of those of the same length and threads."""
-    old = json.loads(output.read_text())["rows"] if output.exists() else []
-    here = {(row.tokens, row.threads) for row in new}
-    read = [Row(**each) for each in old]
-    both = [*(row for row in read if (row.tokens, row.threads) not in here), *new]
-    return sorted(both, key=lambda row: (row.tokens, row.threads, -row.kept))
-
-
 def main(
     tokens: Annotated[int, typer.Option(help="Queries and keys, a multiple of 64.")] = 4096,
     threads: Annotated[int, typer.Option(min=1)] = 1,
@@ -331,13 +321,13 @@ def main(
 ) -> None:
     """Measures one length on so many threads; writes JSON and a page."""
     peak_gflops = peak.Probe(peak.isas_here()[-1]).gflops()
-    found = _kept_rows(output, measure(tokens, threads, turns, peak_gflops))
+    new = measure(tokens, threads, turns, peak_gflops)
+    found = rows.with_earlier(output, new, lambda row: (row.tokens, row.threads))
+    found.sort(key=lambda row: (row.tokens, row.threads, -row.kept))
     machine = rows.machine()
-    rows.keep(output, {"machine": machine, "rows": [asdict(row) for row in found]})
     text = section(found, machine)
-    print(text)
-    if page_file is not None:
-        page.put(page_file, NAME, text)
+    content = {"machine": machine, "rows": [asdict(row) for row in found]}
+    page.publish(NAME, text, content, output, page_file)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -220,12 +219,9 @@ def main(
     """Measures mixes of modes × threads; writes JSON and a page."""
     found = [measure(mix, threads, turns) for mix in MIXES for threads in (1, 2)]
     machine = rows.machine()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps({"machine": machine, "rows": [asdict(row) for row in found]}))
     text = section(found, machine)
-    print(text)
-    if page_file is not None:
-        page.put(page_file, NAME, text)
+    content = {"machine": machine, "rows": [asdict(row) for row in found]}
+    page.publish(NAME, text, content, output, page_file)
 
 
 if __name__ == "__main__":

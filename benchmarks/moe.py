@@ -8,7 +8,6 @@ one size can be measured at a time; the page shows all of the file.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -299,13 +298,6 @@ def section(found: Sequence[Row], machine: dict[str, Any]) -> str:
     )
 
 
-def _kept_rows(output: Path, new: Row) -> list[Row]:
-    """What is in a file, with a new row in the place of that of the same size."""
-    old = json.loads(output.read_text())["rows"] if output.exists() else []
-    read = [Row(**each) for each in old]
-    return sorted([*(row for row in read if row.size != new.size), new], key=lambda row: row.size)
-
-
 def main(
     experts: Annotated[int, typer.Option(min=CHOSEN)] = 8,
     tokens: Annotated[int, typer.Option(min=1)] = 128,
@@ -319,13 +311,13 @@ def main(
     ] = None,
 ) -> None:
     """Measures one size on so many threads; writes JSON and a page."""
-    found = _kept_rows(output, measure(experts, tokens, features, hidden, threads, turns))
+    new = measure(experts, tokens, features, hidden, threads, turns)
+    found = rows.with_earlier(output, [new], lambda row: row.size)
+    found.sort(key=lambda row: row.size)
     machine = rows.machine()
-    rows.keep(output, {"machine": machine, "rows": [asdict(row) for row in found]})
     text = section(found, machine)
-    print(text)
-    if page_file is not None:
-        page.put(page_file, NAME, text)
+    content = {"machine": machine, "rows": [asdict(row) for row in found]}
+    page.publish(NAME, text, content, output, page_file)
 
 
 if __name__ == "__main__":

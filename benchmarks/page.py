@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks import quantize
 from benchmarks.measure import BASELINE, OURS
-from benchmarks.rows import Row
+from benchmarks.rows import Row, keep
 from sparsecc.aside import write_aside
 
 NAME = "benchmarks"
@@ -36,6 +37,24 @@ def splice(page: str, name: str, content: str) -> str:
 def put(file: Path, name: str, content: str) -> None:
     """Splice content into a page that is a file."""
     write_aside(file, splice(file.read_text(encoding="utf-8"), name, content))
+
+
+def publish(
+    name: str, text: str, content: Mapping[str, Any], output: Path, page: Path | None
+) -> None:
+    """Keep what was measured as JSON, print its text, and put it into a page if there is one.
+
+    Args:
+        name: Of the markers.
+        text: Markdown.
+        content: As JSON has it.
+        output: The JSON file.
+        page: The Markdown file.
+    """
+    keep(output, content)
+    print(text)
+    if page is not None:
+        put(page, name, text)
 
 
 def section(rows: Sequence[Row], titles: Mapping[str, str], machine: Mapping[str, object]) -> str:

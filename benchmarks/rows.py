@@ -6,10 +6,10 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from sparsecc.manifest import tool_versions
 FORMAT = 2
 CODE = (".py", ".c", ".h")
 Key = tuple[str, str, int, str, str]
+T = TypeVar("T")
 Turns = Sequence[Sequence[float] | NDArray[np.float64]]
 """Times of an engine, turn by turn."""
 
@@ -132,6 +133,13 @@ def keep(path: Path, content: Any) -> None:
     """Write what was measured as JSON, whole or not at all, into a folder that may not be there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_aside(path, json.dumps(content, indent=2) + "\n")
+
+
+def with_earlier(path: Path, new: Sequence[T], size: Callable[[T], object]) -> list[T]:
+    """What is in a file, with new rows, one at least, in the place of those of the same size."""
+    old = json.loads(path.read_text())["rows"] if path.exists() else []
+    kind, here = type(new[0]), {size(row) for row in new}
+    return [*(row for row in (kind(**each) for each in old) if size(row) not in here), *new]
 
 
 def resume(path: Path, machine: dict[str, Any]) -> Report:

@@ -159,11 +159,9 @@ def main(
     for each, pattern in track(jobs, "measuring"):
         with tempfile.TemporaryDirectory(prefix="sparsecc-bench-") as folder:
             found[each, pattern] = measure(each, pattern, Path(folder), seconds)
-    content = section(list(found.values()), str(machine["processor"]))
-    rows.keep(output, {"machine": machine, "rows": [asdict(row) for row in found.values()]})
-    print(content)
-    if page_file is not None:
-        page.put(page_file, NAME, content)
+    text = section(list(found.values()), str(machine["processor"]))
+    content = {"machine": machine, "rows": [asdict(row) for row in found.values()]}
+    page.publish(NAME, text, content, output, page_file)
 
 
 if __name__ == "__main__":

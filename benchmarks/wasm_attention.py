@@ -158,11 +158,9 @@ def main(
             ms = min(ours_ms(tokens, share, isa, runs) for _ in range(PROCESSES))
             found.append(Row(isa, tokens, exact, ms, web, peak))
     machine = rows.machine()
-    rows.keep(output, {"machine": machine, "rows": [asdict(row) for row in found]})
     text = section(found, str(machine["processor"]))
-    print(text)
-    if page_file is not None:
-        page.put(page_file, NAME, text)
+    content = {"machine": machine, "rows": [asdict(row) for row in found]}
+    page.publish(NAME, text, content, output, page_file)
 
 
 if __name__ == "__main__":

@@ -126,11 +126,9 @@ def main(
     """Measures mixes of modes; writes JSON and a page."""
     found = [measure(mix, folder, seconds) for mix in heads.MIXES]
     machine = rows.machine()
-    rows.keep(output, {"machine": machine, "rows": [asdict(row) for row in found]})
     text = section(found, str(machine["processor"]))
-    print(text)
-    if page_file is not None:
-        page.put(page_file, NAME, text)
+    content = {"machine": machine, "rows": [asdict(row) for row in found]}
+    page.publish(NAME, text, content, output, page_file)
 
 
 if __name__ == "__main__":

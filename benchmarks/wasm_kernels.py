@@ -169,11 +169,8 @@ def main(
             progress.advance(task)
     machine = rows.machine()
     text = section(found, peaks, str(machine["processor"]))
-    print(text)
-    report = {"machine": machine, "peaks": peaks, "rows": [asdict(row) for row in found]}
-    rows.keep(output, report)
-    if page_file is not None:
-        page.put(page_file, NAME, text)
+    content = {"machine": machine, "peaks": peaks, "rows": [asdict(row) for row in found]}
+    page.publish(NAME, text, content, output, page_file)
 
 
 if __name__ == "__main__":
