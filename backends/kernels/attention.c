@@ -37,8 +37,8 @@ static const char *read_order(const sc_constant *from, const sc_host *host, sc_a
    comes before the mask; an index that is a constant comes before the grid, that before the mask, and that before the order. */
 static const char *read_attributes(const i64 *n, sc_attention *a)
 {
-  if (n[0] < 1 || n[0] > 1 << 16 || n[1] < 1 || n[0] % n[1]) return "its heads are no multiple of those of its keys";
-  if (n[2] < 1 || n[2] > MOST_DIM) return "heads must have at most 256 features";
+  const char *wrong = check_heads(n);
+  if (wrong) return wrong;
   *a = (sc_attention){.heads = n[0], .groups = n[1], .dim = n[2], .scale = sc_float_attribute(n[10]), .hides = n[11] != 0,
                       .rule = {n[12], n[13], n[14]}, .blocked = (int)n[15], .masked = (int)n[16]};
   for (int i = 0; i < SC_TOKEN_OPERANDS; i++) {
@@ -77,13 +77,6 @@ static const char *create(const sc_step_spec *spec, const sc_host *host, void **
   *state = a;
   sc_scratch_retain(host);
   return 0;
-}
-
-static void destroy(void *state, const sc_host *host)
-{
-  if (!state) return;
-  sc_drop(host, state);
-  sc_scratch_release(host);
 }
 
 /* ---- sizes ---- */

@@ -9,8 +9,8 @@ enum { FIXED = 12, INDEX = 2, STEP = 3, INPUTS = 4 };
    sparsity; words before and behind; the steps that search. */
 static const char *read_attributes(const i64 *n, sc_search *s)
 {
-  if (n[0] < 1 || n[0] > 1 << 16 || n[1] < 1 || n[0] % n[1]) return "its heads are no multiple of those of its keys";
-  if (n[2] < 1 || n[2] > MOST_DIM) return "heads must have at most 256 features";
+  const char *wrong = check_heads(n);
+  if (wrong) return wrong;
   *s = (sc_search){.a = {.heads = n[0], .groups = n[1], .dim = n[2], .scale = sc_float_attribute(n[7]), .blocked = SC_INPUT},
                    .full = n[8], .sparsity = sc_float_attribute(n[9]), .before = n[10], .behind = n[11]};
   for (int i = 0; i < 2; i++) {
@@ -44,13 +44,6 @@ static const char *create(const sc_step_spec *spec, const sc_host *host, void **
   *state = s;
   sc_scratch_retain(host);
   return 0;
-}
-
-static void destroy(void *state, const sc_host *host)
-{
-  if (!state) return;
-  sc_drop(host, state);
-  sc_scratch_release(host);
 }
 
 static const char *read_operands(const sc_search *s, const sc_tensor *const *in, operand x[2])

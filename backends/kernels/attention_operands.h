@@ -5,6 +5,21 @@
 
 enum { GRID = 5 };
 
+/* The first attributes of a step: heads of queries, those of keys, and their features. */
+static const char *check_heads(const i64 *n)
+{
+  if (n[0] < 1 || n[0] > 1 << 16 || n[1] < 1 || n[0] % n[1]) return "its heads are no multiple of those of its keys";
+  return n[2] < 1 || n[2] > MOST_DIM ? "heads must have at most 256 features" : 0;
+}
+
+/* The end of a step that keeps scratch. */
+static void destroy(void *state, const sc_host *host)
+{
+  if (!state) return;
+  sc_drop(host, state);
+  sc_scratch_release(host);
+}
+
 /* Constants that say where blocks are, if there is one, and how they are cut. */
 static const char *read_blocks(const sc_constant *index, const sc_constant *grid, sc_blocks *b)
 {

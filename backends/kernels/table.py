@@ -103,7 +103,7 @@ RANK = 6
 """Most dimensions of theirs."""
 
 REGIONS = 128
-"""Most regions of a model: the library has an op for each, which a session takes a tenth of a
+"""Most regions of a model: the library has an op for each, which a session takes a twentieth of a
 millisecond to read."""
 
 REGION_VALUES = 64
