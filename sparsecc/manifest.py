@@ -74,16 +74,7 @@ class PortEntry(_Strict):
 
 
 class StateEntry(_Strict):
-    """An input that the model gives back for its next call.
-
-    Attributes:
-        name: The input.
-        next: The output with what the next call is given; "" for the step, which callers count.
-        attention: Whose blocks these are; "" for the step.
-        dtype: Element type.
-        dims: Shape.
-        begin: What every element is at the first call.
-    """
+    """An input that a model gives back for its next call: ``passes.attention.online.State``."""
 
     name: str
     next: str

@@ -56,15 +56,23 @@ def write(document: Document, path: Path) -> Path:
         ReportError: See :func:`check_destination`; or the file cannot be written.
     """
     check_destination(path)
-    text = FORMS[path.suffix.lower()](document)
+    put(FORMS[path.suffix.lower()](document), path, "report")
+    return path
+
+
+def put(text: str, path: Path, what: str) -> None:
+    """Write a file, completely or not at all.
+
+    Raises:
+        ReportError: It cannot be written; the message calls it what it is.
+    """
     try:
         write_aside(path, text)
     except OSError as error:
         raise ReportError(
-            f"cannot write the report {path}: {error.strerror or error}",
+            f"cannot write the {what} {path}: {error.strerror or error}",
             fix="choose a folder you may write to, on a disk with room for it",
         ) from error
-    return path
 
 
-__all__ = ["FORMS", "check_destination", "to_json", "write"]
+__all__ = ["FORMS", "check_destination", "put", "to_json", "write"]

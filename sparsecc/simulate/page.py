@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sparsecc.aside import write_aside
 from sparsecc.errors import ReportError
 from sparsecc.report import page
 from sparsecc.report.facts import Fact
 from sparsecc.report.plots.axes import Axis
 from sparsecc.report.words import count, size
+from sparsecc.report.write import put
 from sparsecc.simulate import draw
 from sparsecc.simulate.cluster import Cluster
 from sparsecc.simulate.model import Model, parameters
@@ -88,13 +88,7 @@ def write(text: str, path: Path) -> None:
     """
     if path.suffix.lower() != ".html":
         raise ReportError(f"{path} is not called .html, which it is", fix="call it so")
-    try:
-        write_aside(path, text)
-    except OSError as error:
-        raise ReportError(
-            f"cannot write the page {path}: {error.strerror or error}",
-            fix="choose a folder you may write to, on a disk with room for it",
-        ) from error
+    put(text, path, "page")
 
 
 def _bar(index: int, outcome: Outcome, axis: Axis) -> Bar:
