@@ -22,7 +22,8 @@ from sparsecc.passes.verifier import verify_model
 from sparsecc.targets import TARGETS
 from sparsecc.torch import Interpreter
 from tests.end_to_end import attention
-from tests.end_to_end.test_block_sparse_attention import BACKENDS, TOLERANCE
+from tests.end_to_end.backends import BACKENDS
+from tests.end_to_end.test_block_sparse_attention import TOLERANCE
 
 STEPS = 6
 EMPTY = np.full(attention.BLOCKS, -1, np.int32)

@@ -14,15 +14,9 @@ from sparsecc.engines import why_not_here
 from sparsecc.targets import TARGETS
 from sparsecc.verify import verify
 from tests.end_to_end import attention
+from tests.end_to_end.backends import BACKENDS
 
 TOLERANCE = 1e-5
-BACKENDS = {
-    "onnxruntime": {"target": "native"},
-    "bundle": {"target": "native", "backend": "bundle"},
-    "tvm": {"target": "native", "backend": "tvm"},
-    "wasm": {"target": "wasm"},
-    "arm64": {"target": "arm64-linux", "backend": "bundle"},
-}
 FORMS = ({}, {"given_index": True}, {"mask": True}, {"given_index": True, "mask": True})
 
 

@@ -14,16 +14,10 @@ from sparsecc.engines import why_not_here
 from sparsecc.targets import TARGETS
 from sparsecc.verify import verify
 from tests.end_to_end import moe
+from tests.end_to_end.backends import BACKENDS
 from tests.sparsecc.ops.moe_cases import Case, drawn
 
 TOLERANCE = 1e-5
-BACKENDS = {
-    "onnxruntime": {"target": "native"},
-    "bundle": {"target": "native", "backend": "bundle"},
-    "tvm": {"target": "native", "backend": "tvm"},
-    "wasm": {"target": "wasm"},
-    "arm64": {"target": "arm64-linux", "backend": "bundle"},
-}
 RUNTIME = BACKENDS["onnxruntime"]
 
 

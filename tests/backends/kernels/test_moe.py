@@ -27,7 +27,7 @@ from sparsecc.backends.kernels.step_harness import (
 from sparsecc.backends.kernels.table import EXPERT_ROWS
 from sparsecc.formats.blocks import Block, pack_blocks
 from tests.backends.kernels.executables import fixtures
-from tests.sparsecc.ops.moe_cases import NAMES, Case, drawn
+from tests.sparsecc.ops.moe_cases import NAMES, Case, cases, drawn
 
 command, sanitized = fixtures(build_token_steps, build_token_steps_sanitized)
 
@@ -81,20 +81,9 @@ def pruned(case: Case, block: Block, density: float) -> Case:
 
 @st.composite
 def packed_cases(draw: st.DrawFn, tokens: st.SearchStrategy[int] = TOKENS) -> Packed:
-    block, experts = draw(st.sampled_from(BLOCKS)), draw(st.integers(1, 5))
+    block = draw(st.sampled_from(BLOCKS))
     sides = st.integers(1, 3).map(lambda n: n * block[0])
-    case = drawn(
-        tokens=draw(tokens),
-        experts=experts,
-        chosen=draw(st.integers(1, experts)),
-        features=draw(sides),
-        hidden=draw(sides),
-        activation=draw(st.sampled_from(NAMES)),
-        gated=draw(st.booleans()),
-        bias=draw(st.booleans()),
-        spread=draw(st.sampled_from(["any", "distinct", "one"])),
-        seed=draw(st.integers(0, 9999)),
-    )
+    case = draw(cases(tokens, sides, sides))
     density = draw(st.sampled_from([1.0, 1.0, 0.5, 0.0]))
     return Packed(pruned(case, block, density), block, draw(st.booleans()))
 

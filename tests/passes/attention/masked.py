@@ -57,6 +57,19 @@ def attention(mask: str, scores: str = "m = Add(s, mask)") -> str:
         y = MatMul(p, v)"""
 
 
+FLAT = """
+    qf = Reshape(q, flat)
+    kf = Reshape(k, flat)
+    vf = Reshape(v, flat)
+    kt = Transpose<perm = [0, 2, 1]>(kf)
+    s = MatMul(qf, kt)
+    m = Add(s, given)
+    p = Softmax<axis = -1>(m)
+    c = MatMul(p, vf)
+    y = Reshape(c, whole)"""
+"""Attention with batch and heads in one dimension, as torch's products of batches have it."""
+
+
 def rewritten(proto: onnx.ModelProto) -> tuple[ir.Model, Context]:
     graph, ctx = capture(proto), Context(target=TARGET, verify=True)
     run(pipeline.EXACT_BEFORE, graph, ctx)

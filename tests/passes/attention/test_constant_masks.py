@@ -17,6 +17,7 @@ from sparsecc.passes.base import Context, run
 from tests.passes.attention.masked import (
     CAUSAL,
     DIM,
+    FLAT,
     HEADS,
     NUMBERS,
     OPEN,
@@ -156,23 +157,12 @@ def test_scales_on_both_sides_and_keys_turned_at_once(always: None) -> None:
 
 
 def test_batch_and_heads_may_be_one_dimension(always: None) -> None:
-    """As torch's products of batches have it."""
-    text = """
-        qf = Reshape(q, flat)
-        kf = Reshape(k, flat)
-        vf = Reshape(v, flat)
-        kt = Transpose<perm = [0, 2, 1]>(kf)
-        s = MatMul(qf, kt)
-        m = Add(s, given)
-        p = Softmax<axis = -1>(m)
-        c = MatMul(p, vf)
-        y = Reshape(c, whole)"""
     arrays = {
         "given": constant(CAUSAL.seen(LONG, LONG)),
         "flat": np.array([-1, LONG, DIM], np.int64),
         "whole": np.array([-1, HEADS, LONG, DIM], np.int64),
     }
-    check(model(tokens(length=LONG), text, arrays), {"B": 1}, {"B": 3})
+    check(model(tokens(length=LONG), FLAT, arrays), {"B": 1}, {"B": 3})
 
 
 def test_a_query_that_sees_no_key_gives_zeros_where_it_did() -> None:

@@ -16,6 +16,7 @@ from sparsecc import ops
 from sparsecc.passes.attention.sets import Sets, made_of, sets_of
 from tests.passes.attention.masked import (
     DIM,
+    FLAT,
     HEADS,
     Arrays,
     attention,
@@ -142,22 +143,12 @@ def test_one_bias_for_all_windows_is_stored_once(always: None) -> None:
 
 
 def test_heads_and_batch_in_one_dimension(always: None) -> None:
-    text = """
-        qf = Reshape(q, flat)
-        kf = Reshape(k, flat)
-        vf = Reshape(v, flat)
-        kt = Transpose<perm = [0, 2, 1]>(kf)
-        s = MatMul(qf, kt)
-        m = Add(s, given)
-        p = Softmax<axis = -1>(m)
-        c = MatMul(p, vf)
-        y = Reshape(c, whole)"""
     arrays: Arrays = {
         "given": mask_of(windows(10, 20, 10)),
         "flat": np.array([-1, 200, DIM]),
         "whole": np.array([-1, HEADS, 200, DIM]),
     }
-    node, _ = check(model(tokens(length=200), text, arrays), {"B": 1}, {"B": 3})
+    node, _ = check(model(tokens(length=200), FLAT, arrays), {"B": 1}, {"B": 3})
     assert node.op_type == "BlockSparseAttention"
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from sparsecc import ops
+from tests.sparsecc.ops.one_op import feeds_of, model_of
 
 TOKENS = st.integers(1, 45)
 DIMS = st.integers(1, 20)
@@ -35,31 +36,16 @@ class Case:
         )
 
     def feeds(self) -> dict[str, np.ndarray]:
-        return {
-            name: array.astype(np.float32) if array.dtype == np.float64 else array
-            for name, array in self.arrays.items()
-        }
+        return feeds_of(self.arrays)
 
     def model(self, opset: int, fixed: tuple[str, ...] = ("grid",)) -> Any:
         """A model of the op alone; the inputs named are initializers."""
         feeds = self.feeds()
-        kinds = {name: helper.np_dtype_to_tensor_dtype(each.dtype) for name, each in feeds.items()}
-        given = [
-            helper.make_tensor_value_info(name, kinds[name], array.shape)
-            for name, array in feeds.items()
-            if name not in fixed
-        ]
         node = helper.make_node(
             self.op_type, list(feeds), ["Y"], name="att", domain=ops.DOMAIN, **self.attributes
         )
         y = helper.make_tensor_value_info("Y", TensorProto.FLOAT, feeds["Q"].shape)
-        constants = [numpy_helper.from_array(feeds[name], name) for name in fixed if name in feeds]
-        return helper.make_model(
-            helper.make_graph([node], "case", given, [y], constants),
-            opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(ops.DOMAIN, 1)],
-            functions=[ops.function(self.op_type, opset)],
-            ir_version=8,
-        )
+        return model_of(node, feeds, y, opset, fixed)
 
 
 @st.composite

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-from onnx import AttributeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, TensorProto, helper
 
 from sparsecc import ops
 from sparsecc.ops.attention_search import PARTS, RECALL, block_masses, blocks_of_words, kept_counts
+from tests.sparsecc.ops.one_op import feeds_of, model_of
 
 TOKENS = st.integers(1, 60)
 DIMS = st.integers(1, 20)
@@ -44,32 +45,17 @@ class Search:
         return ops.next_blocks(a["Q"], a["K"], a["index"], self.step, self.grid, **self.attributes)
 
     def feeds(self) -> dict[str, np.ndarray]:
-        return {
-            name: array.astype(np.float32) if array.dtype == np.float64 else array
-            for name, array in self.arrays.items()
-        }
+        return feeds_of(self.arrays)
 
     def model(self, opset: int, fixed: tuple[str, ...] = ("grid",)) -> Any:
         """A model of the op alone; the inputs named are initializers."""
         feeds = self.feeds()
-        kinds = {name: helper.np_dtype_to_tensor_dtype(each.dtype) for name, each in feeds.items()}
-        given = [
-            helper.make_tensor_value_info(name, kinds[name], array.shape)
-            for name, array in feeds.items()
-            if name not in fixed
-        ]
         node = helper.make_node(ops.SEARCH, list(feeds), ["Y"], name="search", domain=ops.DOMAIN)
         for name, value in self.attributes.items():
             kind = AttributeProto.INTS if isinstance(value, list) else None
             node.attribute.append(helper.make_attribute(name, value, attr_type=kind))
         y = helper.make_tensor_value_info("Y", TensorProto.INT32, feeds["index"].shape)
-        constants = [numpy_helper.from_array(feeds[name], name) for name in fixed]
-        return helper.make_model(
-            helper.make_graph([node], "case", given, [y], constants),
-            opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(ops.DOMAIN, 1)],
-            functions=[ops.function(ops.SEARCH, opset)],
-            ir_version=8,
-        )
+        return model_of(node, feeds, y, opset, fixed)
 
     def check(self, got: np.ndarray) -> None:
         """Compare with the meaning in float64; masses as good as equal may change places."""
