@@ -8,16 +8,19 @@ MODELS := --no-deps --ignore-requires-python --requirement examples/packages.txt
 # What to measure, such as BENCH="--models resnet50 --patterns 4x1:0.9 --threads 1 --peers none".
 BENCH :=
 
-.PHONY: demo test bench bench-kernels docs lint clean
+.PHONY: demo test coverage bench bench-kernels docs lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m examples.ocr.demo
 
 # Two processes of one thread each: with two each, the four wait for each other on two cores.
-test: export OMP_NUM_THREADS := 1
-test: export OPENBLAS_NUM_THREADS := 1
-test: $(VENV)/.test node_modules/.package-lock.json
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report term:skip-covered
+test coverage: export OMP_NUM_THREADS := 1
+test coverage: export OPENBLAS_NUM_THREADS := 1
+test coverage: $(VENV)/.test node_modules/.package-lock.json
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(COVERAGE)
+
+# Which lines the tests do not reach; counting them takes half as long again.
+coverage: COVERAGE := --cov --cov-report term:skip-covered
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.run --page docs/performance.md $(BENCH)
