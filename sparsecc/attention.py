@@ -35,12 +35,12 @@ from sparsecc.search.plan import PlanBudget
 
 SHARE = 0.4
 """Share of the progress that a search is."""
-OF_THE_DROP = 0.5
-"""What attention may use of a drop of quality where weights are searched for as well."""
+ONLINE = 0.5
+"""What attentions that search online may use of a drop of quality where others do not."""
 FREE = Price.of(0.0)
 """Time is worth nothing: heads stay full."""
 PRICES = tuple(2.0 ** (step / 2) for step in range(-32, 5))
-"""What the time of a head may be worth, as an error: all that is tried, from 2⁻¹⁶ to 4."""
+"""What time may be worth, as an error: all that is tried, from 2⁻¹⁶ to 4."""
 LADDER = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 """Shares of blocks that an online search may leave out within a limit, up to what was asked for."""
 
@@ -138,7 +138,7 @@ class _Weighed:
 
 
 def _searched(job: Job, request: Request, spec: str, progress: Progress) -> Kept:
-    limit, data, online = _limit(request), job.data, request.online
+    limit, data, online = request.each_drop, job.data, request.online
     if data is None and (online is None or limit is not None):
         raise CalibrationError(
             "the blocks of attention are searched on calibration data, and there are none",
@@ -165,14 +165,6 @@ def _searched(job: Job, request: Request, spec: str, progress: Progress) -> Kept
         chosen = weighed.entries(price, "no mode loses little enough")
         return Kept(_settled(weighed.with_recalls(chosen), online, job.ctx))
     return _within(limit, weighed, online, part(progress, 0.6, 1.0))
-
-
-def _limit(request: Request) -> float | None:
-    """The drop of quality that attention may make, if that is limited."""
-    budget = request.budget
-    if budget is None:
-        return None
-    return budget.limit * (OF_THE_DROP if request.searches_weights else 1.0)
 
 
 def _settled(
@@ -208,7 +200,7 @@ def _within(limit: float, weighed: _Weighed, online: PlanOnline | None, progress
         progress("which blocks of attention move with the input", 0.0)
         moving = [each for each in weighed.with_recalls(weighed.entries(PAPER, "")) if moves(each)]
         static = weighed.without({each.name for each in moving})
-        ours = limit * (OF_THE_DROP if static.table else 1.0)
+        ours = limit * (ONLINE if static.table else 1.0)
         searched, grade = _sparsest(moving, online, ours, partial(_graded, exam, weighed.graph))
     else:
         static = weighed

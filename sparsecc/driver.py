@@ -43,6 +43,7 @@ def compile(
     permute: bool = False,
     attention: str | None = None,
     online: str | None = None,
+    experts: str | None = None,
     quantize: str | None = None,
     tune: str | None = None,
     verify: bool = False,
@@ -108,6 +109,10 @@ def compile(
             is left out if not .8: attentions whose blocks move with the input, all of them where
             there is no ``calibration``, search while the model runs. What they find is carried
             from call to call by :meth:`Compiled.steps`.
+        experts: The share of its hidden features that a token goes through in feed-forward
+            networks behind ReLU, such as ``0.25``, or ``auto``, what ``max_drop`` allows: neurons
+            become experts of 32, with a router that is trained on ``calibration``
+            (docs/moe.md). ``sparsity="dense"`` then leaves the other weights alone.
         quantize: ``int8`` makes weights and activations eight-bit, after pruning (best with
             ``4x4:0.8``); it needs ``calibration``. A model in QDQ form is eight-bit already.
         tune: Time many schedules of the code that TVM generates, so long (``5min``) or so many of
@@ -144,6 +149,7 @@ def compile(
         permute=permute,
         attention=attention,
         online=online,
+        experts=experts,
         backend=backend,
         name=name,
         tune=tune,
@@ -177,6 +183,7 @@ def plan(
     permute: bool = False,
     attention: str | None = None,
     online: str | None = None,
+    experts: str | None = None,
     executor: str = "processes",
     progress: Progress = silent,
 ) -> Plan:
@@ -204,6 +211,7 @@ def plan(
         permute: Put coupled channels into a better order for blocks first.
         attention: The tokens of a video transformer whose heads are to keep some of their blocks.
         online: Steps of one sampling, where blocks that move with the input are searched in it.
+        experts: The share of neurons that a token goes through, or ``auto``.
         executor: Where layers are worked on.
         progress: Called with what is being done and the share done, 0 to 1.
 
@@ -224,6 +232,7 @@ def plan(
         permute=permute,
         attention=attention,
         online=online,
+        experts=experts,
         backend=backend,
     )
     job = start(

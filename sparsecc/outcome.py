@@ -13,6 +13,7 @@ from sparsecc.backends.onnxruntime.run import session_of_model
 from sparsecc.cost.model import cost_model
 from sparsecc.errors import CalibrationError, PlanError
 from sparsecc.executor import open_executor
+from sparsecc.experts import into_experts
 from sparsecc.formats.patterns import DENSE
 from sparsecc.formats.structures import Structure
 from sparsecc.job import Job, Outcome
@@ -36,7 +37,7 @@ from sparsecc.searched import searched
 PRUNING = 0.3
 """Share of the progress that pruning is where a recovery follows."""
 KEPT = (
-    *("spec", "overrides", "allocation", "removed", "attention", "permuted"),
+    *("spec", "overrides", "allocation", "removed", "attention", "experts", "permuted"),
     *("mode", "seed", "costs", "points"),
 )
 """What a plan says besides its layers that carrying it out does not change."""
@@ -52,11 +53,14 @@ def prune_as_asked(job: Job, progress: Progress, *, best_effort: bool = False) -
     request, whole = job.request, job
     if request.searches_weights:
         job, kept, progress = over_blocks(job, request, progress)
+        job, made, progress = into_experts(job, request, progress)
         done = searched(job, progress, dense=whole.graph, best_effort=best_effort)
-        return dataclasses.replace(done, source={**done.source, "attention": kept.entries})
+        before = {"attention": kept.entries, "experts": made.entries}
+        return dataclasses.replace(done, source={**done.source, **before})
     deciding = 0.4 if request.allocation in MEASURED else 0.0
     job, removed, progress = smaller(job, request if request.spec.removes else (), progress)
     job, kept, progress = over_blocks(job, request, progress)
+    job, made, progress = into_experts(job, request, progress)
     decisions = decide(job, part(progress, 0.0, deciding))
     permuted = FOR_CHOICES if request.permute else ""
     told = part(progress, deciding, 1.0)
@@ -67,7 +71,8 @@ def prune_as_asked(job: Job, progress: Progress, *, best_effort: bool = False) -
         "allocation": request.allocation,
         "removed": removed.sets,
         "attention": kept.entries,
-        "budget": kept.budget,
+        "experts": made.entries,
+        "budget": made.budget or kept.budget,
         "permuted": permuted,
         "costs": cost_model(request.target).name,
         "seed": request.seed,
@@ -85,6 +90,7 @@ def follow(job: Job, plan: Plan, progress: Progress) -> Outcome:
     whole = job
     job, removed, progress = smaller(job, plan.removed, progress)
     job, _, progress = over_blocks(job, plan.attention, progress)
+    job, _, progress = into_experts(job, plan.experts, progress)
     _check_layers(find_layers(job.graph).layers, plan)
     decisions = {layer.name: Decision(layer.choice) for layer in plan.layers}
     done = _carried_out(whole, job, removed, decisions, plan.permuted, plan.seed, progress)
@@ -236,6 +242,7 @@ def _examined(job: Job, graph: ir.Model, plan: Plan) -> PlanBudget | None:
     exam = set_exam(session_of_model(job.graph), data.held_out, budget.metric, data.labels)
     changed = bool(plan.removed) or any(layer.choice.changes for layer in plan.layers)
     changed |= any(not each.is_dense for each in plan.attention)
+    changed |= any(not each.is_dense for each in plan.experts)
     grade = exam.grade(session_of_model(graph)) if changed else Grade(0.0)
     met = grade.certain <= budget.limit if budget.kind == "drop" else budget.met
     return budget.model_copy(update={"drop": grade.drop, "met": met})

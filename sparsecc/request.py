@@ -18,6 +18,8 @@ from sparsecc.quality.effort import Effort
 from sparsecc.quality.exam import Quality
 from sparsecc.search.allocation import ALLOCATIONS, Allocation
 from sparsecc.search.attentions import PlanOnline
+from sparsecc.search.mixtures import AUTO as EXPERTS
+from sparsecc.search.mixtures import read_share
 from sparsecc.search.plan import Method, Plan
 from sparsecc.search.search import MODES, Kind, Mode
 from sparsecc.targets import Target
@@ -59,6 +61,7 @@ class Request:
     permute: bool = False
     attention: str | None = None
     online: PlanOnline | None = None
+    experts: str | None = None
     name: str = NAME
     tune: Effort | Path | None = None
 
@@ -66,6 +69,17 @@ class Request:
     def searches_weights(self) -> bool:
         """Whether the budget is for weights; where these stay dense it is for attention alone."""
         return self.budget is not None and self.spec.pattern != DENSE
+
+    @property
+    def each_drop(self) -> float | None:
+        """The drop of quality that each search but that of weights may make, if it is limited.
+
+        Attention, experts and weights share it; what the first two leave, weights may use.
+        """
+        if self.budget is None:
+            return None
+        searches = (self.attention is not None, self.experts == EXPERTS, self.searches_weights)
+        return self.budget.limit / max(1, sum(searches))
 
 
 def read_budget(
@@ -159,6 +173,7 @@ def read_request(
     permute: bool = False,
     attention: str | None = None,
     online: str | None = None,
+    experts: str | None = None,
     backend: str | None = None,
     name: str = NAME,
     tune: str | None = None,
@@ -178,7 +193,8 @@ def read_request(
             fix="say how long it may take, such as recover='10min'",
         )
     _check_attention(attention, online, budget)
-    left = {"existing"} if attention is None else {"existing", "dense"}
+    _check_experts(experts, budget, recover)
+    left = {"existing"} if attention is experts is None else {"existing", "dense"}
     if budget is not None and (sparsity not in left or overrides or quantize):
         raise PlanError(
             "a budget is for a search, which decides on every layer by itself",
@@ -211,6 +227,7 @@ def read_request(
         permute=permute,
         attention=attention,
         online=None if online is None else PlanOnline.parse(online),
+        experts=experts,
         name=check_name(name, hardware),
         tune=None if tune is None else _read_tune(tune, hardware),
     )
@@ -245,6 +262,27 @@ def _check_attention(attention: str | None, online: str | None, budget: Budget |
         raise PlanError(
             f"blocks of attention are searched within a drop of quality, not max_{budget.kind}",
             fix="give max_drop, or no budget",
+        )
+
+
+def _check_experts(experts: str | None, budget: Budget | None, recover: str | None) -> None:
+    if experts is None:
+        return
+    share = read_share(experts)
+    if share is None and (budget is None or budget.kind != "drop"):
+        raise PlanError(
+            "experts are searched within a drop of quality, and none is given",
+            fix="give max_drop, or the share of neurons that a token goes through, such as 0.25",
+        )
+    if budget is not None and budget.kind != "drop":
+        raise PlanError(
+            f"experts are made within a drop of quality, not max_{budget.kind}",
+            fix="give max_drop, or no budget",
+        )
+    if recover is not None:
+        raise PlanError(
+            "recovery does not train experts",
+            fix="leave out experts or recover; or recover first, and make experts of the result",
         )
 
 

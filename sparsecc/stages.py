@@ -44,6 +44,7 @@ from sparsecc.passes.base import Context, run
 from sparsecc.passes.canonicalize.dead_code import DeadCode
 from sparsecc.passes.quantize.insert import InsertQuantization, quantized_values
 from sparsecc.passes.regions.form import Region
+from sparsecc.passes.split.write import ROUTERS
 from sparsecc.passes.weights.to_dense import twin_of
 from sparsecc.progress import Progress, part
 from sparsecc.quality.calibration import (
@@ -62,6 +63,7 @@ from sparsecc.report.rows import DENSE_KERNEL, LayerRow
 from sparsecc.request import Request
 from sparsecc.search.allocation import Decision
 from sparsecc.search.attentions import PlanAttention
+from sparsecc.search.mixtures import PlanExperts
 from sparsecc.state import ERROR, AtCall, Sampling, numerics
 
 INT8_TOLERANCE = 0.1
@@ -188,12 +190,23 @@ def rows_of(job: Job, outcome: Outcome) -> list[LayerRow]:
     """
     rewritten = rewrite(outcome.graph, job.request.target, job.ctx)
     rows = _of_mean_steps(_with_reasons(rewritten, outcome.decisions), outcome)
+    rows = _of_networks(rows, outcome.source.get("experts", ()))
     if not (outcome.source.get("removed") or outcome.source.get("attention")):
         return rows
     target = job.request.target
     whole = rewrite(job.graph.clone(), target, Context(target=target))
     dense = {row.name: row.dense_ms for row in whole}
     return [dataclasses.replace(row, dense_ms=dense.get(row.name, row.dense_ms)) for row in rows]
+
+
+def _of_networks(rows: Sequence[LayerRow], entries: Sequence[PlanExperts]) -> list[LayerRow]:
+    """Rows in which experts of a network take the place of all of it, and nothing had a router."""
+    dense = {each.name: each.dense_ms for each in entries if not each.is_dense}
+    dense |= {name + end: 0.0 for name in tuple(dense) for end in ROUTERS.values()}
+    return [
+        dataclasses.replace(row, dense_ms=round(dense[row.name], 6)) if row.name in dense else row
+        for row in rows
+    ]
 
 
 def _with_reasons(rows: Sequence[LayerRow], decisions: Mapping[str, Decision]) -> list[LayerRow]:

@@ -43,9 +43,9 @@ class Activation(Pass):
         """Merge the longest chain after each sparse op that amounts to an activation."""
         modified = False
         for node in linear_nodes(model):
-            chains = list(_chains(node))
+            chains = list(chains_after(node))
             for chain in reversed(chains):
-                activation = _recognize(node.outputs[0], chain, model.opset_imports[""])
+                activation = recognized(node.outputs[0], chain, model.opset_imports[""])
                 if activation is not None:
                     absorb(node, chain, activation=activation)
                     modified = True
@@ -57,7 +57,7 @@ class Activation(Pass):
         return modified
 
 
-def _chains(node: ir.Node) -> Iterator[list[ir.Node]]:
+def chains_after(node: ir.Node) -> Iterator[list[ir.Node]]:
     """Ever longer lists of elementwise nodes after `node` whose last output alone is read.
 
     Every node of a list reads only the output of `node`, other nodes of the list and constants
@@ -100,7 +100,7 @@ def _is_scalar(value: ir.Value) -> bool:
     return array is not None and array.size == 1
 
 
-def _recognize(x: ir.Value, chain: list[ir.Node], opset: int) -> str | None:
+def recognized(x: ir.Value, chain: list[ir.Node], opset: int) -> str | None:
     """Name of the activation that `chain` computes from `x`, if it is one."""
     with np.errstate(all="ignore"):
         values = _evaluate(x, chain, opset)

@@ -45,7 +45,7 @@ _KEEPS_CLASSES = frozenset(
     | {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Cast", "Identity"}
     | {"Add", "Sub", "Mul", "Div", "ArgMax", "TopK"}
 )
-"""Ops between a classifier and a graph output."""
+"""Ops between a classifier and a graph output, or a router and its choice."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -316,7 +316,10 @@ def _macs(node: ir.Node, weight_size: int, spatial: slice) -> int | None:
 
 
 def _with_defaults(graph: ir.Graph, layers: list[Layer]) -> Iterator[Layer]:
-    stems, lasts = _stems(graph, layers), _last_nodes(graph, {layer.node for layer in layers})
+    weighted = {layer.node for layer in layers}
+    stems, lasts = _stems(graph, layers), _leading_to(weighted, graph.outputs)
+    choices = [node.inputs[0] for node in graph if edit.is_op(node, "TopK")]
+    routers = _leading_to(weighted, [value for value in choices if value is not None])
     for layer in layers:
         reason = ""
         if min(layer.rows // layer.groups, layer.cols) < TINY_SIDE:
@@ -327,6 +330,8 @@ def _with_defaults(graph: ir.Graph, layers: list[Layer]) -> Iterator[Layer]:
             reason = f"first layer: at most {STEM_CHANNELS} input channels"
         elif layer.node in lasts:
             reason = "last layer: feeds a graph output"
+        elif layer.node in routers:
+            reason = "router: its outputs are compared"
         yield dataclasses.replace(layer, keep_dense=reason)
 
 
@@ -347,10 +352,10 @@ def _stems(graph: ir.Graph, layers: Iterable[Layer]) -> set[ir.Node]:
     return stems
 
 
-def _last_nodes(graph: ir.Graph, weighted: set[ir.Node]) -> set[ir.Node]:
-    """Layers that reach a graph output through element-wise and shape ops alone."""
+def _leading_to(weighted: set[ir.Node], values: Iterable[ir.Value]) -> set[ir.Node]:
+    """Layers that reach one of these values through element-wise and shape ops alone."""
     found: set[ir.Node] = set()
-    todo = [output.producer() for output in graph.outputs]
+    todo = [value.producer() for value in values]
     seen: set[ir.Node] = set()
     while todo:
         node = todo.pop()

@@ -17,6 +17,7 @@ from sparsecc.cli.options import (
     BestEffort,
     Calibration,
     Executor,
+    Experts,
     Labels,
     LibraryName,
     MaxBytes,
@@ -196,6 +197,7 @@ def command(
     permute: Permute = False,
     attention: Attention = None,
     online: Online = None,
+    experts: Experts = None,
     executor: Executor = Place.processes,
     as_json: JsonOption = False,
 ) -> None:
@@ -239,6 +241,7 @@ def command(
             permute=permute,
             attention=attention,
             online=online,
+            experts=experts,
             executor=executor.value,
             progress=progress,
         )

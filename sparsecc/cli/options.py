@@ -165,6 +165,16 @@ Online = Annotated[
         show_default=False,
     ),
 ]
+Experts = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Split feed-forward networks behind ReLU into experts; a token goes through this "
+        "share of them, such as 0.25, or auto: as few as --max-drop allows. Their router learns "
+        "from --calibration.",
+        show_default=False,
+    ),
+]
 Backend = Annotated[
     Makes | None,
     typer.Option(

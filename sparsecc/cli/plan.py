@@ -15,6 +15,7 @@ from sparsecc.cli.options import (
     Backend,
     BestEffort,
     Executor,
+    Experts,
     Labels,
     MaxBytes,
     MaxDrop,
@@ -83,6 +84,7 @@ def command(
     permute: Permute = False,
     attention: Attention = None,
     online: Online = None,
+    experts: Experts = None,
     executor: Executor = Place.processes,
     as_json: JsonOption = False,
 ) -> None:
@@ -113,6 +115,7 @@ def command(
             permute=permute,
             attention=attention,
             online=online,
+            experts=experts,
             executor=executor.value,
             progress=progress,
         )

@@ -78,13 +78,14 @@ class Relay:
         self._run(len(self._plan.nodes), str(self._plan.model.graph.name))
 
     def operands(self, batch: int) -> list[NDArray[Any]]:
-        """What the node reads, in the order of its inputs.
+        """What the node reads that is not constant, in the order of its inputs.
 
         Raises:
             CalibrationError: Some of it is not finite.
         """
         assert self._here is not None
-        names = [str(value.name) for value in self._here.inputs if value is not None]
+        read = [value for value in self._here.inputs if value is not None]
+        names = [str(value.name) for value in read if value.const_value is None]
         found = self._store.get(batch, names)
         if not all(np.isfinite(each).all() for each in found.values()):
             raise CalibrationError(

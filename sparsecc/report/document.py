@@ -122,7 +122,7 @@ class Document:
         dense_ms: Estimated time of all layers dense, one thread, ms.
         est_ms: The same as chosen.
         speedup: One by the other.
-        removed: What was removed, and left out of attention, before that, in words, or "".
+        before_weights: What was done to the model before that, in words, or "".
         dense_bytes: Bytes of the weights of the model that came in.
         size_bytes: Bytes of the artifact.
         quality: Measured agreement with the model that came in.
@@ -147,7 +147,7 @@ class Document:
     dense_ms: float
     est_ms: float
     speedup: float
-    removed: str
+    before_weights: str
     dense_bytes: int | None
     size_bytes: int | None
     quality: Mapping[str, float]
@@ -183,7 +183,7 @@ class Document:
             "dense_ms": self.dense_ms,
             "est_ms": self.est_ms,
             "speedup": self.speedup,
-            "removed": self.removed,
+            "before_weights": self.before_weights,
             "dense_bytes": self.dense_bytes,
             "size_bytes": self.size_bytes,
             "quality": dict(self.quality),
@@ -230,7 +230,7 @@ def document(report: Report, measured: Measured | None = None) -> Document:
         dense_ms=report.dense_ms,
         est_ms=report.est_ms,
         speedup=report.speedup,
-        removed="; ".join(filter(None, (report.removed, report.attention))),
+        before_weights=report.before_weights,
         dense_bytes=manifest.dense_bytes if manifest else None,
         size_bytes=report.size_bytes,
         quality=report.quality,

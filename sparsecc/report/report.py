@@ -98,6 +98,21 @@ class Report:
         return f"{len(sets)} set{several} of {sets[0].kind} made smaller" if sets else ""
 
     @property
+    def before_weights(self) -> str:
+        """What was done to the model before its weights, or ""."""
+        return ", ".join(filter(None, (self.removed, self.attention, self.experts)))
+
+    @property
+    def experts(self) -> str:
+        """What networks became, such as ``4 networks through 25% of their neurons``, or ""."""
+        split = [each for each in self.plan.experts if not each.is_dense] if self.plan else []
+        if not split:
+            return ""
+        share = sum(each.chosen / each.experts for each in split) / len(split)
+        several, whose = ("s", "their") if len(split) > 1 else ("", "its")
+        return f"{len(split)} network{several} through {share:.0%} of {whose} neurons"
+
+    @property
     def attention(self) -> str:
         """What attentions keep, such as ``4 attentions over 31% of their blocks``, or ""."""
         sparse = [each for each in self.plan.attention if not each.is_dense] if self.plan else []

@@ -128,9 +128,8 @@ def _headline(report: Report) -> Text:
     factored = sum(bool(row.structure) for row in report.rows)
     layers = f"{len(report.rows)} layer{'s' if len(report.rows) != 1 else ''}, {sparse} sparse"
     layers += f", {factored} as smaller factors" if factored else ""
-    layers += f", {report.removed}" if report.removed else ""
-    layers += f", {report.attention}" if report.attention else ""
-    style = _SPARSE if sparse or factored or report.removed or report.attention else ""
+    layers += f", {report.before_weights}" if report.before_weights else ""
+    style = _SPARSE if sparse or factored or report.before_weights else ""
     parts = [(report.title, "bold"), (report.target, ""), (layers, style)]
     return Text(" · ").join(Text(printable(text), style) for text, style in parts if text)
 

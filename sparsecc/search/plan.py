@@ -14,9 +14,10 @@ from sparsecc.formats.patterns import Pattern, Whole
 from sparsecc.formats.structures import Structure
 from sparsecc.search.attentions import PlanAttention
 from sparsecc.search.fields import Count, Number, Share, Strict, Text, Unit
+from sparsecc.search.mixtures import PlanExperts
 from sparsecc.versioned import FileKind
 
-FORMAT: Final = 5
+FORMAT: Final = 6
 """Version of the plan file this code reads and writes."""
 MAX_BYTES = 64 << 20
 
@@ -238,6 +239,8 @@ class Plan(Strict):
         removed: Channels or heads, not both, that were removed first: its layers are those of what
             is left.
         attention: What heads keep of their blocks of scores; weights were pruned after that.
+        experts: Feed-forward networks whose neurons became experts, after attention and before
+            weights were pruned: its layers are those of what is left.
         permuted: What coupled channels were put in order for before anything was pruned:
             ``choices``, what is done to the layers, or a sparsity such as 4x1:0.5; "" where they
             are as they were.
@@ -260,6 +263,7 @@ class Plan(Strict):
     allocation: Text = "uniform"
     removed: tuple[PlanRemoval, ...] = ()
     attention: tuple[PlanAttention, ...] = ()
+    experts: tuple[PlanExperts, ...] = ()
     permuted: Text = ""
     mode: Text = ""
     seed: int = 0
@@ -285,6 +289,12 @@ class Plan(Strict):
             raise ValueError("attention names one twice")
         if len({each.online.steps for each in self.attention if each.online}) > 1:
             raise ValueError("attention has samplings of several lengths: one model has one")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _each_network_once(self) -> Self:
+        if len({each.name for each in self.experts}) < len(self.experts):
+            raise ValueError("experts names a network twice")
         return self
 
     @property
