@@ -1,0 +1,127 @@
+"""What the kernel of attention is given: tensors, packed tiles, and how many programs it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sparsecc.backends.cuda.table import DTYPES, KERNELS, Arch, Kernel, attention_name
+from sparsecc.backends.cuda.tiles import Tiles
+from sparsecc.errors import BackendError
+
+FEATURES = (64, 128)
+"""Of a head, that there are kernels for."""
+ALIGNMENT = 16
+"""Of strides in elements, and of addresses in bytes."""
+LOG2_E = 1.4426950408889634
+_MOST_ELEMENTS = 2**31
+
+
+def kernel_of(dtype: str, features: int, rows: int, ordered: bool) -> Kernel:
+    """The row of the table.
+
+    Args:
+        dtype: Of queries, keys and values, as torch names it.
+        features: Of a head.
+        rows: Queries of a tile.
+        ordered: Whether tiles are of another order of tokens.
+
+    Raises:
+        BackendError: There is none.
+    """
+    if dtype not in DTYPES or features not in FEATURES:
+        raise BackendError(
+            f"no kernel for attention of {features} {dtype} features of a head",
+            fix=f"use {' or '.join(map(str, FEATURES))} features in {' or '.join(DTYPES)}, or "
+            "torch's own attention",
+        )
+    return KERNELS[attention_name(dtype, features, rows, ordered)]
+
+
+def tile_of(dtype: str, features: int, rows: int, ordered: bool, arch: Arch) -> tuple[int, int]:
+    """Queries and keys of a tile of that kernel on an architecture.
+
+    Raises:
+        BackendError: There is no such kernel.
+        TargetError: It is not built for the architecture.
+    """
+    kernel = kernel_of(dtype, features, rows, ordered)
+    return rows, kernel.constants_on(arch)["COLUMNS"]
+
+
+def grid_of(order: Any, q: Any) -> tuple[int, int]:
+    """Programs: a row each, and the batch."""
+    return order.shape[0], q.shape[0]
+
+
+def arguments(
+    q: Any,
+    k: Any,
+    v: Any,
+    out: Any,
+    lse: Any,
+    *,
+    indices: Mapping[str, Any],
+    sizes: Mapping[str, int],
+    scale: float,
+) -> dict[str, Any]:
+    """Arguments of the kernel by name.
+
+    Args:
+        q: ``[B, H, L, D]``; strides of D are one and others multiples of :data:`ALIGNMENT`.
+        k: ``[B, H / g, S, D]``.
+        v: As k.
+        out: As q, written.
+        lse: Float32 ``[B, H, L]``, contiguous, written.
+        indices: Order, Rows, Full, Columns, Bits and, if ordered, Places, int32.
+        sizes: What :func:`sizes_of` says.
+        scale: Of scores, not negative.
+
+    Raises:
+        BackendError: A stride or an address is no multiple, or a head is too large.
+    """
+    for name, tensor in zip("qkvo", (q, k, v, out), strict=True):
+        _check_strides(name, tensor.shape, tensor.stride(), tensor.data_ptr())
+    strides = {
+        f"{name}_{axis}": tensor.stride(at)
+        for name, tensor in zip("qkvo", (q, k, v, out), strict=True)
+        for at, axis in enumerate(("batch", "head", "token"))
+    }
+    (_, heads, queries, _), (_, shared, keys, _) = q.shape, k.shape
+    return (
+        {"Q": q, "K": k, "V": v, "Out": out, "Lse": lse, "Places": indices["Order"]}
+        | dict(indices)
+        | strides
+        | {"queries": queries, "keys": keys, "heads": heads, "group": heads // shared}
+        | dict(sizes)
+        | {"scale": scale * LOG2_E}
+    )
+
+
+def sizes_of(tiles: Tiles) -> dict[str, int]:
+    """The numbers of tiles that the kernel is given."""
+    rule = tiles.rule
+    return {"tiles": tiles.down, "pattern_heads": tiles.heads, "grain": tiles.grain} | {
+        "left": rule.left,
+        "right": rule.right,
+        "sinks": rule.sinks,
+    }
+
+
+def is_aligned(strides: Sequence[int], address: int) -> bool:
+    """Whether a kernel can read a tensor as it lies."""
+    *others, last = strides
+    return last == 1 and not any(each % ALIGNMENT for each in (*others, address))
+
+
+def _check_strides(name: str, shape: Sequence[int], strides: Sequence[int], address: int) -> None:
+    if not is_aligned(strides, address):
+        raise BackendError(
+            f"{name} {list(shape)} has the strides {list(strides)} at an address of {address}",
+            fix=f"make it contiguous: strides have to be multiples of {ALIGNMENT}, the last one 1",
+        )
+    if shape[2] * strides[2] >= _MOST_ELEMENTS or max(strides) >= _MOST_ELEMENTS:
+        raise BackendError(
+            f"{name} {list(shape)} has a head that spans 2³¹ elements or more",
+            fix="give each head its tokens one after the other: make it contiguous",
+        )

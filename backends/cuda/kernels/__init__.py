@@ -1,0 +1,1 @@
+"""Triton functions, one file for each family. Importing one imports Triton."""

@@ -1,0 +1,99 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsecc.backends.cuda.tiles import Rule
+from tests.backends.cuda.cases import BOUNDS, Case
+
+pytest.importorskip("triton")
+
+PLAIN = Case(
+    batch=1,
+    heads=2,
+    group=1,
+    queries=200,
+    keys=200,
+    features=64,
+    dtype="float16",
+    tile_rows=64,
+    arch="sm_90",
+    rule=Rule(),
+    kept=None,
+    block=(64, 64),
+    ordered=False,
+    scale=0.125,
+    seed=0,
+)
+
+
+@st.composite
+def cases(draw):
+    ordered = draw(st.booleans())
+    queries = draw(st.integers(1, 300))
+    keys = queries if ordered else draw(st.integers(1, 300))
+    group = draw(st.sampled_from([1, 1, 2, 3]))
+    heads = group * draw(st.integers(1, 2))
+    block = draw(st.sampled_from([(64, 64), (32, 32), (64, 32), (128, 128), (96, 64)]))
+    kept = None
+    if draw(st.booleans()):
+        patterns = draw(st.sampled_from([1, heads]))
+        shape = patterns, -(-queries // block[0]), -(-keys // block[1])
+        chance = draw(st.sampled_from([0.0, 0.2, 0.5, 0.9, 1.0]))
+        kept = np.random.default_rng(draw(st.integers(0, 99))).random(shape) < chance
+    far = st.one_of(st.just(Rule().left), st.integers(-20, 200))
+    return Case(
+        batch=draw(st.integers(1, 2)),
+        heads=heads,
+        group=group,
+        queries=queries,
+        keys=keys,
+        features=draw(st.sampled_from([64, 128])),
+        dtype=draw(st.sampled_from(["float16", "bfloat16"])),
+        tile_rows=128 if ordered else draw(st.sampled_from([64, 128])),
+        arch=draw(st.sampled_from(["sm_80", "sm_90"])),
+        rule=Rule(draw(far), draw(far), draw(st.integers(0, 40))),
+        kept=kept,
+        block=block,
+        ordered=ordered,
+        scale=draw(st.sampled_from([0.125, 0.088, 1.0])),
+        seed=draw(st.integers(0, 99)),
+    )
+
+
+def check(case):
+    tensors, out, lse = case.run()
+    expected, sums = case.expected(*tensors)
+    assert np.abs(out - expected).max() <= BOUNDS[case.dtype] * max(1, np.abs(expected).max())
+    nothing = np.isneginf(sums)
+    assert np.array_equal(np.isneginf(lse), nothing)
+    assert np.abs(lse[~nothing] - sums[~nothing]).max(initial=0) <= 1e-4
+    assert not out[nothing].any()
+
+
+@given(cases())
+def test_is_the_attention_of_float64(case):
+    check(case)
+
+
+@pytest.mark.parametrize("rule", [Rule(right=0), Rule(70, 0, 5), Rule(70, 70)])
+def test_rules(rule):
+    check(dataclasses.replace(PLAIN, rule=rule, tile_rows=128))
+
+
+def test_a_head_that_keeps_nothing_gives_zeros():
+    kept = np.ones((2, 4, 4), bool)
+    kept[1] = False
+    kept[0, 2] = False
+    check(dataclasses.replace(PLAIN, kept=kept))
+
+
+def test_heads_that_are_not_listed_stay_as_they_were():
+    tiles = PLAIN.tiles()
+    rows = np.arange(tiles.down, 2 * tiles.down, dtype=np.int32)[::-1]
+    tensors, out, lse = PLAIN.run(rows)
+    assert np.isnan(out[:, 0]).all()
+    assert np.isnan(lse[:, 0]).all()
+    assert np.abs(out - PLAIN.expected(*tensors)[0])[:, 1].max() <= BOUNDS["float16"]
