@@ -44,6 +44,7 @@ def compile(
     attention: str | None = None,
     online: str | None = None,
     experts: str | None = None,
+    keep_experts: str | None = None,
     quantize: str | None = None,
     tune: str | None = None,
     verify: bool = False,
@@ -113,6 +114,9 @@ def compile(
             networks behind ReLU, such as ``0.25``, or ``auto``, what ``max_drop`` allows: neurons
             become experts of 32, with a router that is trained on ``calibration``
             (docs/moe.md). ``sparsity="dense"`` then leaves the other weights alone.
+        keep_experts: Share of its experts that every mixture of experts keeps, such as ``0.75``, or
+            ``auto`` for the fewest within ``max_drop``: experts that ``calibration`` hardly needs
+            are left out or merged with others (docs/moe.md).
         quantize: ``int8`` makes weights and activations eight-bit, after pruning (best with
             ``4x4:0.8``); it needs ``calibration``. A model in QDQ form is eight-bit already.
         tune: Time many schedules of the code that TVM generates, so long (``5min``) or so many of
@@ -150,6 +154,7 @@ def compile(
         attention=attention,
         online=online,
         experts=experts,
+        keep_experts=keep_experts,
         backend=backend,
         name=name,
         tune=tune,
@@ -184,6 +189,7 @@ def plan(
     attention: str | None = None,
     online: str | None = None,
     experts: str | None = None,
+    keep_experts: str | None = None,
     executor: str = "processes",
     progress: Progress = silent,
 ) -> Plan:
@@ -212,6 +218,7 @@ def plan(
         attention: The tokens of a video transformer whose heads are to keep some of their blocks.
         online: Steps of one sampling, where blocks that move with the input are searched in it.
         experts: The share of neurons that a token goes through, or ``auto``.
+        keep_experts: Share of its experts that every mixture of experts keeps, or ``auto``.
         executor: Where layers are worked on.
         progress: Called with what is being done and the share done, 0 to 1.
 
@@ -233,6 +240,7 @@ def plan(
         attention=attention,
         online=online,
         experts=experts,
+        keep_experts=keep_experts,
         backend=backend,
     )
     job = start(

@@ -19,7 +19,8 @@ from sparsecc.progress import Progress, counted, part
 from sparsecc.quality.calibration import Calibration
 from sparsecc.quality.exam import Grade, set_exam
 from sparsecc.request import Request
-from sparsecc.search.mixtures import PlanExperts, read_share
+from sparsecc.search.fields import read_share
+from sparsecc.search.mixtures import PlanExperts
 from sparsecc.search.plan import PlanBudget
 
 SHARE = 0.4
@@ -104,7 +105,7 @@ def _searched(
     job: Job, data: Calibration, request: Request, progress: Progress
 ) -> tuple[Made, dict[str, Split]]:
     assert request.experts is not None
-    share = read_share(request.experts)
+    share = read_share(request.experts, "neurons")
     if share is None and not data.held_out:
         raise CalibrationError(
             "one batch of calibration data: nothing is left to judge experts by",

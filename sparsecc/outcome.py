@@ -14,6 +14,7 @@ from sparsecc.cost.model import cost_model
 from sparsecc.errors import CalibrationError, PlanError
 from sparsecc.executor import open_executor
 from sparsecc.experts import into_experts
+from sparsecc.fewer_experts import with_fewer
 from sparsecc.formats.patterns import DENSE
 from sparsecc.formats.structures import Structure
 from sparsecc.job import Job, Outcome
@@ -37,7 +38,8 @@ from sparsecc.searched import searched
 PRUNING = 0.3
 """Share of the progress that pruning is where a recovery follows."""
 KEPT = (
-    *("spec", "overrides", "allocation", "removed", "attention", "experts", "permuted"),
+    *("spec", "overrides", "allocation", "removed", "mixtures", "attention", "experts"),
+    "permuted",
     *("mode", "seed", "costs", "points"),
 )
 """What a plan says besides its layers that carrying it out does not change."""
@@ -52,13 +54,15 @@ def prune_as_asked(job: Job, progress: Progress, *, best_effort: bool = False) -
     """
     request, whole = job.request, job
     if request.searches_weights:
+        job, fewer, progress = with_fewer(job, request, progress)
         job, kept, progress = over_blocks(job, request, progress)
         job, made, progress = into_experts(job, request, progress)
         done = searched(job, progress, dense=whole.graph, best_effort=best_effort)
-        before = {"attention": kept.entries, "experts": made.entries}
+        before = {"mixtures": fewer.entries, "attention": kept.entries, "experts": made.entries}
         return dataclasses.replace(done, source={**done.source, **before})
     deciding = 0.4 if request.allocation in MEASURED else 0.0
     job, removed, progress = smaller(job, request if request.spec.removes else (), progress)
+    job, fewer, progress = with_fewer(job, request, progress)
     job, kept, progress = over_blocks(job, request, progress)
     job, made, progress = into_experts(job, request, progress)
     decisions = decide(job, part(progress, 0.0, deciding))
@@ -70,9 +74,10 @@ def prune_as_asked(job: Job, progress: Progress, *, best_effort: bool = False) -
         "overrides": {name: str(spec) for name, spec in request.overrides.items()},
         "allocation": request.allocation,
         "removed": removed.sets,
+        "mixtures": fewer.entries,
         "attention": kept.entries,
         "experts": made.entries,
-        "budget": made.budget or kept.budget,
+        "budget": made.budget or kept.budget or fewer.budget,
         "permuted": permuted,
         "costs": cost_model(request.target).name,
         "seed": request.seed,
@@ -89,6 +94,7 @@ def follow(job: Job, plan: Plan, progress: Progress) -> Outcome:
     """
     whole = job
     job, removed, progress = smaller(job, plan.removed, progress)
+    job, _, progress = with_fewer(job, plan.mixtures, progress)
     job, _, progress = over_blocks(job, plan.attention, progress)
     job, _, progress = into_experts(job, plan.experts, progress)
     _check_layers(find_layers(job.graph).layers, plan)
@@ -243,6 +249,7 @@ def _examined(job: Job, graph: ir.Model, plan: Plan) -> PlanBudget | None:
     changed = bool(plan.removed) or any(layer.choice.changes for layer in plan.layers)
     changed |= any(not each.is_dense for each in plan.attention)
     changed |= any(not each.is_dense for each in plan.experts)
+    changed |= any(not each.is_whole for each in plan.mixtures)
     grade = exam.grade(session_of_model(graph)) if changed else Grade(0.0)
     met = grade.certain <= budget.limit if budget.kind == "drop" else budget.met
     return budget.model_copy(update={"drop": grade.drop, "met": met})

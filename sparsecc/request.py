@@ -18,8 +18,8 @@ from sparsecc.quality.effort import Effort
 from sparsecc.quality.exam import Quality
 from sparsecc.search.allocation import ALLOCATIONS, Allocation
 from sparsecc.search.attentions import PlanOnline
-from sparsecc.search.mixtures import AUTO as EXPERTS
-from sparsecc.search.mixtures import read_share
+from sparsecc.search.fields import AUTO as SEARCHED
+from sparsecc.search.fields import read_share
 from sparsecc.search.plan import Method, Plan
 from sparsecc.search.search import MODES, Kind, Mode
 from sparsecc.targets import Target
@@ -62,6 +62,7 @@ class Request:
     attention: str | None = None
     online: PlanOnline | None = None
     experts: str | None = None
+    keep_experts: str | None = None
     name: str = NAME
     tune: Effort | Path | None = None
 
@@ -74,11 +75,15 @@ class Request:
     def each_drop(self) -> float | None:
         """The drop of quality that each search but that of weights may make, if it is limited.
 
-        Attention, experts and weights share it; what the first two leave, weights may use.
+        Attention, experts and weights share it; what the others leave, weights may use.
         """
         if self.budget is None:
             return None
-        searches = (self.attention is not None, self.experts == EXPERTS, self.searches_weights)
+        searches = (
+            self.attention is not None,
+            SEARCHED in (self.experts, self.keep_experts),
+            self.searches_weights,
+        )
         return self.budget.limit / max(1, sum(searches))
 
 
@@ -174,6 +179,7 @@ def read_request(
     attention: str | None = None,
     online: str | None = None,
     experts: str | None = None,
+    keep_experts: str | None = None,
     backend: str | None = None,
     name: str = NAME,
     tune: str | None = None,
@@ -194,7 +200,9 @@ def read_request(
         )
     _check_attention(attention, online, budget)
     _check_experts(experts, budget, recover)
-    left = {"existing"} if attention is experts is None else {"existing", "dense"}
+    _check_kept(keep_experts, budget, attention or experts)
+    others_searched = any((attention, experts, keep_experts))
+    left = {"existing", "dense"} if others_searched else {"existing"}
     if budget is not None and (sparsity not in left or overrides or quantize):
         raise PlanError(
             "a budget is for a search, which decides on every layer by itself",
@@ -228,6 +236,7 @@ def read_request(
         attention=attention,
         online=None if online is None else PlanOnline.parse(online),
         experts=experts,
+        keep_experts=keep_experts,
         name=check_name(name, hardware),
         tune=None if tune is None else _read_tune(tune, hardware),
     )
@@ -268,7 +277,7 @@ def _check_attention(attention: str | None, online: str | None, budget: Budget |
 def _check_experts(experts: str | None, budget: Budget | None, recover: str | None) -> None:
     if experts is None:
         return
-    share = read_share(experts)
+    share = read_share(experts, "neurons")
     if share is None and (budget is None or budget.kind != "drop"):
         raise PlanError(
             "experts are searched within a drop of quality, and none is given",
@@ -283,6 +292,21 @@ def _check_experts(experts: str | None, budget: Budget | None, recover: str | No
         raise PlanError(
             "recovery does not train experts",
             fix="leave out experts or recover; or recover first, and make experts of the result",
+        )
+
+
+def _check_kept(kept: str | None, budget: Budget | None, other: str | None) -> None:
+    if kept is None or read_share(kept, "experts") is not None:
+        return
+    if budget is None or budget.kind != "drop":
+        raise PlanError(
+            "how many experts stay is searched within a drop of quality, and none is given",
+            fix="give max_drop, or the share of experts that every mixture keeps, such as 0.75",
+        )
+    if other is not None:
+        raise PlanError(
+            f"one search does not decide on the experts that stay and on {other!r} as well",
+            fix="give keep_experts as a share, or search for one of them at a time",
         )
 
 

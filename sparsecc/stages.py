@@ -191,7 +191,8 @@ def rows_of(job: Job, outcome: Outcome) -> list[LayerRow]:
     rewritten = rewrite(outcome.graph, job.request.target, job.ctx)
     rows = _of_mean_steps(_with_reasons(rewritten, outcome.decisions), outcome)
     rows = _of_networks(rows, outcome.source.get("experts", ()))
-    if not (outcome.source.get("removed") or outcome.source.get("attention")):
+    fewer = any(not each.is_whole for each in outcome.source.get("mixtures", ()))
+    if not (fewer or outcome.source.get("removed") or outcome.source.get("attention")):
         return rows
     target = job.request.target
     whole = rewrite(job.graph.clone(), target, Context(target=target))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import ClassVar
 
@@ -20,7 +19,7 @@ from sparsecc import ops
 from sparsecc.errors import BackendError, ModelError
 from sparsecc.ops.moe import LEAST_OPSET
 from sparsecc.passes.base import Context, Pass
-from sparsecc.passes.edit import constant, is_op
+from sparsecc.passes.edit import is_op
 from sparsecc.passes.fuse.shapes import Shapes
 from sparsecc.passes.moe import REWRITTEN, contrib, proof
 from sparsecc.passes.moe.block import (
@@ -32,6 +31,7 @@ from sparsecc.passes.moe.block import (
     joins,
     sources,
 )
+from sparsecc.passes.moe.choice import Choice, choice_of
 from sparsecc.passes.moe.hypotheses import hypotheses
 from sparsecc.passes.moe.proof import Array, Probe, Runner, Sizes
 from sparsecc.passes.moe.write import Experts, Found, rewrite
@@ -65,7 +65,7 @@ class Mixtures(Pass):
                     ctx.refuse(self.name, node, reason)
         reader = _Reader(model)
         for node in reversed(list(model.graph)):
-            choice = _choice_of(node)
+            choice = choice_of(node)
             found = reader.found(choice) if choice is not None else None
             if isinstance(found, str):
                 ctx.refuse(self.name, node, found)
@@ -78,32 +78,6 @@ class Mixtures(Pass):
         return modified
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """Experts that are chosen: the node, the values ``[..., k]`` and the scores ``[..., E]``."""
-
-    node: ir.Node
-    chosen: ir.Value
-    scores: ir.Value
-    k: int
-
-
-def _choice_of(node: ir.Node) -> _Choice | None:
-    if is_op(node, "TopK"):
-        sizes, chosen = constant(node.inputs[1]), node.outputs[1]
-        k = None if sizes is None else int(sizes.reshape(-1)[0])
-    elif is_op(node, "ArgMax"):
-        k, chosen = 1, node.outputs[0]
-    else:
-        return None
-    scores = node.inputs[0]
-    if k is None or scores is None or scores.shape is None or not chosen.uses():
-        return None
-    axis = node.attributes.get_int("axis", -1 if is_op(node, "TopK") else 0)
-    last = axis in (-1, len(scores.shape) - 1) and len(scores.shape) > 1
-    return _Choice(node, chosen, scores, k) if last else None
-
-
 class _Reader:
     """Reads the mixtures of one model."""
 
@@ -111,7 +85,7 @@ class _Reader:
         self._model = model
         self._shapes = Shapes(model)
 
-    def found(self, choice: _Choice) -> Found | str | None:
+    def found(self, choice: Choice) -> Found | str | None:
         """The mixture behind a choice; why it is none; None where nothing looks like one."""
         made: set[ir.Node] = set()
         reason = None
@@ -132,7 +106,7 @@ class _Reader:
         return reason
 
     def _proved(
-        self, choice: _Choice, result: ir.Value, experts: list[Expert], made: set[ir.Node]
+        self, choice: Choice, result: ir.Value, experts: list[Expert], made: set[ir.Node]
     ) -> Found | str:
         count = experts[0].down.weight.shape[0] if experts[0].down.is_stacked else len(experts)
         wrong = _misfit(choice, result, count)
@@ -175,7 +149,7 @@ class _Reader:
         return chosen if alike else None
 
 
-def _misfit(choice: _Choice, result: ir.Value, count: int) -> str | None:
+def _misfit(choice: Choice, result: ir.Value, count: int) -> str | None:
     assert choice.scores.shape is not None
     offered = choice.scores.shape[-1]
     if isinstance(offered, int) and choice.k > offered:
@@ -198,7 +172,7 @@ class _Trial:
         self,
         model: ir.Model,
         sizes: Sizes,
-        choice: _Choice,
+        choice: Choice,
         result: ir.Value,
         x: ir.Value,
         experts: list[Expert],

@@ -24,6 +24,7 @@ from sparsecc.targets import Target
 
 Weights = Mapping[str, NDArray[np.float32]]
 """Of an op: up, gate if there is one, and down, ``[E, R, K]``."""
+_LOADS = "sparsecc.loads"
 MOST_ELEMENTS = 2**31 - 1
 """Of a weight of all experts: positions of blocks are of 32 bits."""
 
@@ -72,6 +73,22 @@ class PackMixtures(Pass):
             ]
         _replace(node, inputs, len(weights["up"]), gated="gate" in weights)
         return ""
+
+    def estimates(self, weights: Weights, routings: Sequence[Routing]) -> list[float]:
+        """Times of a mixture as it would be packed, in milliseconds.
+
+        Args:
+            weights: Of all experts.
+            routings: How tokens spread over them, or over fewer that are as dense as all.
+        """
+        block, keep_zeros = self._block(weights, routings[0])
+        count = _cells if keep_zeros else _stored
+        counts = [count(weight, block) for weight in weights.values()]
+        all_of_them = len(weights["up"])
+        return [
+            self._ms(weights, each, block, [n * each.experts // all_of_them for n in counts])
+            for each in routings
+        ]
 
     def _block(self, weights: Weights, routing: Routing) -> tuple[Block, bool]:
         """The block of all weights, and whether blocks of zeros are kept."""
@@ -141,19 +158,32 @@ def _replace(
         version=ops.VERSION,
         metadata_props=dict(node.metadata_props),
     )
+    fresh.meta.update(node.meta)
     edit.replace([node], [fresh], at=node)
 
 
 # ---- what is said of them ----
-def routing_of(node: ir.Node, experts: int) -> Routing:
-    """Tokens and chosen experts of a node, typical ones where they are not known."""
+def set_loads(node: ir.Node, loads: Sequence[int]) -> None:
+    """Say how often each expert of a node is chosen, as measured."""
+    node.meta[_LOADS] = tuple(loads)
+
+
+def routing_of(node: ir.Node, experts: int, loads: Sequence[int] | None = None) -> Routing:
+    """Tokens and chosen experts of a node, typical ones where they are not known.
+
+    Args:
+        node: The op.
+        experts: How many it has, or is to have.
+        loads: How often each is chosen; by default as :func:`set_loads` said.
+    """
     chosen = node.inputs[1]
     dims = [None, None] if chosen is None or chosen.shape is None else list(chosen.shape)
     tokens, slots = (
         dim if isinstance(dim, int) else other
         for dim, other in zip(dims, (UNKNOWN_TOKENS, 1), strict=True)
     )
-    return Routing(tokens, slots, experts)
+    loads = node.meta.get(_LOADS, ()) if loads is None else loads
+    return Routing(tokens, slots, experts, loads if any(loads) else None)
 
 
 def mixture_estimate(node: ir.Node, target: Target) -> Estimate:
@@ -173,6 +203,19 @@ def mixture_rows(model: ir.Model, target: Target) -> dict[str, LayerRow]:
     }
 
 
+def _why(routing: Routing) -> str:
+    why = "only the experts that tokens chose are computed"
+    if routing.shares is None:
+        return why
+    used = sum(share > 0 for share in routing.shares)
+    busiest = max(routing.shares) / sum(routing.shares)
+    return (
+        f"{why}; on the calibration data {used} are chosen, the busiest for {busiest:.0%} of all "
+        f"choices, {routing.largest_over_mean:.1f} times the mean, and a run of {routing.tokens} "
+        f"tokens is expected to touch {routing.distinct:.1f}"
+    )
+
+
 def _row(node: ir.Node, target: Target) -> LayerRow:
     experts = node.attributes["experts_count"].as_int()
     weights = ops.packed_mixture(node)
@@ -190,7 +233,7 @@ def _row(node: ir.Node, target: Target) -> LayerRow:
         density=min(1.0, stored / (experts * math.prod(shapes[0]) * len(shapes))),
         pattern=f"{routing.chosen} of {experts} experts",
         eligible=True,
-        why="only the experts that tokens chose are computed",
+        why=_why(routing),
         kernel=f"moe-{block[0]}x{block[1]}",
         est_ms=round(ours.ms, 6),
         dense_ms=round(theirs.ms, 6),

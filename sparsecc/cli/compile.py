@@ -18,6 +18,7 @@ from sparsecc.cli.options import (
     Calibration,
     Executor,
     Experts,
+    KeepExperts,
     Labels,
     LibraryName,
     MaxBytes,
@@ -81,6 +82,9 @@ The first, with the attention layers left dense and one layer pruned less:
 A video transformer whose heads keep some blocks of attention: 8 words, then 16 frames of 24 × 24:
   sparsecc compile dit.onnx --attention 8+16x24x24 --calibration steps.npz \\
       --max-drop 0.05 --quality psnr --sparsity dense -o out
+\b
+Mixtures of experts that keep three quarters of theirs, by which ones the data need:
+  sparsecc compile moe.onnx --keep-experts 0.75 --calibration data.npz -o out
 \b
 For the web: a folder to publish, WebAssembly and a JavaScript module in it:
   sparsecc compile model.onnx --sparsity 4x1:0.8 --target wasm -o out
@@ -198,6 +202,7 @@ def command(
     attention: Attention = None,
     online: Online = None,
     experts: Experts = None,
+    keep_experts: KeepExperts = None,
     executor: Executor = Place.processes,
     as_json: JsonOption = False,
 ) -> None:
@@ -242,6 +247,7 @@ def command(
             attention=attention,
             online=online,
             experts=experts,
+            keep_experts=keep_experts,
             executor=executor.value,
             progress=progress,
         )

@@ -175,6 +175,15 @@ Experts = Annotated[
         show_default=False,
     ),
 ]
+KeepExperts = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Share of its experts that every mixture of experts keeps, such as 0.75, or auto for "
+        "the fewest within --max-drop: what --calibration hardly needs is left out or merged.",
+        show_default=False,
+    ),
+]
 Backend = Annotated[
     Makes | None,
     typer.Option(

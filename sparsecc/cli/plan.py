@@ -16,6 +16,7 @@ from sparsecc.cli.options import (
     BestEffort,
     Executor,
     Experts,
+    KeepExperts,
     Labels,
     MaxBytes,
     MaxDrop,
@@ -85,6 +86,7 @@ def command(
     attention: Attention = None,
     online: Online = None,
     experts: Experts = None,
+    keep_experts: KeepExperts = None,
     executor: Executor = Place.processes,
     as_json: JsonOption = False,
 ) -> None:
@@ -116,6 +118,7 @@ def command(
             attention=attention,
             online=online,
             experts=experts,
+            keep_experts=keep_experts,
             executor=executor.value,
             progress=progress,
         )

@@ -62,10 +62,13 @@ class Routing:
 
     @property
     def largest_over_mean(self) -> float:
-        """Load of the busiest of experts that are chosen alike, over the mean.
+        """Load of the busiest expert over the mean.
 
-        ``1 + sqrt(2 ln E · E (1 - k/E) / (T k))``; within 11 % where ``T k / E >= 2``.
+        As measured; of experts that are chosen alike ``1 + sqrt(2 ln E · E (1 - k/E) / (T k))``,
+        which is within 11 % where ``T k / E >= 2``.
         """
+        if self.shares is not None:
+            return max(self.shares) * self.experts / sum(self.shares)
         slots = max(1, self.tokens * self.chosen)
         spread = 2 * math.log(self.experts) * self.experts * (1 - self.chosen / self.experts)
         return 1 + math.sqrt(max(0.0, spread) / slots)

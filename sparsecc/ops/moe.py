@@ -78,13 +78,24 @@ def mixture(
     for e in np.unique(experts):
         part = {name: weight[e] for name, weight in weights.items()}
         tokens, slots = np.nonzero(experts == e)
-        own = x[tokens]
-        hidden = BY_NAME[activation].meaning(own @ part["up"].T + part.get("up_bias", 0))
-        if "gate" in part:
-            hidden = hidden * (own @ part["gate"].T + part.get("gate_bias", 0))
-        made = hidden @ part["down"].T + part.get("down_bias", 0)
+        made = expert(activation, x[tokens], part)
         np.add.at(total, tokens, gates[tokens, slots, None] * made)
     return total
+
+
+def expert(activation: str, x: Array, weights: Mapping[str, Array]) -> Array:
+    """What one expert makes of tokens ``[T, d]``, in the dtype of its arguments.
+
+    Args:
+        activation: A name of ``ACTIVATIONS``.
+        x: ``[T, d]``.
+        weights: Of this expert, named as in :func:`mixture`.
+    """
+    hidden = BY_NAME[activation].meaning(x @ weights["up"].T + weights.get("up_bias", 0))
+    if "gate" in weights:
+        hidden = hidden * (x @ weights["gate"].T + weights.get("gate_bias", 0))
+    made: Array = hidden @ weights["down"].T + weights.get("down_bias", 0)
+    return made
 
 
 def products_of(gated: bool) -> list[str]:

@@ -100,7 +100,9 @@ class Report:
     @property
     def before_weights(self) -> str:
         """What was done to the model before its weights, or ""."""
-        return ", ".join(filter(None, (self.removed, self.attention, self.experts)))
+        return ", ".join(
+            filter(None, (self.removed, self.fewer_experts, self.attention, self.experts))
+        )
 
     @property
     def experts(self) -> str:
@@ -126,6 +128,15 @@ class Report:
             alike = [each for each in sparse if str(each.online) == said]
             parts.append(f"{_attentions(alike)} whose blocks are {said}")
         return ", ".join(parts)
+
+    @property
+    def fewer_experts(self) -> str:
+        """What mixtures keep, such as ``2 mixtures with 12 of 16 experts``, or ""."""
+        fewer = [each for each in self.plan.mixtures if not each.is_whole] if self.plan else []
+        if not fewer:
+            return ""
+        kept, count = sum(each.kept for each in fewer), sum(len(each.places) for each in fewer)
+        return f"{len(fewer)} mixture{'s' * (len(fewer) > 1)} with {kept} of {count} experts"
 
     def refusals_by_reason(self) -> dict[str, int]:
         """Reason → how many nodes it kept a pass from, most frequent first.

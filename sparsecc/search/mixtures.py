@@ -6,33 +6,10 @@ from typing import Annotated, Literal, Self
 
 import pydantic
 
-from sparsecc.errors import PlanError
 from sparsecc.search.fields import Count, Number, Share, Strict, Text
 
-AUTO = "auto"
-"""Experts of a token are searched for within a budget."""
 Grouping = Literal["weights", "activations"]
 """What neurons of an expert have in common: rows of the weight, or when they are active."""
-
-
-def read_share(spec: str) -> float | None:
-    """The share of neurons that a token goes through, None for :data:`AUTO`.
-
-    Raises:
-        PlanError: It is neither.
-    """
-    if spec == AUTO:
-        return None
-    try:
-        share = float(spec[:-1]) / 100 if spec.endswith("%") else float(spec)
-    except ValueError:
-        share = 0.0
-    if not 0 < share <= 1:
-        raise PlanError(
-            f"no share of the neurons: {spec!r}",
-            fix="give the share that a token goes through, such as 0.25, or auto with max_drop",
-        )
-    return share
 
 
 class PlanOfExperts(Strict):
@@ -93,4 +70,4 @@ class PlanExperts(Strict):
         return self.chosen == self.experts
 
 
-__all__ = ["AUTO", "Grouping", "PlanExperts", "PlanOfExperts", "read_share"]
+__all__ = ["Grouping", "PlanExperts", "PlanOfExperts"]

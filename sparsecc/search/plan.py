@@ -15,6 +15,7 @@ from sparsecc.formats.structures import Structure
 from sparsecc.search.attentions import PlanAttention
 from sparsecc.search.fields import Count, Number, Share, Strict, Text, Unit
 from sparsecc.search.mixtures import PlanExperts
+from sparsecc.search.routing import PlanMixture
 from sparsecc.versioned import FileKind
 
 FORMAT: Final = 6
@@ -238,6 +239,8 @@ class Plan(Strict):
         allocation: How the sparsity was spread over the layers.
         removed: Channels or heads, not both, that were removed first: its layers are those of what
             is left.
+        mixtures: How tokens spread over the experts of mixtures, and which ones stay; attention
+            and weights came after that.
         attention: What heads keep of their blocks of scores; weights were pruned after that.
         experts: Feed-forward networks whose neurons became experts, after attention and before
             weights were pruned: its layers are those of what is left.
@@ -262,6 +265,7 @@ class Plan(Strict):
     overrides: dict[Text, Text] = pydantic.Field(default_factory=dict)
     allocation: Text = "uniform"
     removed: tuple[PlanRemoval, ...] = ()
+    mixtures: tuple[PlanMixture, ...] = ()
     attention: tuple[PlanAttention, ...] = ()
     experts: tuple[PlanExperts, ...] = ()
     permuted: Text = ""
@@ -295,6 +299,12 @@ class Plan(Strict):
     def _each_network_once(self) -> Self:
         if len({each.name for each in self.experts}) < len(self.experts):
             raise ValueError("experts names a network twice")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _each_mixture_once(self) -> Self:
+        if len({each.name for each in self.mixtures}) < len(self.mixtures):
+            raise ValueError("mixtures names one twice")
         return self
 
     @property
