@@ -20,6 +20,8 @@ _RUN = '''"""Runs this model on onnxruntime alone: python run.py inputs.npz"""
 import pathlib, sys
 import numpy, onnxruntime
 
+if len(sys.argv) != 2:
+    sys.exit("usage: python run.py inputs.npz, with an array for each of " + ", ".join({inputs}))
 here = pathlib.Path(__file__).resolve().parent
 options = onnxruntime.SessionOptions()
 {register}session = onnxruntime.InferenceSession(str(here / "{model}"), options)
@@ -55,7 +57,8 @@ def emit(
         write_notes(folder, target, library, _first_input(model))
     elif library is not None:
         register = f'options.register_custom_ops_library(str(here / "{library}"))\n'
-    text = _RUN.format(register=register, model=MODEL_NAME)
+    inputs = tuple(str(value.name) for value in model.graph.inputs)
+    text = _RUN.format(register=register, model=MODEL_NAME, inputs=inputs)
     (folder / RUN_NAME).write_bytes(text.encode())
     return library
 

@@ -24,7 +24,7 @@ from sparsecc.passes.weights.to_sparse import replace_layer
 from tests import small
 
 FOREIGN = "arm64-linux"
-RUN_LINES = 11
+RUN_LINES = 13
 
 BLOCK_OTHERS = """
 import importlib.abc, runpy, sys
@@ -83,6 +83,16 @@ def test_run_py_needs_onnxruntime_and_numpy_alone(tmp_path: Path, sparse: bool) 
     first = stock.run(None, {"x": small.tokens(0)})[0].ravel()[:2]
     shown = done.stdout[done.stdout.index("[") + 1 :].split()[:2]
     np.testing.assert_allclose([float(number) for number in shown], first, rtol=1e-3)
+
+
+def test_run_py_without_inputs_says_what_it_wants(tmp_path: Path) -> None:
+    model = capture(small.mlp())
+    lower(model)
+    emit(model, targets.get("native"), tmp_path)
+    command = [sys.executable, "-I", tmp_path / "run.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "usage: python run.py inputs.npz, with an array for each of x\n"
 
 
 class TestSave:
