@@ -13,7 +13,6 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsecc import ops
-from sparsecc.backends.kernels.table import REGIONS
 from sparsecc.ops.attention_parts import LEAST_OPSET
 from sparsecc.ops.block_sparse_attention import variant
 from sparsecc.passes.attention import masks
@@ -105,8 +104,6 @@ class _Reader:
     def __init__(self, model: ir.Model) -> None:
         self._shapes = Shapes(model)
         self._structure = Structure(self._shapes)
-        # An op that finds no room among the regions runs as its body, slower than the nodes.
-        self._has_room = len(list(nodes_of(model, "Softmax"))) <= REGIONS
         self._is_sparse = any(ops.is_sparse(node) for node in model.graph)
         self._opset = model.opset_imports.get("", 0)
         self._kept: dict[tuple[object, ...], Kept | str] = {}
@@ -127,7 +124,7 @@ class _Reader:
         q, k, _ = heads
         dims = (*q.dims[:3], k.dims[2])
         parts = self._skipping(found, heads, dims, target)
-        if isinstance(parts, _Parts) or parts == BLIND or not (self._has_room and _are_few(dims)):
+        if isinstance(parts, _Parts) or parts == BLIND or not _are_few(dims):
             return parts
         whole = _Parts(found, heads, Kept(Rule()), tuple(found.terms))
         return parts if self._has_step(found) else self._wrong(whole, dims) or whole

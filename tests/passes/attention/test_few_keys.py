@@ -6,7 +6,6 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from sparsecc.passes.attention import constant_masks
 from sparsecc.passes.attention.rules import Rule
 from tests.passes.attention.masked import (
     HEADS,
@@ -64,16 +63,3 @@ def test_more_of_them_stay_as_they_are(length: int | str) -> None:
     ports = f"{tokens(length=length)}, float[B, 1, 1, {length}] flags"
     reason = "a mask that depends on the inputs"
     assert refusals(model(ports, attention("", "m = Add(s, flags)"))) == [reason]
-
-
-def test_more_attentions_than_there_are_regions_stay_as_they_are(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Those that found no room would run as the body of the op, slower than they were."""
-    monkeypatch.setattr(constant_masks, "REGIONS", 0)
-    proto = model(
-        f"{tokens(length=FEW)}, bool[B, 1, 1, 36] flags",
-        attention("", MASKS["flags of keys"][1]),
-        {"low": NUMBERS["low"]},
-    )
-    assert refusals(proto) == ["a mask that depends on the inputs"]
