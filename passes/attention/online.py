@@ -29,7 +29,6 @@ from sparsecc.passes.attention.rules import BLOCK, grid_of
 from sparsecc.passes.attention.search import Floats, Tokens, always, outputs
 from sparsecc.passes.tape import Tape
 from sparsecc.quality.calibration import Feed
-from sparsecc.quality.example_inputs import BLOCKS, NO_BLOCKS
 from sparsecc.search.attentions import PlanAttention, PlanHead, PlanOnline
 
 MOST_FALL = 0.1
@@ -38,8 +37,12 @@ move with the input."""
 SEARCH = 0.58
 """Time of a search, as a share of that of all scores: they are made, and no values are read.
 Measured with AVX-512 (``benchmarks/attention_search.py``)."""
-STEP, INDEX, STEP_AT = "step", 2, 3
-"""The input of a model that counts calls, and where the op has its index and its step."""
+STEP, BLOCKS = "step", "blocks."
+"""The input of a model that counts calls, and how those with kept blocks begin."""
+INDEX, STEP_AT = 2, 3
+"""Where the op has its index and its step."""
+NO_BLOCKS = -1
+"""Every element of an index that keeps none."""
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,6 @@ from numpy.typing import NDArray
 
 from sparsecc.errors import ModelError
 
-BLOCKS = "blocks."
-"""What the inputs of compiled models are called that carry kept blocks from call to call."""
-NO_BLOCKS = -1
 _SIDE = 64  # of pictures and volumes: every usual stride divides it
 _LENGTH = 16  # of sequences
 _CHANNELS = 3
@@ -84,8 +81,8 @@ def example_inputs(
 
     A dimension that the model leaves open is `batch` on the first axis, else a short sequence or
     a small picture, going by the rank; equal symbols get equal sizes. Floats are standard
-    normal, integers 0 or 1 (valid indices of any table), booleans true, masks all ones, blocks
-    that an attention keeps -1, which is none.
+    normal, integers 0 or 1 (valid indices of any table), booleans true, masks all ones.
+    What a compiled model carries from call to call is in its manifest (``sparsecc.state``).
 
     Args:
         model: The model, or the path of its ONNX file.
@@ -188,8 +185,6 @@ def _fill(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator) -> 
     kind = spec.dtype.kind
     if kind == "b" or "mask" in spec.name.lower():
         return np.ones(shape, spec.dtype)
-    if kind == "i" and spec.name.startswith(BLOCKS):
-        return np.full(shape, NO_BLOCKS, spec.dtype)
     if kind in "iu":
         return rng.integers(0, 2, shape).astype(spec.dtype)
     if kind in "fV":  # V: the narrow floats that numpy learns from ml_dtypes
@@ -197,4 +192,4 @@ def _fill(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator) -> 
     raise ModelError(f"input {spec} cannot be made up", fix="export the model with numeric inputs")
 
 
-__all__ = ["BLOCKS", "NO_BLOCKS", "InputSpec", "example_inputs", "input_specs"]
+__all__ = ["InputSpec", "example_inputs", "input_specs"]
