@@ -13,7 +13,6 @@ from typing import Annotated
 import torch
 import typer
 from torch import nn
-from torchvision.models import swin_t
 
 import sparsecc
 from sparsecc.bench import compare
@@ -21,9 +20,26 @@ from sparsecc.bench import compare
 SIDE, ROWS = 224, 4
 
 
+def swin() -> nn.Module:
+    """Swin-T with random weights.
+
+    Raises:
+        typer.BadParameter: torchvision, which has it, is not installed.
+    """
+    try:
+        from torchvision.models import swin_t
+    except ImportError as error:
+        raise typer.BadParameter(
+            "Swin-T is torchvision's, which is not installed: pip install torchvision "
+            "--index-url https://download.pytorch.org/whl/cpu"
+        ) from error
+    model: nn.Module = swin_t()
+    return model.eval()
+
+
 def pruned(model: nn.Module, share: float) -> nn.Module:
     """Zeros in the blocks of four outputs that are smallest, of each linear layer inside."""
-    for layer in model.features.modules():
+    for layer in model.modules():
         if isinstance(layer, nn.Linear):
             weight = layer.weight.data
             sizes = weight.unflatten(0, (-1, ROWS)).abs().sum(1)
@@ -39,9 +55,9 @@ def main(
 ) -> None:
     """Prints what attention became, and the ratio."""
     torch.manual_seed(0)
-    model = swin_t().eval()
+    model = swin()
     if zeros:
-        pruned(model, zeros)
+        pruned(model.features, zeros)
     with TemporaryDirectory() as scratch:
         path, example = Path(scratch) / "model.onnx", (torch.randn(1, 3, SIDE, SIDE),)
         torch.onnx.export(model, example, path, dynamo=True, opset_version=20, verbose=False)
