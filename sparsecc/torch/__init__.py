@@ -14,6 +14,7 @@ from sparsecc.torch.fisher import fisher
 from sparsecc.torch.interpreter import Interpreter
 from sparsecc.torch.masking import apply_masks, masks, plan_masks, remove_masks
 from sparsecc.torch.precision import fast_products
+from sparsecc.torch.relufier import Relufier
 from sparsecc.torch.schedules import Dynamic, Gradual, Progressive, SrSte
 from sparsecc.torch.soups import greedy_soup, soup
 from sparsecc.torch.sparse_ift import sparse_flops, sparse_ift
@@ -24,6 +25,7 @@ __all__ = [
     "Gradual",
     "Interpreter",
     "Progressive",
+    "Relufier",
     "Sparsifier",
     "SrSte",
     "apply_masks",

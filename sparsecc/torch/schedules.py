@@ -98,7 +98,7 @@ class Gradual:
     decay: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
-        _check_span(self.begin, self.end, self.every)
+        check_span(self.begin, self.end, self.every)
 
     def sparsity(self, step: int, final: float) -> float:
         """s(t), for a final sparsity."""
@@ -145,7 +145,7 @@ class Dynamic:
     decay: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
-        _check_span(0, self.end, self.every)
+        check_span(0, self.end, self.every)
         if not 0 < self.fraction <= 1 or self.grow not in ("gradient", "random"):
             raise PlanError(
                 f"a share of {self.fraction} to replace, by {self.grow!r}",
@@ -199,7 +199,7 @@ class Progressive:
     decay: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
-        _check_span(self.begin, self.end)
+        check_span(self.begin, self.end)
         if self.decay_by not in ("linear", "exponential", "stepwise"):
             raise PlanError(
                 f"unknown decay {self.decay_by!r}", fix="use linear, exponential or stepwise"
@@ -305,7 +305,12 @@ def _not_nm(pattern: Pattern, instead: str) -> str:
     return f"{pattern} fixes what each group keeps; use {instead}" if pattern.kind == "nm" else ""
 
 
-def _check_span(begin: int, end: int, every: int = 1) -> None:
+def check_span(begin: int, end: int, every: int = 1) -> None:
+    """Check the steps of a schedule.
+
+    Raises:
+        PlanError: It would not end after it begins, or act more often than every step.
+    """
     if not 0 <= begin < end or every < 1:
         raise PlanError(
             f"a schedule from step {begin} to {end}, every {every} steps",
