@@ -13,6 +13,8 @@ FEATURES = (64, 128)
 """Of a head, that there are kernels for."""
 ALIGNMENT = 16
 """Of strides in elements, and of addresses in bytes."""
+SIZES = ("tiles", "pattern_heads", "grain", "left", "right", "sinks")
+"""Numbers of tiles by their names in the kernel."""
 LOG2_E = 1.4426950408889634
 _MOST_ELEMENTS = 2**31
 
@@ -99,13 +101,10 @@ def arguments(
 
 
 def sizes_of(tiles: Tiles) -> dict[str, int]:
-    """The numbers of tiles that the kernel is given."""
+    """The numbers of tiles that the kernel is given: :data:`SIZES`."""
     rule = tiles.rule
-    return {"tiles": tiles.down, "pattern_heads": tiles.heads, "grain": tiles.grain} | {
-        "left": rule.left,
-        "right": rule.right,
-        "sinks": rule.sinks,
-    }
+    numbers = (tiles.down, tiles.heads, tiles.grain, rule.left, rule.right, rule.sinks)
+    return dict(zip(SIZES, numbers, strict=True))
 
 
 def is_aligned(strides: Sequence[int], address: int) -> bool:

@@ -1,4 +1,7 @@
-"""Sparse training of torch modules, and models of the IR in torch. Needs the extra ``torch``."""
+"""Sparse training and attention of torch modules, and models of the IR in torch.
+
+Needs the extra ``torch``.
+"""
 
 try:
     import torch as _torch  # noqa: F401 - only to say clearly that it is missing
@@ -13,12 +16,14 @@ except ImportError as error:
 from sparsecc.torch.fisher import fisher
 from sparsecc.torch.interpreter import Interpreter
 from sparsecc.torch.masking import apply_masks, masks, plan_masks, remove_masks
+from sparsecc.torch.optimize import optimize
 from sparsecc.torch.precision import fast_products
 from sparsecc.torch.relufier import Relufier
 from sparsecc.torch.schedules import Dynamic, Gradual, Progressive, SrSte
 from sparsecc.torch.soups import greedy_soup, soup
 from sparsecc.torch.sparse_ift import sparse_flops, sparse_ift
 from sparsecc.torch.sparsifier import Sparsifier
+from sparsecc.torch.tile_attention import TileAttention
 
 __all__ = [
     "Dynamic",
@@ -28,11 +33,13 @@ __all__ = [
     "Relufier",
     "Sparsifier",
     "SrSte",
+    "TileAttention",
     "apply_masks",
     "fast_products",
     "fisher",
     "greedy_soup",
     "masks",
+    "optimize",
     "plan_masks",
     "remove_masks",
     "soup",

@@ -1,0 +1,46 @@
+"""A kernel of the table run on a GPU, compiled by Triton at its first launch there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sparsecc.backends.cuda.load import function
+from sparsecc.backends.cuda.table import Arch, Kernel
+
+
+def arch_of(device: Any) -> Arch:
+    """Architecture of a torch device."""
+    import torch
+
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
+
+
+def launch(kernel: Kernel, grid: Sequence[int], arguments: Mapping[str, Any]) -> None:
+    """Start a kernel on the current stream of the device that its tensors are on.
+
+    Args:
+        kernel: A row of the table.
+        grid: Programs along each of up to three axes; nothing is started where one is 0.
+        arguments: By name: tensors and numbers.
+
+    Raises:
+        TargetError: The kernel is not built for this device.
+        BackendError: Triton is missing, or does not load.
+    """
+    import torch
+
+    device = next(each.device for each in arguments.values() if isinstance(each, torch.Tensor))
+    arch = arch_of(device)
+    how = kernel.launch(arch)
+    if not all(grid):
+        return
+    with torch.cuda.device(device):
+        function(kernel.module, kernel.function)[tuple(grid)](
+            **arguments,
+            **kernel.constants_on(arch),
+            num_warps=how.warps,
+            num_stages=how.stages,
+            enable_fp_fusion=True,
+        )
