@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sparsecc.simulate.model import Model
+
+_LEAST_GAIN = 1e-9
+"""Of the heaviest group, so that rounding does not move experts for ever."""
 
 
 def by_chance(model: Model, groups: int, tokens: float) -> float:
@@ -29,11 +35,15 @@ def by_chance(model: Model, groups: int, tokens: float) -> float:
 def placement(load: tuple[float, ...], groups: int, *, by_load: bool) -> list[list[int]]:
     """Which experts each group has, equally many each.
 
+    The heaviest group is within a fiftieth of the best that an integer program finds
+    (``tests/sparsecc/simulate/test_load.py``).
+
     Args:
         load: Of each expert.
         groups: How many; they divide the experts.
-        by_load: Whether the heaviest expert that is left goes to the lightest group with room;
-            otherwise experts stay in order.
+        by_load: Whether the heaviest expert that is left goes to the lightest group with room, and
+            pairs then change places while that helps the heaviest group; otherwise experts stay in
+            order.
     """
     room = len(load) // groups
     if not by_load:
@@ -45,7 +55,27 @@ def placement(load: tuple[float, ...], groups: int, *, by_load: bool) -> list[li
         lightest = min(free, key=lambda group: sums[group])
         placed[lightest].append(expert)
         sums[lightest] += load[expert]
+    while _swapped(np.array(load), placed):
+        pass
     return placed
+
+
+def _swapped(load: NDArray[np.float64], placed: list[list[int]]) -> bool:
+    """Let two experts change places so that the heaviest group is lightest; whether that helped."""
+    sums = np.array([load[group].sum() for group in placed])
+    top = int(sums.argmax())
+    best, swap = sums[top] * (1 - _LEAST_GAIN), None
+    for other in (group for group in range(len(placed)) if group != top):
+        moved = load[placed[top]][:, None] - load[placed[other]]
+        after = np.maximum(sums[top] - moved, sums[other] + moved)
+        if after.min() < best:
+            best, swap = after.min(), (other, *np.unravel_index(after.argmin(), after.shape))
+    if swap is None:
+        return False
+    other, ours, theirs = swap
+    mine, its = placed[top], placed[other]
+    mine[ours], its[theirs] = its[theirs], mine[ours]
+    return True
 
 
 def heaviest(model: Model, groups: int, tokens: float, *, by_load: bool) -> list[float]:

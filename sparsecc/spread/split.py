@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,11 @@ class Split:
     experts: dict[str, list[ir.Model]]
 
 
-def split(model: ir.Model, ranks: int, load: Sequence[float] | None = None) -> Split:
+Load = Sequence[float] | Mapping[str, Sequence[float]]
+"""How often each expert is chosen: of all mixtures alike, or by the name of each."""
+
+
+def split(model: ir.Model, ranks: int, load: Load | None = None) -> Split:
     """Cut a model at every ``MoE`` whose weights are constant.
 
     Args:
@@ -129,7 +133,8 @@ def _model_of(model: ir.Model, graph: ir.Graph) -> ir.Model:
     return made
 
 
-def _owners(node: ir.Node, ranks: int, load: Sequence[float] | None) -> tuple[int, ...]:
+def _owners(node: ir.Node, ranks: int, loads: Load | None) -> tuple[int, ...]:
+    load = loads.get(str(node.name)) if isinstance(loads, Mapping) else loads
     up = node.inputs[3]
     assert up is not None
     assert up.const_value is not None
@@ -204,4 +209,4 @@ def _name(value: ir.Value) -> str:
     return value.name
 
 
-__all__ = ["Split", "split"]
+__all__ = ["Load", "Split", "split"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from sparsecc.errors import ArtifactError, ModelError, PlanError
 from sparsecc.passes import pipeline
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.canonicalize.shape_inference import ShapeInference
+from sparsecc.passes.experts.routing import observe
+from sparsecc.progress import counted, silent
+from sparsecc.quality.calibration import load_calibration
 from sparsecc.spread.schedule import FILE_NAME, SCHEDULE_FILE, experts_folder
 from sparsecc.spread.split import Split, split
 
@@ -28,6 +31,7 @@ def spread(
     *,
     target: str = "native",
     load: Sequence[float] | None = None,
+    calibration: Any = None,
 ) -> Path:
     """Write a model for several processes that share its experts.
 
@@ -41,6 +45,8 @@ def spread(
         ranks: How many processes.
         target: Hardware of each.
         load: How often each expert is chosen, to place them by; the same for all layers.
+        calibration: Sample inputs, as :func:`sparsecc.compile` takes them, on which that is
+            measured, layer by layer.
 
     Returns:
         The folder.
@@ -48,7 +54,9 @@ def spread(
     Raises:
         ModelError: The model cannot be read, has no mixture of experts, or a part of it does not
             run on any number of tokens.
-        PlanError: Its experts do not divide over so many processes.
+        PlanError: Its experts do not divide over so many processes, or it is said twice how often
+            they are chosen.
+        CalibrationError: The data do not fit the model.
         ArtifactError: The folder cannot be written, or holds something else.
     """
     if ranks < 1:
@@ -58,12 +66,16 @@ def spread(
         raise ArtifactError(
             f"{folder} exists and holds no model for several processes", fix="choose another folder"
         )
+    if load is not None and calibration is not None:
+        raise PlanError(
+            "load and calibration both say how often experts are chosen", fix="give one of them"
+        )
     hardware = targets.read(target)
     graph = capture(model)
     ops.attach_functions(graph)
     # Values where parts meet become inputs, which have types and as many dimensions as are known.
     run((*pipeline.EXACT_BEFORE, ShapeInference()), graph, Context(target=hardware))
-    cut = split(graph, ranks, load)
+    cut = split(graph, ranks, load if calibration is None else _measured(graph, calibration))
     try:
         with tempfile.TemporaryDirectory(
             dir=folder.absolute().parent, prefix=".spread-"
@@ -79,6 +91,14 @@ def spread(
             fix="choose a folder that can be written and has room",
         ) from error
     return folder
+
+
+def _measured(graph: ir.Model, calibration: Any) -> Mapping[str, Sequence[float]]:
+    data = load_calibration(calibration, graph)
+    return {
+        each.mixture.name: each.traffic.chosen.tolist()
+        for each in observe(graph, data, counted(silent))
+    }
 
 
 def _write(cut: Split, folder: Path, target: str) -> None:

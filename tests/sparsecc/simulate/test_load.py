@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import Bounds, LinearConstraint, milp
 
 from sparsecc.simulate.load import by_chance, heaviest, placement
 from tests.sparsecc.simulate.described import model
@@ -56,14 +58,47 @@ def test_placement_gives_each_group_as_many_of_all_experts(load, groups):
 
 @given(st.lists(st.floats(0.1, 100), min_size=8, max_size=8))
 def test_placement_by_load_is_within_a_third_of_the_best(load):
-    import itertools
-
     best = min(
         max(sum(load[i] for i in half), sum(load) - sum(load[i] for i in half))
         for half in itertools.combinations(range(8), 4)
     )
     placed = placement(tuple(load), 2, by_load=True)
     assert max(sum(load[i] for i in group) for group in placed) <= best * 4 / 3 + 1e-9
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_placement_by_load_is_near_the_best_of_an_integer_program(seed):
+    """16 experts on four: the mean gap over draws is .7 %, of the greedy order alone 1.5 %."""
+    experts, groups = 16, 4
+    load = np.exp(0.5 * np.random.default_rng(seed).standard_normal(experts))
+    load *= groups / load.sum()
+    size = experts * groups + 1  # which group has which expert, and the heaviest load
+    each = np.eye(size)[:-1].reshape(experts, groups, size)
+    found = milp(
+        np.eye(size)[-1],
+        constraints=[
+            LinearConstraint(each.sum(axis=1), 1, 1),
+            LinearConstraint(each.sum(axis=0), experts // groups, experts // groups),
+            LinearConstraint((load[:, None, None] * each).sum(axis=0) - np.eye(size)[-1], ub=0),
+        ],
+        integrality=np.arange(size) < size - 1,
+        bounds=Bounds(0, np.where(np.arange(size) < size - 1, 1, np.inf)),
+        options={"mip_rel_gap": 1e-3, "time_limit": 5},
+    )
+    placed = placement(tuple(load), groups, by_load=True)
+    assert max(load[group].sum() for group in placed) <= 1.02 * found.fun
+
+
+@given(st.lists(st.floats(0, 100), min_size=12, max_size=12), st.sampled_from([1, 2, 3, 4, 6, 12]))
+def test_no_swap_of_two_experts_helps(load, groups):
+    placed = placement(tuple(load), groups, by_load=True)
+    assert sorted(itertools.chain(*placed)) == list(range(12))
+    sums = [sum(load[i] for i in group) for group in placed]
+    top = sums.index(max(sums))
+    for other, group in enumerate(placed):
+        for ours, theirs in itertools.product(placed[top], group) if other != top else ():
+            moved = load[ours] - load[theirs]
+            assert max(sums[top] - moved, sums[other] + moved) >= sums[top] * (1 - 1e-6)
 
 
 def test_a_given_load_is_used_and_placed():

@@ -18,11 +18,14 @@ from sparsecc.capture import capture
 from sparsecc.errors import ArtifactError, ModelError, PlanError, TargetError
 from sparsecc.spread import Worker, spread
 from sparsecc.spread.schedule import SCHEDULE_FILE, Call, Exchange
+from sparsecc.spread.split import split
 from tests.passes.moe import forms
 from tests.sparsecc.ops.moe_cases import drawn
 
 FEATURES, EXPERTS, CHOSEN = 32, 8, 2
 LOAD = [8.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 2.0]
+LIGHT = (0, 1, 1, 1, 0, 0, 0, 1)
+"""The process of each expert, by that load."""
 
 
 def network(layers: int = 2, *, chosen: str = "") -> onnx.ModelProto:
@@ -84,6 +87,9 @@ def feeds(tokens: int, seed: int) -> dict[str, np.ndarray]:
     return {"x": rng.standard_normal((tokens, FEATURES)).astype(np.float32)}
 
 
+DATA = feeds(500, 3)
+
+
 def worked(folder: str, given: list[list[dict[str, Any]]]) -> list[Any]:
     """Outputs of a process for its inputs, or what it says; run in every process."""
     import torch.distributed as dist
@@ -110,12 +116,20 @@ def four(tmp_path_factory) -> Path:
     return spread(network(), tmp_path_factory.mktemp("spread") / "four", 4)
 
 
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Path:
+    return spread(network(), tmp_path_factory.mktemp("spread") / "two", 2, calibration=DATA)
+
+
+def owners(folder: Path) -> dict[str, tuple[int, ...]]:
+    steps = schedule(folder).steps
+    return {step.node: step.owners for step in steps if isinstance(step, Exchange)}
+
+
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_processes_compute_what_one_does(ranks, four, tmp_path):
-    """Four have the experts in their order, two by their load."""
-    folder = four if ranks == 4 else spread(network(), tmp_path / "two", 2, load=LOAD)
-    owners = {step.owners for step in schedule(folder).steps if isinstance(step, Exchange)}
-    assert owners == {(0, 1, 1, 1, 0, 0, 0, 1) if ranks == 2 else (0, 0, 1, 1, 2, 2, 3, 3)}
+def test_processes_compute_what_one_does(ranks, four, two):
+    """Four have the experts in their order, two by what tokens choose."""
+    folder = four if ranks == 4 else two
     # Not alike on all processes, an empty one among them, and one token.
     sizes = [[7, 40, 0, 1][:ranks], [0, 0, 3, 2][:ranks], [64] * ranks]
     given = [
@@ -128,6 +142,30 @@ def test_processes_compute_what_one_does(ranks, four, tmp_path):
             wanted = alone.run(each[rank])["y1"]
             assert outputs["y1"].shape == wanted.shape
             np.testing.assert_allclose(outputs["y1"], wanted, rtol=0, atol=2e-5)
+
+
+def test_experts_are_in_their_order_or_placed_by_load(four):
+    assert {*owners(four).values()} == {(0, 0, 1, 1, 2, 2, 3, 3)}
+    steps = split(capture(network()), 2, LOAD).schedule.steps
+    assert [step.owners for step in steps if isinstance(step, Exchange)] == [LIGHT] * 2
+
+
+def test_each_mixture_is_placed_by_what_tokens_choose_at_it(two):
+    """Groups are not contiguous, differ between layers, and are lighter than in their order."""
+    placed, alone = owners(two), sparsecc.compile(network(), calibration=DATA)
+    assert len({*placed.values()}) == len(placed) == len(alone.plan.mixtures) == 2
+    for mixture in alone.plan.mixtures:
+        ours, in_order = (
+            np.bincount(each, mixture.chosen).max()
+            for each in (placed[mixture.name], np.repeat([0, 1], EXPERTS // 2))
+        )
+        assert ours < in_order
+        assert ours <= 1.02 * sum(mixture.chosen) / 2
+
+
+def test_what_is_chosen_is_said_once(tmp_path):
+    with pytest.raises(PlanError, match="both say"):
+        spread(network(), tmp_path / "both", 2, calibration=DATA, load=LOAD)
 
 
 def test_a_mixture_in_standard_ops_is_recognised_and_spread(tmp_path):
