@@ -2,6 +2,7 @@
 import { ABOUT } from "../about.js";
 import { dense, ours } from "./engines.js";
 import { KINDS } from "./kinds.js";
+import { begun } from "./sampling.js";
 import { strips, table } from "./show.js";
 
 const MEASURE_MS = 1500; // of each engine
@@ -10,6 +11,7 @@ const MOST_RUNS = 60;
 const part = (id) => document.getElementById(id);
 const settings = await (await fetch(new URL("./settings.json", import.meta.url))).json();
 const engines = [];
+const sampling = await begun();
 let kind;
 let busy = Promise.resolve();
 
@@ -22,7 +24,7 @@ try {
   const [mine] = engines;
   fact("code", kilobytes(mine.codeBytes));
   fact("weights", megabytes(mine.weightBytes));
-  kind = await KINDS[settings.kind](settings, part("input"), () => take(answer));
+  kind = await KINDS[sampling ? "numbers" : settings.kind](settings, part("input"), () => take(answer), sampling);
   await take(answer);
   try {
     engines.push(await dense(mine.threads));
@@ -66,19 +68,27 @@ async function answer() {
 /** Both in turns, who goes first changing with every round, and the page drawn between them. */
 async function measure() {
   part("again").disabled = true;
-  const feeds = kind.feeds();
+  sampling?.begin();
   for (const engine of engines) engine.times = [];
   const end = performance.now() + MEASURE_MS * engines.length;
-  for (let round = 0; round < MOST_RUNS && (performance.now() < end || round < 5); round++) {
+  const isPart = (round) => round % (sampling?.steps ?? 1) !== 0; // of a sampling: no step counts more than others
+  for (let round = 0; isPart(round) || (round < MOST_RUNS && (performance.now() < end || round < 5)); round++) {
+    const feeds = kind.feeds();
     for (let i = 0; i < engines.length; i++) {
       const engine = engines[(i + round) % engines.length];
-      await engine.run(feeds); // its own code and weights back into the caches
+      const outputs = await engine.run(feeds); // its own code and weights back into the caches
+      if (engine.ours) sampling?.answered(outputs);
       const start = performance.now();
       await engine.run(feeds);
       engine.times.push(performance.now() - start);
     }
+    sampling?.next();
     draw();
     await new Promise((resolve) => setTimeout(resolve));
+  }
+  if (sampling) {
+    sampling.begin();
+    await answer(); // which the next step goes on from
   }
   part("again").disabled = false;
 }
@@ -86,14 +96,16 @@ async function measure() {
 function draw() {
   const [mine, twin] = engines;
   const count = mine.times.length;
-  fact("time", milliseconds(median(mine.times)));
+  const typical = sampling ? mean : median;
+  fact("time", milliseconds(typical(mine.times)));
   if (twin) {
-    fact("ratio", `${(median(twin.times) / median(mine.times)).toFixed(2)}×`);
+    fact("ratio", `${(typical(twin.times) / typical(mine.times)).toFixed(2)}×`);
     note("ratio", "over onnxruntime-web, dense");
-    note("time", `${milliseconds(median(twin.times))} dense`);
+    note("time", `${milliseconds(typical(twin.times))} dense`);
   }
   const threads = mine.threads === 1 ? "one thread" : `${mine.threads} threads`;
-  part("how").textContent = `${count} ${count === 1 ? "run" : "runs"} each, in turns, on ${threads}. The mark is the median.`;
+  const steps = sampling ? ` Steps of a sampling differ: above is the mean of all ${sampling.steps}.` : "";
+  part("how").textContent = `${count} ${count === 1 ? "run" : "runs"} each, in turns, on ${threads}. The mark is the median.${steps}`;
   part("strips").replaceChildren(strips(engines));
   part("table").replaceChildren(...table(engines, { median, milliseconds, megabytes, kilobytes }));
 }
@@ -105,6 +117,10 @@ function ports(list) {
 function median(numbers) {
   const sorted = [...numbers].sort((a, b) => a - b);
   return (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2;
+}
+
+function mean(numbers) {
+  return numbers.reduce((sum, value) => sum + value, 0) / numbers.length;
 }
 
 function milliseconds(ms) {

@@ -8,7 +8,10 @@ const OPEN_PIXELS = 224;
 const OPEN_SIZE = 1;
 const MOST_TOKENS = 128;
 
-/** Each is (settings, place, changed) → {feeds(), ask(run) → answer, show(answer, twin's answer) → element}. */
+/**
+ * Each is (settings, place, changed) → {feeds(), ask(run) → answer, show(answer, twin's answer) → element}. What a model
+ * carries from call to call, a sampling, goes with numbers alone.
+ */
 export const KINDS = { picture, text, numbers };
 
 async function picture({ mean, std, labels }, place, changed) {
@@ -88,19 +91,32 @@ async function text(settings, place, changed) {
   return { feeds: () => feeds(areas[0].value).feeds, ask, show };
 }
 
-async function numbers(settings, place, changed) {
-  let feeds;
+async function numbers(settings, place, changed, sampling) {
+  let drawn;
   const draw = () => {
-    feeds = Object.fromEntries(ABOUT.inputs.map((port) => [port.name, made(port)]));
+    drawn = Object.fromEntries(ABOUT.inputs.map((port) => [port.name, made(port)]));
+    sampling?.begin();
   };
-  const button = make("button", {}, "Run on other numbers");
-  button.addEventListener("click", () => {
-    draw();
-    changed();
-  });
-  place.replaceChildren(make("h3", {}, "Numbers"), make("p", {}, "This model is fed made-up numbers."), button);
+  const button = (text, act) => {
+    const made = make("button", {}, text);
+    made.addEventListener("click", () => {
+      act();
+      changed();
+    });
+    return made;
+  };
+  const feeds = () => ({ ...drawn, ...sampling?.state });
+  const ask = async (run) => {
+    const outputs = await run(feeds());
+    sampling?.answered(outputs);
+    return outputs[ABOUT.outputs[0].name];
+  };
+  const buttons = [button("Run on other numbers", draw)];
+  if (sampling) buttons.unshift(button("Next step", () => sampling.next()));
+  const about = make("p", {}, "This model is fed made-up numbers.", ...(sampling ? [" ", sampling.label] : []));
+  place.replaceChildren(make("h3", {}, "Numbers"), about, make("div", { class: "buttons" }, ...buttons));
   draw();
-  return { feeds: () => feeds, ask: async (run) => (await run(feeds))[ABOUT.outputs[0].name], show: (answer, twin) => shown(answer, twin) };
+  return { feeds, ask, show: (answer, twin) => shown(answer, twin) };
 }
 
 /** An answer as what it looks like: classes, a picture, or plain numbers. */
@@ -179,11 +195,10 @@ function pooled({ data, dims }, count) {
   return sum;
 }
 
-/** Numbers for an input; blocks that attention keeps from call to call begin with none, which is -1. */
-function made({ name, type, dims }) {
+/** Numbers for an input. */
+function made({ type, dims }) {
   const sizes = dims.map((dim) => (typeof dim === "number" ? dim : OPEN_SIZE));
   const length = sizes.reduce((product, dim) => product * dim, 1);
-  if (name.startsWith("blocks.")) return { data: ARRAYS[type].from({ length }, () => -1), dims: sizes };
   const value = () => (type === "float32" ? Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random()) : Math.random() < 0.5 ? 1 : 0);
   return { data: ARRAYS[type].from({ length }, () => (type === "int64" ? BigInt(value()) : value())), dims: sizes };
 }

@@ -9,16 +9,21 @@ import { serve } from "../../../backends/web/demo/serve.mjs";
 import { open, withBrowser } from "../../../benchmarks/web/chromium.mjs";
 
 const demo = join(process.env.SPARSECC_WEB, "pictures", "demo");
-const runtime = join(demo, "node_modules", "onnxruntime-web", "dist");
 const measured = () => document.querySelector("#again:enabled") && document.querySelector("#table td") !== null;
 const fact = (page, name) => page.locator(`[data-fact=${name}]`).innerText();
 
-test("the model and its dense twin run on the sample and on a picture of the visitor's", async () => {
+/** Puts onnxruntime-web where `npm install` would. */
+async function withTwin(folder) {
+  const runtime = join(folder, "node_modules", "onnxruntime-web", "dist");
   const dist = dirname(createRequire(import.meta.url).resolve("onnxruntime-web"));
   await mkdir(runtime, { recursive: true });
   for (const name of ["ort-wasm-simd-threaded.wasm", "ort-wasm-simd-threaded.mjs", "ort.wasm.min.mjs"]) {
     await cp(join(dist, name), join(runtime, name));
   }
+}
+
+test("the model and its dense twin run on the sample and on a picture of the visitor's", async () => {
+  await withTwin(demo);
   const server = await serve(join(demo, ".."));
   try {
     await withBrowser(async (context) => {
@@ -74,4 +79,38 @@ test("without onnxruntime-web the page says how to get it, and shows the model a
     assert.deepEqual(wrong, []);
   });
   server.close();
+});
+
+test("a sampling carries what attention keeps from step to step, and begins again behind the last", async () => {
+  const folder = join(process.env.SPARSECC_WEB, "sampling", "demo");
+  await withTwin(folder);
+  const server = await serve(join(folder, ".."));
+  try {
+    await withBrowser(async (context) => {
+      const { page, wrong } = await open(context, `${server.url}demo/`);
+      await page.waitForFunction(measured);
+      const said = () => page.locator("#input p").innerText();
+      const answer = () => page.locator("#output").innerText();
+      const seen = [];
+      for (const step of [1, 2, 3, 4, 5, 1]) {
+        assert.match(await said(), new RegExp(`Step ${step} of 5`));
+        const [, share] = /twin: ([\d.e-]+) %/.exec(await answer());
+        assert.ok(Number(share) < 0.01, `step ${step} is ${share} % away from the twin`);
+        seen.push(await page.locator("#output .numbers").innerText());
+        await page.getByRole("button", { name: "Next step" }).click();
+        await page.waitForFunction((text) => !document.querySelector("#input p").innerText.includes(text), `Step ${step} `);
+        await page.waitForTimeout(300);
+      }
+      assert.equal(seen[0], seen[5]); // a new sampling on the same numbers
+      assert.notEqual(seen[0], seen[1]); // the search leaves blocks out
+      await page.getByRole("button", { name: "other numbers" }).click();
+      await page.waitForFunction((text) => document.querySelector("#output .numbers").innerText !== text, seen[0]);
+      assert.match(await said(), /Step 1 of 5/);
+      assert.match(await page.locator("#how").innerText(), /mean of all 5/);
+      if (process.env.SHOT) await page.screenshot({ path: process.env.SHOT, fullPage: true });
+      assert.deepEqual(wrong, []);
+    });
+  } finally {
+    server.close();
+  }
 });

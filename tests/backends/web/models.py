@@ -18,9 +18,10 @@ from sparsecc.backends.bundle.whole import Extern, Port, Whole
 from sparsecc.backends.codegen.program import Program, Step
 from sparsecc.backends.web.build import write_module
 from tests import small
+from tests.passes.attention import moving
 
-PICTURES, NUMBERS = "pictures", "numbers"
-RUNS = 3
+PICTURES, NUMBERS, SAMPLING = "pictures", "numbers", "sampling"
+RUNS, STEPS = 3, 5
 
 OUTER = """\
 #include "extern.h"
@@ -71,9 +72,18 @@ def outer(x: NDArray[np.float32], k: int) -> NDArray[np.float32]:
 
 
 def publish_all(root: Path) -> None:
-    """Folders of both models, broken copies of one, and ``cases.json``: what JavaScript checks."""
+    """Folders of all models, broken copies of one, and ``cases.json``: what JavaScript checks."""
     model = small.mobilenet("4x1:0.8")
     sparsecc.compile(model, target="wasm", name=PICTURES).save(root / PICTURES)
+    sparsecc.compile(
+        moving.exported(True),
+        target="wasm",
+        name=SAMPLING,
+        sparsity="dense",
+        attention=moving.GRID.spec,
+        online=str(STEPS),
+        executor="serial",
+    ).save(root / SAMPLING)
     (root / NUMBERS).mkdir()
     whole = numbers()
     build_bundle(whole, targets.get("wasm"), NUMBERS, root / NUMBERS)
