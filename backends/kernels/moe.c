@@ -97,8 +97,9 @@ static const char *infer(const void *state, const sc_tensor *const *in, sc_tenso
 static const char *check_slots(const moe *m, const i64 *experts, const float *gates, i64 slots)
 {
   for (i64 i = 0; i < slots; i++) {
-    if (experts[i] < 0 || experts[i] >= m->experts) return "a token chose an expert that does not exist";
+    /* The gate first: of scores that are no numbers a runtime may choose anything. */
     if (gates[i] != gates[i]) return "the gate of a chosen expert is not a number";
+    if (experts[i] < 0 || experts[i] >= m->experts) return "a token chose an expert that does not exist";
   }
   return 0;
 }

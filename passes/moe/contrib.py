@@ -36,7 +36,7 @@ def lower(node: ir.Node) -> str | None:
     """Put the op in the node's place; a clause that says why not where it stays.
 
     Raises:
-        ModelError: It chooses more experts than there are.
+        ModelError: It chooses more experts than there are, or gets scores of another number.
     """
     inputs = [*node.inputs, *[None] * _INPUTS][:_INPUTS]
     x, scores = inputs[:2]
@@ -58,6 +58,13 @@ def lower(node: ir.Node) -> str | None:
             f"{OP_TYPE} chooses {chosen} of {experts.count} experts",
             node=node.name,
             fix="set k to a number of experts that there are",
+        )
+    offered = scores.shape[-1] if scores.shape else None
+    if isinstance(offered, int) and offered != experts.count:
+        raise ModelError(
+            f"{OP_TYPE} has {experts.count} experts, and {scores.name!r} scores of {offered}",
+            node=node.name,
+            fix="give it a score for each expert",
         )
     _rewrite(node, x, scores, chosen, experts)
     return None

@@ -7,14 +7,17 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
+from torch import nn
 
 import sparsecc
 from sparsecc.backends.onnxruntime.run import open_session
 from sparsecc.engines import why_not_here
+from sparsecc.errors import ModelError
 from sparsecc.targets import TARGETS
 from sparsecc.verify import verify
 from tests.end_to_end import moe
 from tests.end_to_end.backends import BACKENDS
+from tests.passes.moe import forms, test_contrib
 from tests.sparsecc.ops.moe_cases import Case, drawn
 
 TOLERANCE = 1e-5
@@ -77,7 +80,7 @@ def test_two_threads_give_the_same_bytes() -> None:
         assert one.tobytes() == two.tobytes()
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "bundle", "wasm"])
+@pytest.mark.parametrize("backend", ["onnxruntime", "bundle", "tvm", "wasm"])
 def test_what_cannot_be_routed_is_an_error_that_names_the_node(backend: str) -> None:
     case = drawn(tokens=5, experts=3, chosen=2, features=16, hidden=16)
     compiled = sparsecc.compile(case.model(), **BACKENDS[backend])
@@ -89,3 +92,26 @@ def test_what_cannot_be_routed_is_an_error_that_names_the_node(backend: str) -> 
     feed["gates"] = np.where(np.arange(10).reshape(5, 2) == 7, np.nan, feed["gates"])
     with pytest.raises(Exception, match=r"moe.*not a number"):
         compiled.run(feed)
+
+
+def refuses(compiled: sparsecc.Compiled, feed: dict[str, Any], name: str) -> None:
+    """Runs on a feed, then with a number in the named input that is none, and checks the error."""
+    assert all(np.isfinite(made).all() for made in compiled.run(feed).values())
+    feed[name].reshape(-1, feed[name].shape[-1])[1, 0] = np.nan
+    with pytest.raises(ModelError, match=r"layer '.+'.*gate of a chosen expert is not a number"):
+        compiled.run(feed)
+
+
+@pytest.mark.parametrize("form", [forms.IndexAdd, forms.Batched])
+def test_a_router_that_gives_no_number_is_an_error_in_every_form(form: type[nn.Module]) -> None:
+    tokens = forms.tokens()
+    compiled = sparsecc.compile(form().eval(), example_inputs=(tokens,), **RUNTIME)
+    name = compiled.session.get_inputs()[0].name
+    refuses(compiled, {name: tokens.numpy().copy()}, name)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "bundle", "tvm", "wasm"])
+def test_scores_that_are_no_numbers_are_an_error(backend: str) -> None:
+    """Whichever expert the TopK of a runtime chooses for them."""
+    proto = test_contrib.model(test_contrib.weights(), k=2, activation_type="silu")
+    refuses(sparsecc.compile(proto, **BACKENDS[backend]), test_contrib.feeds(proto), "scores")

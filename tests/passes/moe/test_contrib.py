@@ -170,3 +170,11 @@ def test_more_experts_than_there_are_is_an_error() -> None:
     with pytest.raises(ModelError, match="chooses 6 of 5 experts") as raised:
         run(pipeline.EXACT_BEFORE, graph, Context())
     assert raised.value.node == "moe"
+
+
+def test_scores_of_another_number_of_experts_are_an_error() -> None:
+    proto = model(weights(), k=2, activation_type="silu")
+    proto.graph.input[1].type.tensor_type.shape.dim[1].dim_value = EXPERTS + 2
+    with pytest.raises(ModelError, match="has 5 experts, and 'scores' scores of 7") as raised:
+        run(pipeline.EXACT_BEFORE, capture(proto), Context())
+    assert raised.value.node == "moe"

@@ -16,6 +16,7 @@ from torch.nn import functional
 from sparsecc import ops
 from sparsecc.backends.onnxruntime.run import session_of_model
 from sparsecc.capture import capture
+from sparsecc.errors import ModelError
 from sparsecc.passes import pipeline
 from sparsecc.passes.base import Context, run
 from tests.passes.moe import forms
@@ -238,6 +239,56 @@ def test_what_is_nearly_a_mixture_stays_with_the_reason(module: nn.Module, reaso
     assert not mixtures(model)
     assert [each.reason for each in context.refusals if reason in each.reason]
     assert largest_error(model, module, forms.tokens("one")) < 1e-5
+
+
+@pytest.mark.parametrize("form", [forms.IndexAdd, forms.Batched])
+def test_more_chosen_experts_than_there_are_is_an_error(form: type[nn.Module]) -> None:
+    """A number in a file; torch itself refuses it in a module."""
+    model = capture(form().eval(), (forms.tokens(),))
+    (choice,) = (node for node in model.graph if node.op_type == "TopK")
+    many = ir.Value(name="many", const_value=ir.tensor(np.array([7], np.int64), name="many"))
+    model.graph.register_initializer(many)
+    choice.replace_input_with(1, many)
+    with pytest.raises(ModelError, match="7 experts are chosen of 4") as raised:
+        run(pipeline.EXACT_BEFORE, model, Context())
+    assert raised.value.node == choice.name
+    with pytest.raises(ModelError, match=r"torch cannot export.*k not in range"):
+        capture(form(chosen=7).eval(), (forms.tokens(),))
+
+
+class Noisy(forms.IndexAdd):
+    """Shazeer's noisy router: a normal number on every score, as large as the token says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise = nn.Linear(FEATURES, forms.EXPERTS)
+        nn.init.constant_(self.noise.bias, -60.0)  # so small that it decides nothing
+
+    def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        scores = self.router(x)
+        scores = scores + torch.randn_like(scores) * functional.softplus(self.noise(x))
+        gates, chosen = torch.topk(scores, self.chosen, dim=-1)
+        return functional.softmax(gates, dim=-1), chosen
+
+
+class Jittered(forms.Columns):
+    """Switch's jitter while it trains: what the router reads is times a number near one."""
+
+    def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return super().route(x * (1 + 1e-9 * torch.rand_like(x)))
+
+
+@pytest.mark.parametrize(
+    ("module", "noise"), [(Noisy(), "RandomNormal"), (Jittered(), "RandomUniform")]
+)
+def test_noise_of_a_router_stays_in_front(module: nn.Module, noise: str) -> None:
+    model, _ = rewritten(module, forms.tokens())
+    assert len(mixtures(model)) == 1
+    made = [node for node in model.graph if node.op_type.startswith(noise)]
+    order = list(model.graph)
+    assert len(made) == 1
+    assert order.index(made[0]) < order.index(mixtures(model)[0])
+    assert largest_error(model, module, forms.tokens(seed=3)) < 1e-6
 
 
 def test_tokens_that_are_dropped_by_their_gates_are_dropped() -> None:
