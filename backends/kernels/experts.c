@@ -185,3 +185,77 @@ void SC(sc_experts_few)(const sc_experts *w, i64 expert, i64 chunk, const float 
   default: few(4, 2, &t, x, out); break;
   }
 }
+
+/* ---- rows of tokens ---- */
+enum { TAPS = VB == 64 ? 2 : 1 }; /* at once, so that where a row lies is read once for them */
+
+/* The taps of C chunks: weights in the lanes, features of T tokens broadcast from where they lie. */
+typedef struct {
+  const float *weights, *bias; /* of the first chunk and tap; bias is null behind the first taps */
+  i64 apart, from, count;      /* floats between the weights of chunks, the first tap and how many */
+} span;
+
+INLINE void rows_by(const int T, const int C, const span *s, int scaled, const sc_expert_tokens *r)
+{
+  enum { MOST = TOGETHER * CHUNK_VECTORS };
+  const int N = C * CHUNK_VECTORS;
+  vf acc[ROW_TOKENS][MOST];
+  const float *w = s->weights;
+  const i64 apart = s->apart;
+  UNROLL for (int i = 0; i < T; i++) UNROLL for (int n = 0; n < N; n++)
+    acc[i][n] = s->bias ? load(s->bias + n * VL) : scaled ? splat(0.f) : load(r->out[i] + n * VL);
+#define TAPS_AT(k, count)                                                                                \
+  {                                                                                                      \
+    vf v[TAPS][MOST];                                                                                    \
+    UNROLL for (int u = 0; u < (count); u++) UNROLL for (int n = 0; n < N; n++)                          \
+      v[u][n] = load(w + n / CHUNK_VECTORS * apart + u * CHUNK_ROWS + n % CHUNK_VECTORS * VL);           \
+    UNROLL for (int c = 0; c < C; c++) UNROLL for (int u = 0; u < (count); u++)                          \
+      __builtin_prefetch(w + c * apart + u * CHUNK_ROWS + BEHIND);                                       \
+    UNROLL for (int i = 0; i < T; i++) {                                                                 \
+      const float *row = r->x[i] + (k);                                                                  \
+      UNROLL for (int u = 0; u < (count); u++) {                                                         \
+        vf x = splat(row[u]);                                                                            \
+        if (C > 1) KEEP(x);                                                                              \
+        UNROLL for (int n = 0; n < N; n++) acc[i][n] += v[u][n] * x;                                     \
+      }                                                                                                  \
+    }                                                                                                    \
+    w += (count) * CHUNK_ROWS;                                                                           \
+  }
+  i64 k = s->from;
+  const i64 end = k + s->count;
+  for (; k + TAPS <= end; k += TAPS) TAPS_AT(k, TAPS)
+  for (; k < end; k++) TAPS_AT(k, 1)
+#undef TAPS_AT
+  UNROLL for (int i = 0; i < T; i++) UNROLL for (int n = 0; n < N; n++)
+    store(r->out[i] + n * VL, scaled ? load(r->out[i] + n * VL) + acc[i][n] * r->scales[i] : acc[i][n]);
+}
+
+#define DEFINE_BY(T)                                                                \
+  static void rows_by_##T(i64 chunks, const span *s, int scaled, const sc_expert_tokens *r) \
+  {                                                                                 \
+    if (chunks < TOGETHER) rows_by(T, 1, s, scaled, r);                             \
+    else rows_by(T, TOGETHER, s, scaled, r);                                        \
+  }
+DEFINE_BY(1) DEFINE_BY(2) DEFINE_BY(3)
+#if !defined(__wasm__)
+DEFINE_BY(4) DEFINE_BY(5) DEFINE_BY(6)
+#endif
+#if VB == 64
+DEFINE_BY(7) DEFINE_BY(8) DEFINE_BY(9) DEFINE_BY(10) DEFINE_BY(11) DEFINE_BY(12)
+#endif
+static void (*const by_tokens[])(i64, const span *, int, const sc_expert_tokens *) = {
+  0, rows_by_1, rows_by_2, rows_by_3,
+#if !defined(__wasm__)
+  rows_by_4, rows_by_5, rows_by_6,
+#endif
+#if VB == 64
+  rows_by_7, rows_by_8, rows_by_9, rows_by_10, rows_by_11, rows_by_12,
+#endif
+};
+
+void SC(sc_experts_rows)(const sc_experts *w, i64 expert, i64 chunk, i64 chunks, i64 from, i64 to, int scaled, const sc_expert_tokens *r)
+{
+  const i64 at = expert * w->chunks + chunk, apart = w->depth * CHUNK_ROWS;
+  const span s = {w->values + at * apart + from * CHUNK_ROWS, from ? 0 : w->bias + at * CHUNK_ROWS, apart, from, to - from};
+  by_tokens[r->tokens](chunks, &s, scaled, r);
+}

@@ -8,6 +8,13 @@ enum {
   CHUNK_ROWS = SC_EXPERT_ROWS,
   FEW_TOKENS = SC_MATVEC_TOKENS, /* most that are multiplied as the weights stream by */
   LANE_VECTORS = SC_MAX_MR == 8 ? 3 : 2, /* most vectors of tokens in a tile of 16x1 blocks */
+#if VB == 64
+  TOGETHER = 2, ROW_TOKENS = 12, /* chunks, and rows of tokens, whose sums are in registers at once */
+#elif defined(__wasm__)
+  TOGETHER = 1, ROW_TOKENS = 3,
+#else
+  TOGETHER = 1, ROW_TOKENS = 6,
+#endif
   MOST_PITCH = LANE_VECTORS * VL > T64 ? LANE_VECTORS * VL : T64
 };
 
@@ -31,6 +38,8 @@ HIDDEN void SC(sc_experts_destroy)(sc_experts *w, const sc_host *host);
 
 /* Whether a few tokens can be multiplied as the weights stream by. */
 static inline int sc_experts_stream(const sc_experts *w) { return !w->kernel; }
+/* Whether tokens can be multiplied where they lie. */
+static inline int sc_experts_dense(const sc_experts *w) { return w->every != 0; }
 /* Floats between the features of a tile of so many vectors of tokens. */
 static inline i64 sc_experts_pitch(const sc_experts *w, i64 vectors) { return w->kernel ? T64 : vectors * VL; }
 static inline i64 sc_chunk_rows(const sc_experts *w, i64 chunk)
@@ -43,4 +52,14 @@ static inline i64 sc_chunk_rows(const sc_experts *w, i64 chunk)
 HIDDEN void SC(sc_experts_lanes)(const sc_experts *w, i64 expert, i64 chunk, const float *x, i64 vectors, float *out);
 /* The same for up to FEW_TOKENS rows of X: out [tokens][16]. */
 HIDDEN void SC(sc_experts_few)(const sc_experts *w, i64 expert, i64 chunk, const float *const *x, i64 tokens, float *out);
+/* Rows of up to ROW_TOKENS tokens, where they lie, and what they are added to: 16 floats for each chunk. */
+typedef struct {
+  const float *x[ROW_TOKENS];
+  float *out[ROW_TOKENS];
+  float scales[ROW_TOKENS];
+  i64 tokens;
+} sc_expert_tokens;
+/* Up to TOGETHER chunks over the taps [from, to). The first ones begin with the bias; without scaling, sums take the place of
+   what was there before the first, scaled ones are added to it. */
+HIDDEN void SC(sc_experts_rows)(const sc_experts *w, i64 expert, i64 chunk, i64 chunks, i64 from, i64 to, int scaled, const sc_expert_tokens *r);
 #endif

@@ -7,34 +7,38 @@
 
 enum {
   NEAR = 1 << 18,                /* floats of tokens, before and between the products, that the second-level cache keeps */
-  MOST_TILES = 64,
+  MOST_TILES = 256,
   FEW_MOST = VL == 4 ? FEW_TOKENS : VL * 3 / 4, /* up to so many tokens no vector of them pays */
-  FEW_BESIDE = VL / 2            /* nor for so many besides full vectors */
+  FEW_BESIDE = VL / 2,           /* nor for so many besides full vectors */
+  WIDE_CHUNKS = 16, WIDE_TOKENS = 2 * VL /* of an expert, from which its tokens go into the lanes */
 };
 
 typedef struct {
   i64 experts, features;
-  i32 activation, gated;
+  i32 activation, gated, dense;
   sc_experts up, gate, down;
 } moe;
 
+static i64 least(i64 a, i64 b) { return a < b ? a : b; }
+
 /* Tokens of one expert that go through it together. */
 typedef struct {
-  i64 expert, first, count;      /* first: in the order of all slots */
-  i64 vectors, pitch;            /* vectors: 0 where the weights stream by a few tokens */
+  i64 expert, first, count;      /* first: among the slots */
+  i64 vectors, pitch;            /* vectors: 0 where weights are in the lanes */
+  int rows;                      /* whether its tokens are multiplied where they lie, as are all of its expert */
   float *x, *hidden;             /* [features][pitch], or of a few tokens [count][hidden features] */
 } tile;
 
 typedef struct {
   const moe *m;
-  const float *x, *gates;
+  const float *x;
   float *y;
-  i64 chosen;                    /* experts of a token */
-  const i32 *starts, *order;     /* of each expert its first place in `order`, and one more; slots by expert */
+  const i32 *starts, *tokens;    /* of each expert its first slot, and one more; of each slot, by expert, its token */
+  const float *gates;            /* and its gate */
   float *memory;
   i64 expert, at;                /* where the next tile begins */
   tile tiles[MOST_TILES];
-  i64 tile_count, parts, shares;
+  i64 tile_count, groups, gathered, parts, shares; /* experts that tiles are of, and tiles of tokens in the lanes */
 } job;
 
 /* ---- the step ---- */
@@ -56,6 +60,7 @@ static const char *read_weights(const sc_step_spec *spec, const sc_host *host, m
   m->features = m->up.depth;
   if (m->down.rows != m->features || m->down.depth != m->up.rows) return "the weights up and down do not fit each other";
   if (m->gated && (m->gate.rows != m->up.rows || m->gate.depth != m->features)) return "the weights up and gate differ in shape";
+  m->dense = sc_experts_dense(&m->up) && sc_experts_dense(&m->down) && (!m->gated || sc_experts_dense(&m->gate));
   const int all = sc_experts_stream(&m->up) && sc_experts_stream(&m->down) && (!m->gated || sc_experts_stream(&m->gate));
   const int none = !sc_experts_stream(&m->up) && !sc_experts_stream(&m->down) && (!m->gated || !sc_experts_stream(&m->gate));
   return all || none ? 0 : "either all weights or none must have blocks of 16x1";
@@ -105,20 +110,33 @@ static const char *check_slots(const moe *m, const i64 *experts, const float *ga
 }
 
 /* A counting sort; starts has room for one number more than is used afterwards. */
-static void sort_slots(const i64 *experts, i64 slots, i64 count, i32 *starts, i32 *order)
+static void sort_slots(const sc_tensor *chosen, const float *from, i64 count, i32 *starts, i32 *tokens, float *gates)
 {
+  const i64 *experts = chosen->data, rows = chosen->dims[0], each = chosen->dims[1];
   for (i64 e = 0; e <= count + 1; e++) starts[e] = 0;
-  for (i64 i = 0; i < slots; i++) starts[experts[i] + 2]++;
+  for (i64 i = 0; i < rows * each; i++) starts[experts[i] + 2]++;
   for (i64 e = 2; e <= count + 1; e++) starts[e] += starts[e - 1];
-  for (i64 i = 0; i < slots; i++) order[starts[experts[i] + 1]++] = (i32)i;
+  for (i64 token = 0; token < rows; token++)
+    for (i64 i = token * each; i < (token + 1) * each; i++) {
+      const i32 at = starts[experts[i] + 1]++;
+      tokens[at] = (i32)token, gates[at] = from[i];
+    }
 }
 
 /* ---- tiles ---- */
+/* Whether the tokens of an expert are multiplied where they lie: to put many into the lanes takes little beside many products. */
+static int in_rows(const moe *m, i64 tokens) { return m->dense && (m->up.chunks < WIDE_CHUNKS || tokens < WIDE_TOKENS); }
+
 /* The next of `left` tokens of an expert: tiles of about equal numbers of vectors, then a few tokens. */
 static tile next_tile(const job *j, i64 left)
 {
   const int streams = sc_experts_stream(&j->m->up);
   tile t = {.expert = j->expert, .first = j->at, .count = left};
+  t.rows = in_rows(j->m, j->starts[j->expert + 1] - j->starts[j->expert]);
+  if (t.rows) {
+    t.count = ceil_div(left, ceil_div(left, ROW_TOKENS));
+    return t;
+  }
   if (streams && left <= FEW_MOST) {
     if (t.count > FEW_TOKENS) t.count = FEW_TOKENS;
     return t;
@@ -133,7 +151,7 @@ static tile next_tile(const job *j, i64 left)
 
 static i64 floats_of(const job *j, const tile *t)
 {
-  const i64 hidden = j->m->up.rows;
+  const i64 hidden = j->m->up.rows << (t->rows && j->m->gated);
   return ceil_div(t->vectors ? t->pitch * (j->m->features + hidden) : t->count * hidden, LINE) * LINE;
 }
 
@@ -141,23 +159,24 @@ static i64 floats_of(const job *j, const tile *t)
 static int next_tiles(job *j)
 {
   i64 used = 0;
-  for (j->tile_count = 0; j->tile_count < MOST_TILES;) {
+  for (j->tile_count = j->groups = j->gathered = 0; j->tile_count < MOST_TILES;) {
     while (j->expert < j->m->experts && j->at == j->starts[j->expert + 1]) j->expert++;
     if (j->expert == j->m->experts) break;
     tile t = next_tile(j, j->starts[j->expert + 1] - j->at);
     const i64 need = floats_of(j, &t);
     if (j->tile_count && used + need > NEAR) break;
     t.x = j->memory + used, t.hidden = t.x + t.pitch * j->m->features;
+    j->groups += !j->tile_count || j->tiles[j->tile_count - 1].expert != t.expert;
+    j->gathered += t.vectors > 0;
     used += need, j->at += t.count;
     j->tiles[j->tile_count++] = t;
   }
   return j->tile_count > 0;
 }
 
-static i64 slot_of(const job *j, const tile *t, i64 token) { return j->order[t->first + token]; }
 static const float *token_of(const job *j, const tile *t, i64 token)
 {
-  return j->x + slot_of(j, t, token) / j->chosen * j->m->features;
+  return j->x + j->tokens[t->first + token] * j->m->features;
 }
 
 /* Part i % parts of the features of a tile, feature-major; tokens that do not exist are zero. */
@@ -177,6 +196,12 @@ static void task_gather(void *data, u64 i)
       UNROLL for (int r = 0; r < VL; r++) if (f + r < depth) store(t->x + (f + r) * t->pitch + n, v[r]);
     }
   }
+}
+
+/* Of a token's row between the products, where a chunk begins; the second rows of a tile are those of the gate. */
+static float *hidden_of(const job *j, const tile *t, i64 token, i64 chunk, int gate)
+{
+  return t->hidden + (token + gate * t->count) * j->m->up.rows + chunk * CHUNK_ROWS;
 }
 
 /* ---- up: what is between the products ---- */
@@ -215,7 +240,7 @@ static void up_few(const job *j, const tile *t, i64 chunk)
 /* ---- down: results where they belong ---- */
 static float *result_of(const job *j, const tile *t, i64 token, i64 chunk)
 {
-  return j->y + slot_of(j, t, token) / j->chosen * j->m->features + chunk * CHUNK_ROWS;
+  return j->y + j->tokens[t->first + token] * j->m->features + chunk * CHUNK_ROWS;
 }
 
 static void down_lanes(const job *j, const tile *t, i64 chunk)
@@ -233,7 +258,7 @@ static void down_lanes(const job *j, const tile *t, i64 chunk)
       for (i64 i = 0; i < VL && n + i < t->count; i++) {
         float *y = result_of(j, t, n + i, chunk) + row;
         const vf before = load_some(y, rows - row, 0.f);
-        store_some(y, before + v[i] * j->gates[slot_of(j, t, n + i)], rows - row);
+        store_some(y, before + v[i] * j->gates[t->first + n + i], rows - row);
       }
     }
 }
@@ -246,61 +271,120 @@ static void down_few(const job *j, const tile *t, i64 chunk)
   SC(sc_experts_few)(&j->m->down, t->expert, chunk, rows, t->count, sums);
   for (i64 i = 0; i < t->count; i++) {
     float *y = result_of(j, t, i, chunk);
-    const float gate = j->gates[slot_of(j, t, i)];
+    const float gate = j->gates[t->first + i];
     for (i64 n = 0; n < CHUNK_ROWS; n += VL) store(y + n, load(y + n) + load(sums + i * CHUNK_ROWS + n) * gate);
   }
 }
 
-/* A share of the chunks for all tiles at hand: the weights of a chunk are read once for the tiles of an expert. */
-static void share_of(const job *j, i64 share, i64 chunks, void (*lanes)(const job *, const tile *, i64),
-                     void (*few)(const job *, const tile *, i64))
+/* ---- tokens where they lie, without zeros in the weights ---- */
+enum { DEPTH = 256 }; /* taps of two chunks that the first-level cache keeps while some tiles pass by */
+
+static void up_rows(const job *j, i64 first, i64 end, i64 chunk, i64 chunks)
 {
-  for (i64 first = 0, end; first < j->tile_count; first = end) {
+  const moe *m = j->m;
+  const i64 depth = end - first > 2 ? DEPTH : m->features;
+  for (int gate = 0; gate <= m->gated; gate++)
+    for (i64 from = 0; from < m->features; from += depth)
+      for (i64 at = first; at < end; at++) {
+        const tile *t = &j->tiles[at];
+        sc_expert_tokens r = {.tokens = t->count};
+        for (i64 i = 0; i < t->count; i++) r.x[i] = token_of(j, t, i), r.out[i] = hidden_of(j, t, i, chunk, gate);
+        SC(sc_experts_rows)(gate ? &m->gate : &m->up, t->expert, chunk, chunks, from, least(from + depth, m->features), 0, &r);
+      }
+  for (i64 at = first; at < end; at++)
+    for (i64 i = 0; i < j->tiles[at].count; i++) {
+      float *hidden = hidden_of(j, &j->tiles[at], i, chunk, 0);
+      SC(sc_activate)(hidden, chunks * CHUNK_ROWS, m->activation);
+      if (m->gated) multiply(hidden, hidden_of(j, &j->tiles[at], i, chunk, 1), chunks * CHUNK_ROWS);
+    }
+}
+
+static void down_rows(const job *j, i64 first, i64 end, i64 chunk, i64 chunks)
+{
+  const sc_experts *w = &j->m->down;
+  for (i64 at = first; at < end; at++) {
+    const tile *t = &j->tiles[at];
+    sc_expert_tokens r = {.tokens = t->count};
+    for (i64 i = 0; i < t->count; i++) {
+      r.x[i] = hidden_of(j, t, i, 0, 0), r.out[i] = result_of(j, t, i, chunk), r.scales[i] = j->gates[t->first + i];
+      for (i64 n = 0; n < chunks * CHUNK_ROWS; n += LINE) __builtin_prefetch(r.out[i] + n);
+    }
+    SC(sc_experts_rows)(w, t->expert, chunk, chunks, 0, w->depth, 1, &r);
+  }
+}
+
+/* How one of the products is made. */
+typedef struct {
+  int added;                     /* whether experts add to the same sums */
+  void (*lanes)(const job *, const tile *, i64), (*few)(const job *, const tile *, i64);
+  void (*rows)(const job *, i64, i64, i64, i64);
+} product;
+static const product UP = {0, up_lanes, up_few, up_rows}, DOWN = {1, down_lanes, down_few, down_rows};
+
+/* Chunks [from, to) of one product for the tiles of an expert, so that its weights are read once. */
+static void chunks_of(const job *j, i64 first, i64 end, i64 from, i64 to, const product *p)
+{
+  if (j->tiles[first].rows)
+    for (i64 chunk = from; chunk < to; chunk += TOGETHER) p->rows(j, first, end, chunk, least(TOGETHER, to - chunk));
+  else
+    for (i64 chunk = from; chunk < to; chunk++)
+      for (i64 i = first; i < end; i++) (j->tiles[i].vectors ? p->lanes : p->few)(j, &j->tiles[i], chunk);
+}
+
+/* A share of the chunks for all tiles at hand. Where experts add to the same sums it is the same chunks of all of them; else
+   experts are shared out too. */
+static void share_of(const job *j, i64 share, const sc_experts *w, const product *p)
+{
+  const i64 units = ceil_div(w->chunks, TOGETHER), all = p->added ? units : units * j->groups;
+  const i64 from = all * share / j->shares, to = all * (share + 1) / j->shares;
+  for (i64 first = 0, end, before = 0; first < j->tile_count; first = end, before += p->added ? 0 : units) {
     for (end = first; end < j->tile_count && j->tiles[end].expert == j->tiles[first].expert;) end++;
-    for (i64 chunk = chunks * share / j->shares; chunk < chunks * (share + 1) / j->shares; chunk++)
-      for (i64 i = first; i < end; i++) (j->tiles[i].vectors ? lanes : few)(j, &j->tiles[i], chunk);
+    const i64 low = clip(from - before, 0, units) * TOGETHER, high = least(clip(to - before, 0, units) * TOGETHER, w->chunks);
+    chunks_of(j, first, end, low, high, p);
   }
 }
 
 static void task_up(void *data, u64 i)
 {
   const job *j = data;
-  share_of(j, (i64)i, j->m->up.chunks, up_lanes, up_few);
+  share_of(j, (i64)i, &j->m->up, &UP);
 }
 
 static void task_down(void *data, u64 i)
 {
   const job *j = data;
-  share_of(j, (i64)i, j->m->down.chunks, down_lanes, down_few);
+  share_of(j, (i64)i, &j->m->down, &DOWN);
 }
 
 static int run_tiles(job *j, const sc_call *call)
 {
   const moe *m = j->m;
-  j->parts = clip(STEP_TASKS / j->tile_count, 1, ceil_div(m->features, VL));
-  int status = sc_run_tasks(call, task_gather, j->tile_count * j->parts, j);
-  j->shares = clip(STEP_TASKS, 1, m->up.chunks);
+  int status = SC_OK;
+  if (j->gathered) {
+    j->parts = clip(STEP_TASKS / j->tile_count, 1, ceil_div(m->features, VL));
+    status = sc_run_tasks(call, task_gather, j->tile_count * j->parts, j);
+  }
+  j->shares = clip(STEP_TASKS, 1, j->groups * ceil_div(m->up.chunks, TOGETHER));
   if (!status) status = sc_run_tasks(call, task_up, j->shares, j);
-  j->shares = clip(STEP_TASKS, 1, m->down.chunks);
+  j->shares = clip(STEP_TASKS, 1, ceil_div(m->down.chunks, TOGETHER));
   return status ? status : sc_run_tasks(call, task_down, j->shares, j);
 }
 
 static int run(void *state, const sc_tensor *const *in, sc_tensor *const *out, const sc_call *call)
 {
   const moe *m = state;
-  const i64 tokens = in[0]->dims[0], chosen = in[1]->dims[1], slots = tokens * chosen;
-  const i64 *experts = in[1]->data, ints = ceil_div(m->experts + 2 + slots, LINE) * LINE;
+  const i64 tokens = in[0]->dims[0], slots = tokens * in[1]->dims[1], ints = ceil_div(m->experts + 2 + 2 * slots, LINE) * LINE;
   const i64 widest = MOST_PITCH * (m->features + m->up.rows), floats = widest > NEAR ? widest : NEAR;
   if (!tokens) return SC_OK;
-  if ((*call->wrong = check_slots(m, experts, in[2]->data, slots))) return SC_WRONG;
+  if ((*call->wrong = check_slots(m, in[1]->data, in[2]->data, slots))) return SC_WRONG;
   int slot, status = SC_OK;
   float *memory = sc_scratch_get(call->host, ints + floats + LINE, &slot);
   if (!memory) return SC_MEMORY;
-  i32 *starts = (i32 *)memory, *order = starts + m->experts + 2;
-  sort_slots(experts, slots, m->experts, starts, order);
+  i32 *starts = (i32 *)memory, *of = starts + m->experts + 2;
+  float *gates = (float *)(of + slots);
+  sort_slots(in[1], in[2]->data, m->experts, starts, of, gates);
   clear_floats(out[0]->data, tokens * m->features);
-  job j = {.m = m, .x = in[0]->data, .gates = in[2]->data, .y = out[0]->data, .chosen = chosen, .starts = starts, .order = order,
-           .memory = memory + ints};
+  job j = {.m = m, .x = in[0]->data, .y = out[0]->data, .starts = starts, .tokens = of, .gates = gates, .memory = memory + ints};
   while (!status && next_tiles(&j)) status = run_tiles(&j, call);
   sc_scratch_put(call->host, slot, memory);
   return status;
