@@ -115,6 +115,13 @@ def test_wide_layers_in_several_groups_of_tiles(command: list[str], block: Block
     check(command, Packed(case, block, keep_zeros=True))
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_many_features_of_few_neurons_in_several_parts(command: list[str], bias: bool) -> None:
+    """Tokens of small experts are multiplied where they lie, some features at a time."""
+    case = drawn(tokens=90, experts=3, chosen=2, features=592, hidden=48, gated=True, bias=bias)
+    check(command, Packed(case, (16, 1), keep_zeros=True))
+
+
 @pytest.mark.parametrize("block", [(16, 1), (4, 1)])
 def test_the_order_of_tasks_does_not_matter(command: list[str], block: Block) -> None:
     """Threads take tasks in any order; a sum is made by one of them."""
