@@ -17,13 +17,16 @@ def arch_of(device: Any) -> Arch:
     return f"sm_{major}{minor}"
 
 
-def launch(kernel: Kernel, grid: Sequence[int], arguments: Mapping[str, Any]) -> None:
+def launch(kernel: Kernel, grid: Sequence[int], arguments: Mapping[str, Any]) -> Any:
     """Start a kernel on the current stream of the device that its tensors are on.
 
     Args:
         kernel: A row of the table.
         grid: Programs along each of up to three axes; nothing is started where one is 0.
         arguments: By name: tensors and numbers.
+
+    Returns:
+        What Triton compiled, None if nothing is started.
 
     Raises:
         TargetError: The kernel is not built for this device.
@@ -35,9 +38,9 @@ def launch(kernel: Kernel, grid: Sequence[int], arguments: Mapping[str, Any]) ->
     arch = arch_of(device)
     how = kernel.launch(arch)
     if not all(grid):
-        return
+        return None
     with torch.cuda.device(device):
-        function(kernel.module, kernel.function)[tuple(grid)](
+        return function(kernel.module, kernel.function)[tuple(grid)](
             **arguments,
             **kernel.constants_on(arch),
             num_warps=how.warps,

@@ -22,6 +22,9 @@ from sparsecc.errors import BackendError, PlanError
 
 USUAL_ARCH: Arch = "sm_90"
 """Whose tiles are packed where there is no GPU."""
+LESS = 0.8
+"""Tiles of 64 queries are taken where they do less than this share of the arithmetic of those of
+128, which read half as much. Not measured yet."""
 _LIKE = "float16"
 """Tiles of both element types are as large."""
 
@@ -41,7 +44,8 @@ class TileAttention(nn.Module):  # type: ignore[misc]
         sinks: First keys that are seen from any distance ahead.
         orders: ``[patterns, tokens]``: blocks are of tokens in this order, place i is token
             ``orders[i]``; None: as they stand.
-        rows: Queries of a tile, 64 or 128. Fewer compute less that is not kept, more read less.
+        rows: Queries of a tile, 64 or 128. Fewer compute less that is not kept, more read less;
+            by default what :data:`LESS` says.
         arch: Of the GPU, as ``sm_90``; by default of the one that is here.
 
     Raises:
@@ -62,15 +66,24 @@ class TileAttention(nn.Module):  # type: ignore[misc]
         right: int = Rule.right,
         sinks: int = 0,
         orders: NDArray[np.integer] | None = None,
-        rows: int = 128,
+        rows: int | None = None,
         arch: Arch | None = None,
     ) -> None:
         super().__init__()
         if arch is None:
             arch = arch_of("cuda") if torch.cuda.is_available() else USUAL_ARCH
-        tile = kernels.tile_of(_LIKE, features, rows, orders is not None, arch)
-        rule = Rule(left, right, sinks)
-        self.tiles = pack(queries, keys, tile, kept=kept, block=block, rule=rule)
+        choices = [128, 64] if rows is None and orders is None else [rows or 128]
+        packed_by = [
+            pack(
+                *(queries, keys, kernels.tile_of(_LIKE, features, each, orders is not None, arch)),
+                kept=kept,
+                block=block,
+                rule=Rule(left, right, sinks),
+            )
+            for each in choices
+        ]
+        tall, low = packed_by[0], packed_by[-1]
+        self.tiles = low if low.share < LESS * tall.share else tall
         self.sizes = kernels.sizes_of(self.tiles)
         packed = {name: getattr(self.tiles, name) for name in ("starts", "full", "at", "bits")}
         if orders is not None:

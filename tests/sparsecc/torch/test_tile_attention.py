@@ -119,6 +119,14 @@ def test_tensors_of_another_attention(shapes, said):
         TileAttention(64, 64, 64)(q, k, k)
 
 
+def test_tiles_are_as_tall_as_blocks_are_alike():
+    odd = np.zeros((1, 8, 8), bool)
+    odd[:, np.arange(8), np.arange(8)] = True  # two rows of blocks have nothing in common
+    assert TileAttention(512, 512, 64, kept=odd).tiles.rows == 64
+    assert TileAttention(512, 512, 64, kept=np.ones((1, 8, 8), bool)).tiles.rows == 128
+    assert TileAttention(512, 512, 64, kept=odd, rows=128).tiles.rows == 128
+
+
 def test_what_no_kernel_has():
     with pytest.raises(BackendError, match="96 float16 features"):
         TileAttention(64, 64, 96)

@@ -1,0 +1,134 @@
+"""Checks and times GPU kernels on a GPU: `python -m benchmarks.gpu --output out/gpu.json`.
+
+Every row of the table is checked against float64, then cases are timed beside torch, then other
+launches are tried, as long as there is time. What is done is written after every step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+from benchmarks.gpu.attention import ATTENTION
+from benchmarks.gpu.family import Case, Family
+from benchmarks.gpu.timing import in_turns
+from benchmarks.rows import figures, keep
+from sparsecc.backends.cuda.launch import arch_of
+from sparsecc.backends.cuda.load import load
+from sparsecc.backends.cuda.table import KERNELS, Arch
+from sparsecc.errors import first_line
+
+FAMILIES: dict[str, Family] = {"attention": ATTENTION}
+"""By the module of ``backends/cuda/kernels``."""
+_CASE_S = 4.0
+_OTHER_S = 0.5
+
+
+def checks(arch: Arch) -> Iterator[dict[str, Any]]:
+    """Every row of the table that there is a check for."""
+    for kernel in KERNELS.values():
+        family = FAMILIES.get(kernel.module)
+        if family is None or arch not in kernel.launches:
+            continue
+        try:
+            made = family.check(kernel, arch)
+            said = {"error": made.error, "bound": made.bound, "passed": made.error <= made.bound}
+        except Exception as error:  # the others are still worth knowing
+            said = {"passed": False, "failed": first_line(error)}
+        yield {"kernel": kernel.name, **said}
+
+
+def timed(case: Case) -> dict[str, Any]:
+    """Figures of every side of a case, beside the fastest dense one."""
+    turns = in_turns(case.sides, _CASE_S)
+    dense = [name for name in case.baselines if name in turns] or list(turns)
+    fastest = min(dense, key=lambda name: float(np.median(turns[name])))
+    return {
+        "case": case.name,
+        "share": case.share,
+        "baseline": fastest,
+        "sides": {name: figures(each, turns[fastest]) for name, each in turns.items()},
+        "failed": case.failed,
+        "errors": case.errors,
+    }
+
+
+def timings(arch: Arch) -> Iterator[dict[str, Any]]:
+    """Every case of every family."""
+    for family in FAMILIES.values():
+        for case in family.cases(arch):
+            yield timed(case)
+
+
+def others(arch: Arch) -> Iterator[dict[str, Any]]:
+    """Other launches of the rows."""
+    for module, family in FAMILIES.items():
+        for name, make in family.others(arch):
+            try:
+                times = in_turns({name: make()}, _OTHER_S)[name]
+                said: dict[str, Any] = {"ms": float(np.median(times))}
+            except Exception as error:  # too much shared memory, most often
+                said = {"failed": first_line(error)}
+            yield {"module": module, "launch": name, **said}
+
+
+STEPS: dict[str, Callable[[Arch], Iterator[dict[str, Any]]]] = {
+    "checks": checks,
+    "timings": timings,
+    "others": others,
+}
+
+
+def measure(minutes: float, output: Path) -> bool:
+    """All of it, as far as the time goes; whether every check passed."""
+    start = time.monotonic()
+    device = torch.device("cuda")
+    arch = arch_of(device)
+    report: dict[str, Any] = {
+        "device": torch.cuda.get_device_name(device),
+        "arch": arch,
+        "versions": {
+            "torch": torch.__version__,
+            "triton": load().__version__,
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+        },
+        "stopped": {},
+        **{step: [] for step in STEPS},
+    }
+    for step, run in STEPS.items():
+        try:
+            for row in run(arch):
+                report[step].append(row)
+                report["seconds"] = round(time.monotonic() - start, 1)
+                print(step, row, flush=True)
+                keep(output, report)
+                if report["seconds"] > 60 * minutes:
+                    raise TimeoutError(f"{minutes} minutes are over")
+        except Exception as error:  # what was measured before is kept, and the next step is tried
+            report["stopped"][step] = first_line(error)
+    keep(output, report)
+    return all(each["passed"] for each in report["checks"])
+
+
+Output = Annotated[Path, typer.Option(help="JSON of all that was measured.")]
+Minutes = Annotated[float, typer.Option(min=0.1, help="When to stop.")]
+
+
+def main(output: Output = Path("out/gpu.json"), minutes: Minutes = 7.0) -> None:
+    """Check and time GPU kernels on the GPU of this machine."""
+    if not torch.cuda.is_available():
+        typer.echo("no GPU here: nothing was measured")
+        raise typer.Exit(2)
+    if not measure(minutes, output):
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,73 @@
+"""The script for GPUs, as far as it goes without one: its kernels are interpreted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+import torch
+import typer
+from torch.nn.attention.flex_attention import flex_attention
+from typer.testing import CliRunner
+
+from benchmarks.gpu import __main__ as script
+from benchmarks.gpu import attention as bench
+from sparsecc.backends.cuda.interpret import interpret
+from sparsecc.backends.cuda.table import KERNELS
+
+ARCH = "sm_90"
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    def launch(kernel, grid, given):
+        interpret(kernel, ARCH, grid, given)
+
+    monkeypatch.setattr(bench, "DEVICE", "cpu")
+    monkeypatch.setattr(bench, "launch", launch)
+    monkeypatch.setattr(bench, "_flex", lambda: flex_attention)
+    monkeypatch.setattr(bench, "HEADS", 1)
+    monkeypatch.setattr(bench, "TOKENS", 256)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so():
+    app = typer.Typer()
+    app.command()(script.main)
+    done = CliRunner().invoke(app, [])
+    assert done.exit_code == 2
+    assert done.output == "no GPU here: nothing was measured\n"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["attention-bf16-d128-m128", "attention-fp16-d64-m64", "attention-fp16-d64-m128-ordered"],
+)
+def test_a_row_passes_its_check(interpreted, name):
+    made = bench.check(KERNELS[name], ARCH)
+    assert 0 < made.error <= made.bound
+
+
+def test_a_wrong_kernel_does_not(interpreted, monkeypatch):
+    monkeypatch.setattr(bench, "launch", lambda *_: None)
+    made = bench.check(KERNELS["attention-bf16-d128-m128"], ARCH)
+    assert made.error > made.bound
+
+
+def test_cases_name_what_does_not_run_and_compute_the_same(interpreted):
+    case = next(bench.cases(ARCH))
+    assert set(case.sides) == {"flash", "flex", "ours-m128", "ours-m64"}
+    assert set(case.failed) == {"cudnn"}
+    assert case.share == 1
+    errors = bench._errors({"flash": case.sides["flash"](), "flex": case.sides["flex"]()}, "flash")
+    assert max(errors.values()) < 0.02
+
+
+@pytest.mark.parametrize("share", bench.KEPT)
+def test_as_many_blocks_in_every_row(share):
+    kept = bench.blocks_of(2, 2048, 64, share)
+    assert (kept.sum(-1) == max(1, round(32 * share))).all()
+    assert kept[:, np.arange(32), np.arange(32)].all()
