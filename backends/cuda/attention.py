@@ -37,7 +37,13 @@ def kernel_of(dtype: str, features: int, rows: int, ordered: bool) -> Kernel:
             fix=f"use {' or '.join(map(str, FEATURES))} features in {' or '.join(DTYPES)}, or "
             "torch's own attention",
         )
-    return KERNELS[attention_name(dtype, features, rows, ordered)]
+    name = attention_name(dtype, features, rows, ordered)
+    if name not in KERNELS:
+        raise BackendError(
+            f"no kernel for tiles of {rows} queries{' in an order of their own' * ordered}",
+            fix="use tiles of 128 queries, or of 64 where tokens stay as they stand",
+        )
+    return KERNELS[name]
 
 
 def tile_of(dtype: str, features: int, rows: int, ordered: bool, arch: Arch) -> tuple[int, int]:

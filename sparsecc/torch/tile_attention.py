@@ -72,28 +72,20 @@ class TileAttention(nn.Module):  # type: ignore[misc]
         super().__init__()
         if arch is None:
             arch = arch_of("cuda") if torch.cuda.is_available() else USUAL_ARCH
-        choices = [128, 64] if rows is None and orders is None else [rows or 128]
-        packed_by = [
-            pack(
-                *(queries, keys, kernels.tile_of(_LIKE, features, each, orders is not None, arch)),
-                kept=kept,
-                block=block,
-                rule=Rule(left, right, sinks),
-            )
-            for each in choices
-        ]
-        tall, low = packed_by[0], packed_by[-1]
-        self.tiles = low if low.share < LESS * tall.share else tall
+        rule, ordered = Rule(left, right, sinks), orders is not None
+        choices = (128, 64) if rows is None and not ordered else (rows or 128,)
+        sizes = [kernels.tile_of(_LIKE, features, each, ordered, arch) for each in choices]
+        packed = [pack(queries, keys, each, kept=kept, block=block, rule=rule) for each in sizes]
+        self.tiles = packed[-1] if packed[-1].share < LESS * packed[0].share else packed[0]
         self.sizes = kernels.sizes_of(self.tiles)
-        packed = {name: getattr(self.tiles, name) for name in ("starts", "full", "at", "bits")}
+        arrays = {name: getattr(self.tiles, name) for name in ("starts", "full", "at", "bits")}
+        arrays["order"] = self.tiles.order(self.tiles.heads)
         if orders is not None:
-            packed["places"] = _places(orders, self.tiles.heads, queries, keys)
+            arrays["places"] = _places(orders, self.tiles.heads, queries, keys)
         else:
             self.places = None
-        for name, array in packed.items():
+        for name, array in arrays.items():
             self.register_buffer(name, torch.from_numpy(array), persistent=False)
-        order = self.tiles.order(self.tiles.heads)
-        self.register_buffer("order", torch.from_numpy(order), persistent=False)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
         """The attention ``[B, H, L, D]``.

@@ -130,5 +130,9 @@ def test_tiles_are_as_tall_as_blocks_are_alike():
 def test_what_no_kernel_has():
     with pytest.raises(BackendError, match="96 float16 features"):
         TileAttention(64, 64, 96)
+    with pytest.raises(BackendError, match="32 queries"):
+        TileAttention(64, 64, 64, rows=32)
+    with pytest.raises(BackendError, match="64 queries in an order"):
+        TileAttention(64, 64, 64, rows=64, orders=np.arange(64)[None])
     with pytest.raises(PlanError, match="every token once"):
         TileAttention(64, 64, 64, orders=np.zeros((1, 64), int))
