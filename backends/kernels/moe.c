@@ -10,7 +10,7 @@ enum {
   MOST_TILES = 256,
   FEW_MOST = VL == 4 ? FEW_TOKENS : VL * 3 / 4, /* up to so many tokens no vector of them pays */
   FEW_BESIDE = VL / 2,           /* nor for so many besides full vectors */
-  WIDE_CHUNKS = 16, WIDE_TOKENS = 2 * VL /* of an expert, from which its tokens go into the lanes */
+  WIDE_CHUNKS = 16, WIDE_TOKENS = VL * 3 / 2 /* of an expert, from which its tokens go into the lanes */
 };
 
 typedef struct {
