@@ -35,6 +35,8 @@ from sparsecc.passes.regions.form import FormRegions
 from sparsecc.passes.weights.pack_mixtures import PackMixtures
 
 CHOSEN = 2
+FEATURES, HIDDEN = 512, 2048
+"""Of a token and of an expert, if nothing else is asked for."""
 NAME = "moe"
 DENSE, BATCHED, THEIRS, LOOP, OURS = "dense", "batched", "microsoft", "torch", "sparsecc"
 TITLES = {
@@ -301,8 +303,8 @@ def section(found: Sequence[Row], machine: dict[str, Any]) -> str:
 def main(
     experts: Annotated[int, typer.Option(min=CHOSEN)] = 8,
     tokens: Annotated[int, typer.Option(min=1)] = 128,
-    features: Annotated[int, typer.Option(min=1, help="Of a token.")] = 512,
-    hidden: Annotated[int, typer.Option(min=1, help="Of an expert.")] = 2048,
+    features: Annotated[int, typer.Option(min=1, help="Of a token.")] = FEATURES,
+    hidden: Annotated[int, typer.Option(min=1, help="Of an expert.")] = HIDDEN,
     threads: Annotated[int, typer.Option(min=1)] = 1,
     turns: Annotated[int, typer.Option(min=1)] = 15,
     output: Annotated[Path, typer.Option("-o", help="JSON file.")] = Path("out/moe.json"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import moe as bench
+from benchmarks import wasm_moe
 from sparsecc import ops, targets
 
 EXPERTS, TOKENS, FEATURES, HIDDEN = 4, 9, 32, 48
@@ -40,3 +41,10 @@ def test_the_table_has_ratios() -> None:
     row = bench.row_of((8, 128, 512, 2048, 1, 7), taken)
     text = bench.section([row], {"processor": "A chip", "cores": 2})
     assert "| 8 | 512 → 2048 | 128 | 1 | 7 | 4.00 | 2.50 (2.25–2.75) |" in text
+
+
+def test_a_form_that_does_not_run_has_no_ratio_in_webassembly() -> None:
+    ratios = {bench.DENSE: (4.0, 3.5, 4.5)}
+    text = wasm_moe.section([wasm_moe.Row(8, 16, "simd128", 5.0, ratios)], "A chip")
+    assert "one thread (simd128): 512 → 2048" in text
+    assert "| 8 | 16 | 5.00 | 4.00 (3.50–4.50) | – | – |" in text
