@@ -12,6 +12,7 @@ import typer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from examples._optimisers import Optimisers, descend, optimisers_of
 from examples.video_dit import flow
 from examples.video_dit.model import PATCH, VideoDiT
 from examples.video_dit.scenes import draw, render
@@ -63,19 +64,6 @@ RATE, WARM, LEAST = 3e-3, 50, 0.04
 KEPT_EVERY = 50
 """Steps between two checkpoints."""
 
-Optimisers = tuple[torch.optim.Optimizer, ...]
-
-
-def optimisers_of(model: VideoDiT) -> Optimisers:
-    """Muon for the matrices of the blocks, AdamW for the rest."""
-    blocks = [each for each in model.blocks.parameters() if each.ndim == 2]
-    inside = set(map(id, blocks))
-    rest = [each for each in model.parameters() if id(each) not in inside]
-    return (
-        torch.optim.Muon(blocks, RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, RATE, betas=(0.9, 0.95), weight_decay=0.0),
-    )
-
 
 def rate(step: int) -> float:
     """The learning rate of a step: up, then down along a line."""
@@ -107,13 +95,7 @@ def train_step(model: VideoDiT, optimisers: Optimisers, step: int) -> float:
     """One step; the loss before it. The same step of the same network gives the same bits."""
     with torch.autocast("cpu", torch.bfloat16):
         loss = flow.loss(model, *videos(step))
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    for optimiser in optimisers:
-        for group in optimiser.param_groups:
-            group["lr"] = rate(step)
-        optimiser.step()
-        optimiser.zero_grad()
+    descend(loss, model, optimisers, rate(step))
     return float(loss.detach())
 
 
@@ -148,7 +130,7 @@ def train(
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = VideoDiT()
-    optimisers = optimisers_of(model)
+    optimisers = optimisers_of(model, model.blocks, RATE)
     checkpoint = output.with_suffix(".checkpoint")
     output.parent.mkdir(parents=True, exist_ok=True)
     start, begun = _resumed(checkpoint, model, optimisers), time.perf_counter()
