@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -16,19 +16,23 @@ from sparsecc.passes.canonicalize.dead_code import DeadCode
 from sparsecc.passes.edit import fresh_name, new_initializer, owner
 from sparsecc.passes.experts.find import EXPERTS, Mixture, Weights, find_mixtures
 from sparsecc.passes.experts.merge import merged
-from sparsecc.passes.experts.routing import lowest
+from sparsecc.passes.experts.offers import left
+from sparsecc.passes.experts.routing import Observed, lowest
 from sparsecc.passes.weights.pack_mixtures import set_loads
 from sparsecc.search.routing import PlanMixture
 
 _FIX = "apply the plan to the model it was made for, or another checkpoint of it"
 
 
-def carry_out(model: ir.Model, entries: Sequence[PlanMixture]) -> None:
+def carry_out(
+    model: ir.Model, entries: Sequence[PlanMixture], seen: Mapping[str, Observed] | None = None
+) -> None:
     """Give mixtures the experts that a plan leaves them, and say how tokens spread over these.
 
     Args:
         model: In canonical form; changed in place.
         entries: What the plan says.
+        seen: Mixtures on calibration data, by name; without them nothing is refitted.
 
     Raises:
         PlanError: The model has no such mixture, or it is another.
@@ -39,8 +43,8 @@ def carry_out(model: ir.Model, entries: Sequence[PlanMixture]) -> None:
     for entry in entries:
         set_loads(here[entry.name].node, entry.loads)
     fewer = [(here[entry.name], entry) for entry in entries if not entry.is_whole]
-    left = in_threads(lambda each: merged(each[0].weights, each[1].places, each[1].chosen), fewer)
-    for (mixture, entry), weights in zip(fewer, left, strict=True):
+    made = in_threads(lambda each: _weights(*each, (seen or {}).get(each[1].name)), fewer)
+    for (mixture, entry), weights in zip(fewer, made, strict=True):
         _shrink(mixture, entry, weights)
     run([DeadCode()], model, Context())
 
@@ -68,6 +72,12 @@ def _check(entry: PlanMixture, mixture: Mixture | None) -> None:
             node=entry.name,
             fix="let as many stay",
         )
+
+
+def _weights(mixture: Mixture, entry: PlanMixture, seen: Observed | None) -> Weights:
+    if entry.refit and seen is not None:
+        return left(seen, entry.places, refit=True)
+    return merged(mixture.weights, entry.places, entry.chosen)
 
 
 def _shrink(mixture: Mixture, entry: PlanMixture, weights: Weights) -> None:

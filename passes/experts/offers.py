@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,7 +12,8 @@ from sparsecc import ops
 from sparsecc.passes.experts.find import Weights
 from sparsecc.passes.experts.merge import distances, joined, merged
 from sparsecc.passes.experts.prune import pruned, worths
-from sparsecc.passes.experts.routing import Floats, Ids, Observed, Routed
+from sparsecc.passes.experts.refit import refitted
+from sparsecc.passes.experts.routing import Floats, Observed, Routed, Sample
 from sparsecc.passes.weights.pack_mixtures import PackMixtures, routing_of
 from sparsecc.quality.metrics import relative_error
 from sparsecc.search.routing import PlanMixture, PlanOfFewer
@@ -57,6 +59,7 @@ class Weighed:
         chosen = {
             "places": best.places,
             "loads": best.loads,
+            "refit": best.said.refit,
             "loss": best.said.loss,
             "predicted_ms": best.said.predicted_ms,
             "options": options,
@@ -65,35 +68,38 @@ class Weighed:
         return self.whole.model_copy(update=chosen)
 
 
-def weigh(seen: Observed, kept: Sequence[int], target: Target) -> Weighed:
+def weigh(seen: Observed, kept: Sequence[int], target: Target, *, refit: bool = True) -> Weighed:
     """Leave a mixture so many experts, by either means.
 
     Args:
         seen: The mixture on calibration data.
         kept: Numbers of experts.
         target: What times are estimated for.
+        refit: Whether weights that stay may change where that helps on held-out data.
     """
     mixture, traffic = seen.mixture, seen.traffic
     chosen = tuple(traffic.chosen.tolist())
     routing = routing_of(mixture.node, mixture.count, chosen)
     weights = {name: each for name, each in mixture.weights.items() if not name.endswith("_bias")}
-    found = list(_fewer(seen, kept))
-    routings = [routing, *(routing_of(mixture.node, len(loads), loads) for *_, loads in found)]
+    found = list(_fewer(seen, kept, refit))
+    routings = [routing]
+    routings += [routing_of(mixture.node, len(each.loads), each.loads) for each in found]
     whole_ms, *times = PackMixtures(target).estimates(weights, routings)
     bytes_each = sum(each[0].nbytes for each in mixture.weights.values())
     offers = [
         Offer(
             PlanOfFewer(
-                means="prune" if min(places) < 0 else "merge",
-                kept=len(loads),
-                loss=loss,
+                means="prune" if min(each.places) < 0 else "merge",
+                kept=len(each.loads),
+                refit=each.refit,
+                loss=each.loss,
                 predicted_ms=ms,
-                weight_bytes=len(loads) * bytes_each,
+                weight_bytes=len(each.loads) * bytes_each,
             ),
-            places,
-            loads,
+            each.places,
+            each.loads,
         )
-        for (places, loss, loads), ms in zip(found, times, strict=True)
+        for each, ms in zip(found, times, strict=True)
     ]
     whole = PlanMixture(
         name=mixture.name,
@@ -109,43 +115,64 @@ def weigh(seen: Observed, kept: Sequence[int], target: Target) -> Weighed:
     return Weighed(whole, tuple(offers))
 
 
-_Fewer = tuple[tuple[int, ...], float, tuple[int, ...]]
-"""Places, loss and loads."""
+class _Fewer(NamedTuple):
+    """Fewer experts, and what comes of them."""
+
+    places: tuple[int, ...]
+    loads: tuple[int, ...]
+    refit: bool
+    loss: float
 
 
-def _fewer(seen: Observed, kept: Sequence[int]) -> Iterator[_Fewer]:
+def _fewer(seen: Observed, kept: Sequence[int], refit: bool) -> Iterator[_Fewer]:
     if not kept:
         return
-    mixture, chosen = seen.mixture, seen.traffic.chosen
-    train, held_out = seen.train.routed(), seen.held_out.routed()
-    wanted = _result(seen, held_out, mixture.weights)
+    chosen = seen.traffic.chosen
+    wanted = result(seen, seen.held_out.routed(), seen.mixture.weights)
 
-    def offer(places: Sequence[int], routed: Routed, weights: Weights, loads: Ids) -> _Fewer:
-        loss = relative_error(wanted, _result(seen, routed, weights))
-        return tuple(places), float(loss), tuple(int(load) for load in loads)
+    can_refit = refit and seen.held_out.way.rows == 1 and seen.held_out is not seen.train
 
-    if mixture.choice is not None:
-        worth = worths(mixture, train)
-        for number in (each for each in kept if each >= mixture.least):
-            places = pruned(worth, chosen, number)
-            left = np.array(places) >= 0
-            routed = seen.held_out.routed(left)
-            loads = np.bincount(routed.experts.ravel(), minlength=mixture.count)[left]
-            yield offer(places, routed, mixture.weights, loads)
-    apart = distances(mixture, train.tokens)
-    for number in kept:
-        places = joined(apart, chosen.tolist(), number)
-        routed = held_out._replace(experts=np.array(places)[held_out.experts])
-        weights = merged(mixture.weights, places, chosen.tolist())
-        loads = np.array([chosen[np.equal(places, each)].sum() for each in range(number)])
-        yield offer(places, routed, weights, loads)
+    def offer(places: Sequence[int]) -> _Fewer:
+        routed = rerouted(seen.held_out, places)
+        losses = {
+            fitted: relative_error(wanted, result(seen, routed, left(seen, places, fitted)))
+            for fitted in (False, True)[: 1 + can_refit]
+        }
+        best = min(losses, key=lambda fitted: losses[fitted])
+        loads = np.bincount(routed.experts.ravel(), minlength=max(places) + 1)
+        return _Fewer(tuple(places), tuple(loads.tolist()), best, float(losses[best]))
+
+    train = seen.train.routed()
+    if seen.mixture.choice is not None:
+        worth = worths(seen.mixture, train)
+        numbers = (each for each in kept if each >= seen.mixture.least)
+        yield from (offer(pruned(worth, chosen, number)) for number in numbers)
+    apart = distances(seen.mixture, train.tokens)
+    yield from (offer(joined(apart, chosen.tolist(), number)) for number in kept)
 
 
-def _result(seen: Observed, routed: Routed, weights: Weights) -> Floats:
+def rerouted(sample: Sample, places: Sequence[int]) -> Routed:
+    """What comes to the experts that are left, by their numbers."""
+    table = np.array(places)
+    routed = sample.routed(table >= 0 if min(places) < 0 else None)
+    return routed._replace(experts=np.maximum(table, 0)[routed.experts])
+
+
+def left(seen: Observed, places: Sequence[int], refit: bool) -> Weights:
+    """The weights of the experts that are left."""
+    mixture = seen.mixture
+    weights = merged(mixture.weights, places, seen.traffic.chosen.tolist())
+    if not refit:
+        return weights
+    wanted = ops.mixture(mixture.activation, *seen.train.routed(), mixture.weights)
+    return refitted(mixture.activation, rerouted(seen.train, places), weights, wanted)
+
+
+def result(seen: Observed, routed: Routed, weights: Weights) -> Floats:
     """What the mixture gives each token ``[T, d]``."""
     made = ops.mixture(seen.mixture.activation, *routed, weights)
     of_tokens: Floats = made.reshape(-1, seen.held_out.way.rows, made.shape[1]).sum(axis=1)
     return of_tokens
 
 
-__all__ = ["Offer", "Weighed", "weigh"]
+__all__ = ["Offer", "Weighed", "left", "weigh"]

@@ -91,10 +91,15 @@ def expert(activation: str, x: Array, weights: Mapping[str, Array]) -> Array:
         x: ``[T, d]``.
         weights: Of this expert, named as in :func:`mixture`.
     """
-    hidden = BY_NAME[activation].meaning(x @ weights["up"].T + weights.get("up_bias", 0))
+    made: Array = hidden(activation, x, weights) @ weights["down"].T + weights.get("down_bias", 0)
+    return made
+
+
+def hidden(activation: str, x: Array, weights: Mapping[str, Array]) -> Array:
+    """Hidden features ``[T, f]`` of one expert, as :func:`expert` takes what they are of."""
+    made = BY_NAME[activation].meaning(x @ weights["up"].T + weights.get("up_bias", 0))
     if "gate" in weights:
-        hidden = hidden * (x @ weights["gate"].T + weights.get("gate_bias", 0))
-    made: Array = hidden @ weights["down"].T + weights.get("down_bias", 0)
+        made = made * (x @ weights["gate"].T + weights.get("gate_bias", 0))
     return made
 
 

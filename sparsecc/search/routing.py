@@ -23,6 +23,7 @@ class PlanOfFewer(Strict):
     Attributes:
         means: How experts become fewer.
         kept: How many are left.
+        refit: Whether what is left was refitted, which then lost less.
         loss: Relative error of its result on held-out data.
         predicted_ms: Estimated time.
         weight_bytes: Of the experts that are left, before anything is pruned or packed.
@@ -30,6 +31,7 @@ class PlanOfFewer(Strict):
 
     means: Means
     kept: Count
+    refit: bool
     loss: _Loss
     predicted_ms: _Loss
     weight_bytes: Unit
@@ -46,6 +48,7 @@ class PlanMixture(Strict):
         places: Expert → its number among those that are left; several that have the same one are
             merged, and tokens of one without (-1) go to their next best.
         loads: Of those that are left, how often each is chosen.
+        refit: Whether their last weights are fitted to what all experts gave on the data.
         loss: Relative error of its result on held-out data.
         predicted_ms: Estimated time of what is left, in milliseconds.
         dense_ms: The same of all experts.
@@ -59,6 +62,7 @@ class PlanMixture(Strict):
     gates: Annotated[tuple[_Loss, ...], _OfEach]
     places: Annotated[tuple[_Place, ...], _OfEach]
     loads: Annotated[tuple[Annotated[int, pydantic.Field(ge=0, lt=2**63)], ...], _OfEach]
+    refit: bool = False
     loss: _Loss = 0.0
     predicted_ms: _Loss
     dense_ms: _Loss

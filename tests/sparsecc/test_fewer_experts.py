@@ -39,7 +39,7 @@ def test_half_of_the_experts() -> None:
     (entry,) = half.plan.mixtures
     assert (entry.kept, experts_in(half), experts_in(whole)) == (3, [3], [6])
     assert {each.means for each in entry.options} == {"prune", "merge"}
-    assert entry.loss == min(each.loss for each in entry.options)
+    assert (entry.loss, entry.refit) in {(each.loss, each.refit) for each in entry.options}
     assert sum(entry.chosen) == 2 * entry.tokens == 2 * 400
     assert "1 mixture with 3 of 6 experts" in str(half.report)
     assert Plan.from_json(half.plan.to_json()) == half.plan
@@ -50,10 +50,16 @@ def test_half_of_the_experts() -> None:
     assert size[whole] - size[half] > 0.4 * stored
 
 
-def test_a_plan_repeats_itself_without_data() -> None:
-    made = compiled()
-    again = sparsecc.apply(moe.layer(), made.plan, executor="serial")
-    assert (again.path / "model.onnx").read_bytes() == (made.path / "model.onnx").read_bytes()
+@pytest.mark.parametrize("refit", [True, False])
+def test_a_plan_repeats_itself(refit: bool) -> None:
+    """Without data too, where nothing is refitted; else it is what experts were before."""
+    made = compiled(refit=refit)
+    assert made.plan.mixtures[0].refit == refit
+    model = (made.path / "model.onnx").read_bytes()
+    for data in [DATA, None] if refit else [None]:
+        again = sparsecc.apply(moe.layer(), made.plan, calibration=data, executor="serial")
+        same = (again.path / "model.onnx").read_bytes() == model
+        assert same == (data is not None or not refit)
 
 
 def test_the_histogram_is_used_where_nothing_is_asked_for() -> None:

@@ -20,7 +20,8 @@ from sparsecc.passes.experts.carry_out import carry_out
 from sparsecc.passes.experts.find import find_mixtures
 from sparsecc.passes.experts.merge import joined, matched, merged
 from sparsecc.passes.experts.offers import weigh
-from sparsecc.passes.experts.routing import Observed, observe
+from sparsecc.passes.experts.refit import refitted
+from sparsecc.passes.experts.routing import Observed, Routed, observe
 from sparsecc.quality.calibration import Calibration
 from sparsecc.search.routing import PlanMixture
 from tests.end_to_end import moe
@@ -157,7 +158,7 @@ def test_dead_experts_are_left_out_without_loss() -> None:
     x = tokens(400, 8)
     x[:, 0] = 1
     model = model_of(case, never(case, [1, 4, 6]))
-    weighed = weigh(seen(model, x), [5], TARGET)
+    weighed = weigh(seen(model, x), [5], TARGET, refit=False)
     best = weighed.chosen(lambda _: True, "")
     assert best.loss == 0
     assert [e for e, place in enumerate(best.places) if place < 0] == [1, 4, 6]
@@ -182,7 +183,7 @@ def test_experts_that_are_one_in_another_order_become_one() -> None:
     case.arrays["experts"] = np.zeros((1, 2), np.int64)
     x = tokens(300, 8)
     model = model_of(case)
-    weighed = weigh(seen(model, x), [4], TARGET)
+    weighed = weigh(seen(model, x), [4], TARGET, refit=False)
     best = weighed.chosen(lambda _: True, "")
     assert best.places == (0, 1, 2, 3, 0, 1, 2, 3)
     assert best.loss < 1e-11
@@ -224,6 +225,44 @@ def test_an_expert_that_nobody_chose_costs_nothing_to_join() -> None:
     apart = np.array([[0.0, 9, 9], [9, 0, 8], [9, 8, 0]])
     assert joined(apart, [5, 5, 0], 2) == [0, 1, 1]
     assert joined(apart, [0, 5, 5], 2) in ([0, 0, 1], [0, 1, 0])
+
+
+@settings(deadline=None, max_examples=25)
+@given(fewer(), st.integers(0, 60))
+def test_a_refit_is_never_further_from_what_all_experts_give(
+    drawn_one: tuple[Case, list[int]], count: int
+) -> None:
+    """On the tokens that it is fitted to, few and many of them, none among them."""
+    case, places = drawn_one
+    rng, k = np.random.default_rng(count), case.arrays["experts"].shape[1]
+    all_of_them = {n: a for n, a in case.feeds().items() if n not in ops.ROUTED}
+    kept = merged(all_of_them, places, [1] * len(places))
+    x = tokens(count, 8)
+    gates = rng.random((count, k)).astype(np.float32)
+    before = rng.integers(0, len(places), (count, k))
+    wanted = ops.mixture(case.activation, x, before, gates, all_of_them)
+    routed = Routed(x, rng.integers(0, max(places) + 1, (count, k)), gates)
+    fitted = refitted(case.activation, routed, kept, wanted)
+    plain, new = (
+        np.linalg.norm(wanted - ops.mixture(case.activation, *routed, weights))
+        for weights in (kept, fitted)
+    )
+    assert new <= plain * (1 + 1e-5) + 1e-5
+    assert all((fitted[name] == kept[name]).all() for name in kept if name != "down")
+
+
+def test_a_refit_finds_the_last_weights_of_a_mixture() -> None:
+    """Experts whose last weights were spoilt: those they had are found again, about."""
+    case = drawn(tokens=1, experts=3, chosen=1, hidden=6, gated=True)
+    right = {n: a for n, a in case.feeds().items() if n not in ops.ROUTED}
+    x, rng = tokens(600, 8), np.random.default_rng(0)
+    routed = Routed(x, rng.integers(0, 3, (600, 1)), np.ones((600, 1), np.float32))
+    wanted = ops.mixture(case.activation, *routed, right)
+    noise = rng.standard_normal(right["down"].shape).astype(np.float32)
+    spoilt = right | {"down": right["down"] + noise}
+    found = refitted(case.activation, routed, spoilt, wanted)
+    off, was = (np.linalg.norm(each["down"] - right["down"]) for each in (found, spoilt))
+    assert off < 0.1 * was
 
 
 @pytest.mark.parametrize(
