@@ -106,6 +106,12 @@ class TileAttention(nn.Module):  # type: ignore[misc]
     ) -> tuple[Tensor, Tensor]:
         """The same, and the log-sum-exp of each query's scores ``[B, H, L]``."""
         self._check(q, k, v)
+        if torch.is_autocast_enabled(q.device.type):
+            q, k, v = (each.to(torch.get_autocast_dtype(q.device.type)) for each in (q, k, v))
+        elif not q.dtype == k.dtype == v.dtype:
+            raise BackendError(
+                f"queries are {q.dtype}, keys {k.dtype}, values {v.dtype}", fix="give one type"
+            )
         order = self.order
         if q.shape[1] != self.tiles.heads:  # heads that share patterns
             rows = torch.arange(q.shape[1] // self.tiles.heads, device=order.device)

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+import sparsecc
 from examples.video_dit.model import VideoDiT
 from sparsecc.errors import BackendError, PlanError
 from sparsecc.passes.attention.plan import patterns_of
@@ -129,6 +130,39 @@ def test_a_video_of_another_size_is_refused(model, inputs):
     optimize(model, planned(), inputs)
     with pytest.raises(BackendError, match="of another attention"):
         model(torch.randn(2, 3, 4, 8, 12), *inputs[1:])
+
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(64, 3 * 128), nn.Linear(128, 64)
+
+    def forward(self, x):
+        heads = 4 * self.qkv(x).view(1, -1, 3, 2, 64).permute(2, 0, 3, 1, 4)
+        y = functional.scaled_dot_product_attention(*heads.unbind())
+        return x + self.out(y.transpose(1, 2).reshape(1, -1, 128))
+
+
+@torch.no_grad()
+def test_a_searched_plan_gives_what_its_artifact_gives():
+    torch.manual_seed(0)
+    model = nn.Sequential(Layer(), Layer()).eval()
+    draws = [torch.randn(1, 3 + 4 * 8 * 8, 64) for _ in range(3)]
+    made = sparsecc.compile(
+        model,
+        example_inputs=(draws[0],),
+        dynamic_shapes=({},),
+        sparsity="dense",
+        attention="3+4x8x8",
+        calibration=[{"input": each.numpy()} for each in draws],
+        executor="serial",
+    )
+    assert not any(each.is_dense for each in made.plan.attention)
+    x = torch.randn(draws[0].shape)
+    dense, wanted = model(x), torch.from_numpy(np.asarray(made(input=x.numpy())))
+    got = optimize(model, made.plan, [x])(x)
+    torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)  # scores of up to a hundred
+    assert (got - dense).abs().max() > 1e-2
 
 
 class Twice(nn.Module):

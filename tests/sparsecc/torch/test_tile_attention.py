@@ -119,6 +119,15 @@ def test_tensors_of_another_attention(shapes, said):
         TileAttention(64, 64, 64)(q, k, k)
 
 
+def test_types_are_one_and_that_of_autocast():
+    q, k, v = drawn(1, 2, 1, 64, 64, 0, torch.float32, grad=False)
+    attention = TileAttention(64, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert attention(q, k.bfloat16(), v).dtype == torch.bfloat16
+    with pytest.raises(BackendError, match=r"keys torch\.bfloat16"):
+        attention(q, k.bfloat16(), v)
+
+
 def test_tiles_are_as_tall_as_blocks_are_alike():
     odd = np.zeros((1, 8, 8), bool)
     odd[:, np.arange(8), np.arange(8)] = True  # two rows of blocks have nothing in common
