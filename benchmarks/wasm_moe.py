@@ -114,9 +114,9 @@ def section(found: Sequence[Row], processor: str) -> str:
         lines.append([str(row.experts), str(row.tokens), f"{row.ms:.2f}", *cells])
     simd = f" ({found[0].simd})" if found else ""
     return (
-        f"{processor}, Node, one thread{simd}: {moe.FEATURES} → {moe.HIDDEN}, the best {moe.CHOSEN} "
-        "experts of each token. Under a form stands onnxruntime-web's time on it over ours: the "
-        f"median of all turns, and quartiles.\n\n{web.table(lines)}"
+        f"{processor}, Node, one thread{simd}: {moe.FEATURES} → {moe.HIDDEN}, the best "
+        f"{moe.CHOSEN} experts of each token. Under a form stands onnxruntime-web's time on it "
+        f"over ours: the median of all turns, and quartiles.\n\n{web.table(lines)}"
     )
 
 
