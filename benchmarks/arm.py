@@ -71,12 +71,14 @@ class Model:
         pattern: Its zeros.
         feed: The one input, by name.
         expected: The one output.
+        output: Its name.
     """
 
     path: Path
     pattern: str
     feed: dict[str, NDArray[Any]]
     expected: NDArray[Any]
+    output: str = "output"
 
 
 def prepare(name: str, pattern: str, folder: Path) -> Model:
@@ -149,7 +151,7 @@ def of_peer(qemu: str, library: Path, sysroot: Path, model: Model, folder: Path)
     options = ["-L", str(sysroot), "-E", f"LD_LIBRARY_PATH={sysroot / 'lib'}"]
     before = [str(program), str(library), str(model.path), "-"]
     shape = next(iter(model.feed.values())).shape
-    after = [*model.feed, "output", *map(str, shape)]
+    after = [*model.feed, model.output, *map(str, shape)]
     return _counted(PEER, qemu, options, before, after, model, folder)
 
 

@@ -200,6 +200,38 @@ def dense_model(weights: Weights, tokens: int) -> bytes:
     return _model(nodes, arrays, tokens).SerializeToString()
 
 
+def loop_model(weights: Weights, tokens: int) -> bytes:
+    """Each expert on its own tokens, as a loop over experts is exported: NonZero, gather, add."""
+    node = helper.make_node
+    arrays: Weights = {"router": weights["router"], "first": np.array([0]), "second": np.array([1])}
+    nodes = [
+        *_router(),
+        node("Shape", ["x"], ["shape"], "shape"),
+        node("ConstantOfShape", ["shape"], ["y0"], "nothing"),
+    ]
+    for e in range(len(weights["up"])):
+        arrays |= {f"{name}{e}": weights[name][e].T.copy() for name in ("up", "down")}
+        arrays[f"e{e}"] = np.array(e)
+        total = "y" if e == len(weights["up"]) - 1 else f"y{e + 1}"
+        nodes += [
+            node("Equal", ["experts", f"e{e}"], [f"hit{e}"], f"hit{e}"),
+            node("NonZero", [f"hit{e}"], [f"at{e}"], f"at{e}"),
+            node("Transpose", [f"at{e}"], [f"slots{e}"], f"slots{e}", perm=[1, 0]),
+            node("Gather", [f"at{e}", "first"], [f"row{e}"], f"row{e}", axis=0),
+            node("Squeeze", [f"row{e}", "first"], [f"rows{e}"], f"rows{e}"),
+            node("Gather", ["x", f"rows{e}"], [f"x{e}"], f"x{e}", axis=0),
+            node("MatMul", [f"x{e}", f"up{e}"], [f"h{e}"], f"up{e}"),
+            node("Relu", [f"h{e}"], [f"a{e}"], f"act{e}"),
+            node("MatMul", [f"a{e}", f"down{e}"], [f"o{e}"], f"down{e}"),
+            node("GatherND", ["gates", f"slots{e}"], [f"gate{e}"], f"gate{e}"),
+            node("Unsqueeze", [f"gate{e}", "second"], [f"g{e}"], f"g{e}"),
+            node("Mul", [f"o{e}", f"g{e}"], [f"w{e}"], f"weigh{e}"),
+            node("Unsqueeze", [f"rows{e}", "second"], [f"to{e}"], f"to{e}"),
+            node("ScatterND", [f"y{e}", f"to{e}", f"w{e}"], [total], f"add{e}", reduction="add"),
+        ]
+    return _model(nodes, arrays, tokens).SerializeToString()
+
+
 def torch_loop(weights: Weights, x: NDArray[np.float32]) -> Run:
     """As models are written: for each expert, its tokens, and their results added."""
     router, up, down = (torch.from_numpy(weights[name]) for name in ("router", "up", "down"))

@@ -22,7 +22,14 @@ from benchmarks import moe, page, rows, web
 from sparsecc.backends.onnxruntime.run import open_session
 
 NAME = "wasm-moe"
-FORMS = {moe.DENSE: moe.dense_model, moe.BATCHED: moe.batched_model, moe.THEIRS: moe.their_model}
+EACH = "loop"
+FORMS = {
+    moe.DENSE: moe.dense_model,
+    moe.BATCHED: moe.batched_model,
+    EACH: moe.loop_model,
+    moe.THEIRS: moe.their_model,
+}
+TITLES = moe.TITLES | {EACH: "loop over experts"}
 CALLS = 3
 """Runs of an engine in a turn."""
 
@@ -104,7 +111,7 @@ def measure(experts: int, tokens: int, folder: Path, seconds: float) -> Row:
 
 def section(found: Sequence[Row], processor: str) -> str:
     """The table: a line per size."""
-    lines = [["experts", "tokens", "sparsecc ms", *(moe.TITLES[form] for form in FORMS)]]
+    lines = [["experts", "tokens", "sparsecc ms", *(TITLES[form] for form in FORMS)]]
     lines.append(["---"] * len(lines[0]))
     for row in found:
         cells = [
