@@ -40,6 +40,8 @@ class SinkViews(Pass):
                 modified |= _sink(node, by_token, shapes)
             elif is_op(node, *VIEWS):
                 modified |= _straighten(node, shapes)
+            elif is_op(node, "Mul"):
+                modified |= _sink_both(node, shapes)
         return modified
 
 
@@ -110,6 +112,27 @@ def _sink(node: ir.Node, at: int, shapes: Shapes) -> bool:
         moved = write.reshaped(moved, (*(size for size, _ in order), terms[-1]))
         moved = None if moved is None else write.turned(moved, [*turned, len(order)])
     result = None if moved is None else write.reshaped(moved, terms)
+    if result is None:
+        return False
+    write.finish(result)
+    return True
+
+
+def _sink_both(node: ir.Node, shapes: Shapes) -> bool:
+    """Let a product of two values that were reshaped alike be reshaped itself, as in SiLU."""
+    makers = [value.producer() if value is not None else None for value in node.inputs]
+    if not all(is_op(maker, "Reshape") for maker in makers):
+        return False
+    sources = [maker.inputs[0] for maker in makers if maker is not None]
+    before, after = (
+        {shapes.terms(value) for value in values if value is not None}
+        for values in (sources, node.inputs)
+    )
+    terms = shapes.terms(node.outputs[0])
+    if len(before) != 1 or None in before or after != {terms} or terms is None:
+        return False
+    write = _Writer(node, shapes)
+    result = write.reshaped(write.product(sources), terms)
     if result is None:
         return False
     write.finish(result)
@@ -222,6 +245,12 @@ class _Writer:
         product = self._add("MatMul", [x, turned], terms, {}, name=old.name)
         bias = old.inputs[2] if len(old.inputs) > 2 else None
         return product if bias is None else self._add("Add", [product, bias], terms, {})
+
+    def product(self, sources: list[ir.Value | None]) -> ir.Value:
+        """What the old node makes of other values of one shape."""
+        assert sources[0] is not None
+        terms = self._shapes.terms(sources[0]) or ()
+        return self._add(self._old.op_type, sources, terms, {}, name=self._old.name)
 
     def cut(self, x: ir.Value, first: int, count: int) -> ir.Value:
         """A range of features."""

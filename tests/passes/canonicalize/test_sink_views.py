@@ -77,3 +77,45 @@ def test_what_mixes_tokens_stays_between(between: str) -> None:
     x = np.random.default_rng(1).standard_normal((2, 2, 8)).astype("f4")
     done = run_passes(PASSES, make(text, used), {"x": x})
     assert done.ops.count("Transpose") == 2
+
+
+@given(st.integers(2, 3), st.integers(1, 9))
+def test_flat_tokens_of_gated_layers_are_read_as_they_lie(batch: int, length: int) -> None:
+    """SiLU times another product, as SwiGLU has it: the views of both factors meet."""
+    rng = np.random.default_rng(0)
+    weights = {
+        name: rng.standard_normal(shape).astype(np.float32)
+        for name, shape in {"u": (8, 6), "g": (8, 6), "d": (6, 8)}.items()
+    } | {"flat": np.array([-1, 8], np.int64), "apart": np.array([batch, -1, 8], np.int64)}
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+        f (float[{batch}, T, 8] x) => (float[{batch}, T, 8] y) {{
+            rows = Reshape(x, flat)
+            up = MatMul(rows, u)
+            gate = MatMul(rows, g)
+            s = Sigmoid(gate)
+            silu = Mul(gate, s)
+            both = Mul(silu, up)
+            down = MatMul(both, d)
+            z = Reshape(down, apart)
+            y = Identity(z)
+        }}"""
+    x = np.random.default_rng(1).standard_normal((batch, length, 8)).astype("f4")
+    done = run_passes(PASSES, make(text, weights), {"x": x})
+    assert "Reshape" not in done.ops
+
+
+def test_what_was_reshaped_otherwise_stays() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+        f (float[2, 12] a, float[3, 8] b) => (float[4, 6] y) {
+            p = Reshape(a, size)
+            q = Reshape(b, size)
+            y = Mul(p, q)
+        }"""
+    rng = np.random.default_rng(1)
+    feed = {"a": rng.standard_normal((2, 12)), "b": rng.standard_normal((3, 8))}
+    done = run_passes(
+        PASSES,
+        make(text, {"size": np.array([4, 6], np.int64)}),
+        {name: array.astype(np.float32) for name, array in feed.items()},
+    )
+    assert done.ops.count("Reshape") == 2
