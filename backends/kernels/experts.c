@@ -1,9 +1,7 @@
 /* Products by the weights of experts, a chunk of 16 rows at a time. */
-#include "experts.h"
+#include "experts_codes.h"
 #include "tile.h"
 #include "vec.h"
-
-static const char no_memory[] = "there is not enough memory to prepare its weights";
 
 /* ---- the weights ---- */
 static const char *read_wide(const sc_spec *s, i64 experts, const sc_host *host, sc_experts *w)
@@ -12,14 +10,14 @@ static const char *read_wide(const sc_spec *s, i64 experts, const sc_host *host,
   const int dense = s->count == chunks * w->depth;
   w->values = s->values, w->index = s->index, w->apart = s->grid_cols;
   w->starts = sc_get(host, (chunks + 1) * (i64)sizeof *w->starts);
-  if (!w->starts) return no_memory;
+  if (!w->starts) return sc_experts_no_memory;
   for (i64 chunk = 0, tap = 0; chunk <= chunks; chunk++) {
     while (tap < s->count && s->index[tap] < chunk * s->grid_cols) tap++;
     w->starts[chunk] = tap;
   }
   if (!dense) return 0;
   w->every = sc_get(host, w->depth * (i64)sizeof *w->every);
-  if (!w->every) return no_memory;
+  if (!w->every) return sc_experts_no_memory;
   for (i64 i = 0; i < w->depth; i++) w->every[i] = (i32)i;
   return 0;
 }
@@ -28,12 +26,12 @@ static const char *read_strips(sc_spec *s, i64 experts, const sc_host *host, sc_
 {
   s->no_code = 1;
   if (w->depth > 0x7fffffff / T64) return "its weight has too many inputs";
-  if (SC(sc_create)(s, host, &w->kernel)) return no_memory;
+  if (SC(sc_create)(s, host, &w->kernel)) return sc_experts_no_memory;
   const sc_kernel *k = w->kernel;
   const i64 chunks = experts * w->chunks, taps = k->column_count, padded = taps + AHEAD + 1;
   w->offsets = sc_get(host, padded * (i64)sizeof *w->offsets);
   w->strips = sc_get(host, (chunks + 1) * (i64)sizeof *w->strips);
-  if (!w->offsets || !w->strips) return no_memory;
+  if (!w->offsets || !w->strips) return sc_experts_no_memory;
   for (i64 i = 0; i < padded; i++) w->offsets[i] = i < taps ? k->columns[i] * T64 : 0;
   SC(sc_drop_columns)(w->kernel);
   for (i64 chunk = 0, strip = 0; chunk <= chunks; chunk++) {
@@ -44,9 +42,10 @@ static const char *read_strips(sc_spec *s, i64 experts, const sc_host *host, sc_
   return 0;
 }
 
-const char *SC(sc_experts_read)(const sc_step_spec *spec, i64 first, i64 experts, const sc_host *host, sc_experts *w)
+const char *SC(sc_experts_read)(const sc_step_spec *spec, i64 first, i64 experts, i64 group, const sc_host *host, sc_experts *w)
 {
   *w = (sc_experts){0};
+  if (group) return SC(sc_codes_read)(spec, first, experts, group, host, w);
   sc_spec s = {.kernel = {1, 1}, .stride = {1, 1}, .dilation = {1, 1}, .group = 1};
   const char *wrong = sc_read_packed(spec, first, 0, &s);
   if (wrong) return wrong;
@@ -81,15 +80,6 @@ static taps taps_of(const sc_experts *w, i64 expert, i64 chunk)
   return (taps){w->values + from * CHUNK_ROWS, w->bias + at * CHUNK_ROWS, index, index + count, w->every ? 0 : at * w->apart};
 }
 
-/* NEON multiplies by a lane of a register. */
-#if defined(__aarch64__)
-#define ROW_WEIGHTS(w) vf lanes[SC_MAX_MR / VL]; UNROLL for (int q = 0; q < SC_MAX_MR / VL; q++) lanes[q] = load((w) + q * VL);
-#define ROW_WEIGHT(w, r) lanes[(r) / VL][(r) % VL]
-#else
-#define ROW_WEIGHTS(w)
-#define ROW_WEIGHT(w, r) (w)[r]
-#endif
-
 /* SC_MAX_MR rows from `row` on, NR vectors of tokens. */
 INLINE void rows_of(const int NR, const taps *t, i64 row, const float *x, float *out)
 {
@@ -103,8 +93,8 @@ INLINE void rows_of(const int NR, const taps *t, i64 row, const float *x, float 
     __builtin_prefetch(w + BEHIND);
     vf v[LANE_VECTORS];
     UNROLL for (int n = 0; n < NR; n++) v[n] = load(from + n * VL);
-    ROW_WEIGHTS(w)
-    UNROLL for (int r = 0; r < SC_MAX_MR; r++) UNROLL for (int n = 0; n < NR; n++) acc[r][n] += v[n] * ROW_WEIGHT(w, r);
+    SC_ROW_WEIGHTS(w)
+    UNROLL for (int r = 0; r < SC_MAX_MR; r++) UNROLL for (int n = 0; n < NR; n++) acc[r][n] += v[n] * SC_ROW_WEIGHT(w, r);
   }
   UNROLL for (int r = 0; r < SC_MAX_MR; r++) UNROLL for (int n = 0; n < NR; n++) store(out + (r * NR + n) * VL, acc[r][n]);
 }
@@ -139,6 +129,10 @@ void SC(sc_experts_lanes)(const sc_experts *w, i64 expert, i64 chunk, const floa
 {
   if (w->kernel) {
     strips_of(w, expert, chunk, x, vectors, out);
+    return;
+  }
+  if (w->codes) {
+    SC(sc_codes_lanes)(w, expert, chunk, x, vectors, out);
     return;
   }
   const taps t = taps_of(w, expert, chunk);
@@ -177,6 +171,10 @@ INLINE void few(const int T, const int U, const taps *t, const float *const *x, 
 
 void SC(sc_experts_few)(const sc_experts *w, i64 expert, i64 chunk, const float *const *x, i64 tokens, float *out)
 {
+  if (w->codes) {
+    SC(sc_codes_few)(w, expert, chunk, x, tokens, out);
+    return;
+  }
   const taps t = taps_of(w, expert, chunk);
   switch (tokens) {
   case 1: few(1, 4, &t, x, out); break;

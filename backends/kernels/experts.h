@@ -30,16 +30,33 @@ typedef struct {
   sc_kernel *kernel;
   i32 *offsets;                  /* per tap */
   i32 *strips;                   /* the first strip of each chunk, and one more for the end */
+  /* Codes (experts_codes.h), in blocks of 16x1 or 16x2; values are null. */
+  const signed char *codes;
+  const float *scales;           /* [chunks of all experts][groups][16] */
+  i64 group, groups;             /* inputs that share a scale, but for the last */
+  i32 bits;
 } sc_experts;
 
-/* Reads the packed weight in constants [first, first + 5) of `experts`. Null, or what is wrong; *w is destroyed either way. */
-HIDDEN const char *SC(sc_experts_read)(const sc_step_spec *spec, i64 first, i64 experts, const sc_host *host, sc_experts *w);
+static const char sc_experts_no_memory[] = "there is not enough memory to prepare its weights";
+
+/* NEON multiplies by a lane of a register. */
+#if defined(__aarch64__)
+#define SC_ROW_WEIGHTS(w) vf lanes[SC_MAX_MR / VL]; UNROLL for (int q = 0; q < SC_MAX_MR / VL; q++) lanes[q] = load((w) + q * VL);
+#define SC_ROW_WEIGHT(w, r) lanes[(r) / VL][(r) % VL]
+#else
+#define SC_ROW_WEIGHTS(w)
+#define SC_ROW_WEIGHT(w, r) (w)[r]
+#endif
+
+/* Reads the packed weight in constants [first, first + 5) of `experts`; of codes, of which so many inputs share a scale, there are
+   six, and of floats, where group is zero, five. Null, or what is wrong; *w is destroyed either way. */
+HIDDEN const char *SC(sc_experts_read)(const sc_step_spec *spec, i64 first, i64 experts, i64 group, const sc_host *host, sc_experts *w);
 HIDDEN void SC(sc_experts_destroy)(sc_experts *w, const sc_host *host);
 
 /* Whether a few tokens can be multiplied as the weights stream by. */
 static inline int sc_experts_stream(const sc_experts *w) { return !w->kernel; }
 /* Whether tokens can be multiplied where they lie. */
-static inline int sc_experts_dense(const sc_experts *w) { return w->every != 0; }
+static inline int sc_experts_dense(const sc_experts *w) { return w->every && !w->codes; }
 /* Floats between the features of a tile of so many vectors of tokens. */
 static inline i64 sc_experts_pitch(const sc_experts *w, i64 vectors) { return w->kernel ? T64 : vectors * VL; }
 static inline i64 sc_chunk_rows(const sc_experts *w, i64 chunk)

@@ -14,7 +14,7 @@ enum {
 };
 
 typedef struct {
-  i64 experts, features;
+  i64 experts, features, group;  /* group: inputs that share a scale, where weights are codes; else zero */
   i32 activation, gated, dense;
   sc_experts up, gate, down;
 } moe;
@@ -52,10 +52,10 @@ static void destroy(void *state, const sc_host *host)
 
 static const char *read_weights(const sc_step_spec *spec, const sc_host *host, moe *m)
 {
-  enum { PARTS = 5 };
-  const char *wrong = SC(sc_experts_read)(spec, 0, m->experts, host, &m->up);
-  if (!wrong && m->gated) wrong = SC(sc_experts_read)(spec, PARTS, m->experts, host, &m->gate);
-  if (!wrong) wrong = SC(sc_experts_read)(spec, PARTS << m->gated, m->experts, host, &m->down);
+  const i64 parts = m->group ? 6 : 5;
+  const char *wrong = SC(sc_experts_read)(spec, 0, m->experts, m->group, host, &m->up);
+  if (!wrong && m->gated) wrong = SC(sc_experts_read)(spec, parts, m->experts, m->group, host, &m->gate);
+  if (!wrong) wrong = SC(sc_experts_read)(spec, parts << m->gated, m->experts, m->group, host, &m->down);
   if (wrong) return wrong;
   m->features = m->up.depth;
   if (m->down.rows != m->features || m->down.depth != m->up.rows) return "the weights up and down do not fit each other";
@@ -66,18 +66,20 @@ static const char *read_weights(const sc_step_spec *spec, const sc_host *host, m
   return all || none ? 0 : "either all weights or none must have blocks of 16x1";
 }
 
-/* Attributes: activation, whether there is a gate, experts. Constants: the packed weights up, gate if there is one, and down. */
+/* Attributes: activation, whether there is a gate, experts, and where weights are codes, how many inputs share a scale. Constants:
+   the packed weights up, gate if there is one, and down; of codes, scales follow each. */
 static const char *create(const sc_step_spec *spec, const sc_host *host, void **state)
 {
   *state = 0;
-  if (spec->attribute_count != 3 || spec->inputs != 3 || spec->outputs != 1)
-    return "it has three attributes, three inputs and one output";
-  const i64 *a = spec->attributes;
+  const int coded = spec->attribute_count == 4;
+  if ((spec->attribute_count != 3 && !coded) || spec->inputs != 3 || spec->outputs != 1)
+    return "it has three attributes or four, three inputs and one output";
+  const i64 *a = spec->attributes, group = coded ? a[3] : 0;
   if (a[0] < 0 || a[0] >= SC_ACTIVATIONS) return "unknown activation";
-  if (a[1] < 0 || a[1] > 1 || a[2] < 1) return "its attributes are damaged";
+  if (a[1] < 0 || a[1] > 1 || a[2] < 1 || group < coded) return "its attributes are damaged";
   moe *m = sc_get(host, sizeof *m);
   if (!m) return "there is no memory for it";
-  *m = (moe){.activation = (i32)a[0], .gated = (i32)a[1], .experts = a[2]};
+  *m = (moe){.activation = (i32)a[0], .gated = (i32)a[1], .experts = a[2], .group = group};
   *state = m;
   sc_scratch_retain(host);
   return read_weights(spec, host, m);

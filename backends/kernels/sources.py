@@ -14,6 +14,7 @@ TOKENS = (
     *("matmul16.c", "matmul_step.c", "attention.c", "attention_rows.c", "attention_t64.c"),
     *("attention_blocks.c", "attention_masses.c", "attention_choice.c"),
     *("norm.c", "elementwise.c", "select.c", "patches.c", "t64.c", "experts.c", "moe.c"),
+    "experts_codes.c",
 )
 """Steps over tokens; the second needs :data:`PIXELS`, among those of :data:`PER_ISA`."""
 
@@ -54,7 +55,8 @@ OF_FAMILY = {"wasm": ("vec_wasm.h", "dot4_wasm.h", "tile_wasm.h", "depthwise_was
 """Headers that only the kernels of a family of targets include."""
 
 NOT_TIMED = (
-    *("steps.c", "extern.c", "experts.c", "moe.c", "attention.c", "attention_rows.c"),
+    *("steps.c", "extern.c", "experts.c", "experts_codes.c", "moe.c"),
+    *("attention.c", "attention_rows.c"),
     *("attention_blocks.c", "attention_masses.c", "attention_choice.c"),
 )
 """Of :data:`PER_ISA`: what no calibration table is of (they have attention of tokens in lanes)."""

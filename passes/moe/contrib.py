@@ -1,4 +1,4 @@
-"""com.microsoft.MoE as routing in standard ops and the op of this domain.
+"""com.microsoft.MoE and QMoE as routing in standard ops and the op of this domain.
 
 The definition is that of the operator's schema in ONNX Runtime and, where that leaves a choice
 open (GELU by tanh, a softmax over all experts before the best are taken), of its CPU kernel.
@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from sparsecc.errors import ModelError
 from sparsecc.passes.edit import constant
+from sparsecc.passes.moe.dequantize import experts_of_qmoe
 from sparsecc.passes.moe.write import Experts, mixture, rows
 from sparsecc.passes.tape import Tape
 
-DOMAIN, OP_TYPE = "com.microsoft", "MoE"
+DOMAIN = "com.microsoft"
+PLAIN, QUANTISED = "MoE", "QMoE"
 _ACTIVATIONS = {"relu": "relu", "gelu": "gelu_tanh", "silu": "silu", "identity": "none"}
 _GATED = "swiglu"
 _INPUTS = 8
@@ -29,7 +31,7 @@ Array = NDArray[np.floating]
 
 def is_contrib(node: ir.Node) -> bool:
     """Whether a node is ONNX Runtime's mixture of experts."""
-    return (node.domain, node.op_type) == (DOMAIN, OP_TYPE)
+    return node.domain == DOMAIN and node.op_type in (PLAIN, QUANTISED)
 
 
 def lower(node: ir.Node) -> str | None:
@@ -44,10 +46,8 @@ def lower(node: ir.Node) -> str | None:
         return "a mixture of experts on a type that is not known to be float32"
     if node.attributes.get_int("use_sparse_mixer", 0):
         return "a mixture of experts with the sparse mixer's routing"
-    weights = [constant(value) for value in inputs[2:]]
-    if any(w is None and v is not None for w, v in zip(weights, inputs[2:], strict=True)):
-        return "experts whose weights are computed"
-    experts = _experts(node, weights)
+    weights = experts_of_qmoe(node) if node.op_type == QUANTISED else _weights(inputs[2:])
+    experts = weights if isinstance(weights, str) else _experts(node, weights)
     if isinstance(experts, str):
         return experts
     if x.shape is None or x.shape[-1] != experts.features:
@@ -55,7 +55,7 @@ def lower(node: ir.Node) -> str | None:
     chosen = node.attributes.get_int("k", 1)
     if not 1 <= chosen <= experts.count:
         raise ModelError(
-            f"{OP_TYPE} chooses {chosen} of {experts.count} experts",
+            f"{node.op_type} chooses {chosen} of {experts.count} experts",
             node=node.name,
             fix="set k to a number of experts that there are",
         )
@@ -68,6 +68,13 @@ def lower(node: ir.Node) -> str | None:
         )
     _rewrite(node, x, scores, chosen, experts)
     return None
+
+
+def _weights(inputs: Sequence[ir.Value | None]) -> list[Array | None] | str:
+    weights = [constant(value) for value in inputs]
+    if any(w is None and v is not None for w, v in zip(weights, inputs, strict=True)):
+        return "experts whose weights are computed"
+    return weights
 
 
 def _experts(node: ir.Node, weights: Sequence[Array | None]) -> Experts | str:

@@ -32,6 +32,7 @@ from sparsecc.passes.moe.block import (
     sources,
 )
 from sparsecc.passes.moe.choice import Choice, choice_of
+from sparsecc.passes.moe.dequantize import as_constants
 from sparsecc.passes.moe.hypotheses import hypotheses
 from sparsecc.passes.moe.proof import Array, Probe, Runner, Sizes
 from sparsecc.passes.moe.write import Experts, Found, rewrite
@@ -63,7 +64,16 @@ class Mixtures(Pass):
                 modified |= reason is None
                 if reason:
                     ctx.refuse(self.name, node, reason)
-        reader = _Reader(model)
+        with as_constants(model):
+            modified |= self._rewrite(model, ctx)
+        if modified:
+            model.opset_imports[ops.DOMAIN] = ops.VERSION
+            ops.attach_functions(model)  # so that it runs wherever it is measured
+        return modified
+
+    def _rewrite(self, model: ir.Model, ctx: Context) -> bool:
+        """Mixtures in standard ops."""
+        modified, reader = False, _Reader(model)
         for node in reversed(list(model.graph)):
             choice = choice_of(node)
             found = reader.found(choice) if choice is not None else None
@@ -72,9 +82,6 @@ class Mixtures(Pass):
             elif found is not None:
                 rewrite(found)
                 modified = True
-        if modified:
-            model.opset_imports[ops.DOMAIN] = ops.VERSION
-            ops.attach_functions(model)  # so that it runs wherever it is measured
         return modified
 
 

@@ -82,10 +82,12 @@ def _mixture(node: ir.Node) -> Step | str:
     activation, gated = ops.parse_mixture(node.op_type)
     names = [str(value.name) for value in node.inputs if value is not None]
     routed = len(ops.ROUTED)
-    numbers = (CODES[activation], int(gated), node.attributes["experts_count"].as_int())
+    numbers = [CODES[activation], int(gated), node.attributes["experts_count"].as_int()]
+    if ops.bits_of(node.op_type) is not None:
+        numbers.append(node.attributes["inputs_per_scale"].as_int())
     made = (str(node.outputs[0].name),)
     fixed = tuple(names[routed:])
-    return Step("moe", str(node.name), tuple(names[:routed]), made, fixed, numbers)
+    return Step("moe", str(node.name), tuple(names[:routed]), made, fixed, tuple(numbers))
 
 
 def _tokens_in_lanes(node: ir.Node) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -13,9 +15,10 @@ from numpy.typing import NDArray
 from sparsecc import ops
 from sparsecc.backends.kernels.table import EXPERT_ROWS
 from sparsecc.cost.model import HEIGHTS, Estimate, cost_model, total
-from sparsecc.cost.moe import Packing, Routing, every_expert, mixture_ms
-from sparsecc.cost.roofline import BYTES_PER_INDEX, BYTES_PER_WEIGHT, UNKNOWN_TOKENS, WORTHWHILE
+from sparsecc.cost.moe import Packing, Routing, bytes_per_weight, every_expert, mixture_ms
+from sparsecc.cost.roofline import BYTES_PER_INDEX, UNKNOWN_TOKENS, WORTHWHILE
 from sparsecc.formats.blocks import Block, count_blocks, pack_blocks
+from sparsecc.formats.codes import EVEN, Codes, block_of, find_codes, pack_codes
 from sparsecc.passes import edit
 from sparsecc.passes.base import Context, Pass
 from sparsecc.passes.weights.choose import BLOCKS, LEAST_SKIPPED, TIE
@@ -61,17 +64,16 @@ class PackMixtures(Pass):
         weights = {name: array for name, array in known.items() if not name.endswith("_bias")}
         if max(array.size for array in weights.values()) > MOST_ELEMENTS:
             return f"a weight of its experts has more than {MOST_ELEMENTS} elements"
-        block, keep_zeros = self._block(weights, routing_of(node, len(weights["up"])))
+        form = self._form(weights, routing_of(node, len(weights["up"])))
         inputs: list[ir.Value | None] = [named[name] for name in ops.ROUTED]
-        for name, weight in weights.items():
-            packed = pack_blocks(_matrix(weight), block, keep_zeros=keep_zeros)
+        for at, (name, weight) in enumerate(weights.items()):
             bias = known.get(f"{name}_bias", np.zeros(weight.shape[:2], np.float32))
-            parts = {**ops.packed_arrays(packed), "bias": bias.reshape(-1)}
+            parts = {**form.arrays(at, weight), "bias": bias.reshape(-1)}
             inputs += [
-                edit.new_initializer(node, f"{node.name}.{name}.{part}", array)
-                for part, array in parts.items()
+                edit.new_initializer(node, f"{node.name}.{name}.{part}", parts[part])
+                for part in ops.parts_of(form.bits)
             ]
-        _replace(node, inputs, len(weights["up"]), gated="gate" in weights)
+        _replace(node, inputs, len(weights["up"]), form)
         return ""
 
     def estimates(self, weights: Weights, routings: Sequence[Routing]) -> list[float]:
@@ -81,44 +83,82 @@ class PackMixtures(Pass):
             weights: Of all experts.
             routings: How tokens spread over them, or over fewer that are as dense as all.
         """
-        block, keep_zeros = self._block(weights, routings[0])
-        count = _cells if keep_zeros else _stored
-        counts = [count(weight, block) for weight in weights.values()]
+        form = self._form(weights, routings[0])
+        count = _cells if form.keep_zeros else _stored
+        counts = [count(weight, form.block) for weight in weights.values()]
         all_of_them = len(weights["up"])
         return [
-            self._ms(weights, each, block, [n * each.experts // all_of_them for n in counts])
+            self._ms(weights, each, form, [n * each.experts // all_of_them for n in counts])
             for each in routings
         ]
 
-    def _block(self, weights: Weights, routing: Routing) -> tuple[Block, bool]:
-        """The block of all weights, and whether blocks of zeros are kept."""
-        fitting = [block for block in BLOCKS if _fits(block, weights)]
-        whole = next((height, 1) for height in HEIGHTS if (height, 1) in fitting)
+    def _form(self, weights: Weights, routing: Routing) -> _Form:
+        """The form of all weights that is quickest, or near that and small."""
+        fitting = [_Form(block) for block in BLOCKS if _fits(block, weights)]
+        whole = next(form for height in HEIGHTS for form in fitting if form.block == (height, 1))
+        coded = find_codes(list(weights.values())) if whole.block[0] == EVEN else None
+        if coded is not None:
+            bits = max(each.bits for each in coded)
+            whole = _Form(block_of(bits), codes=tuple(coded))
+            if all(each.scales.shape[-1] == 1 for each in coded):
+                fitting.append(whole)
         cells, stored = (
-            {block: [count(weight, block) for weight in weights.values()] for block in fitting}
+            {form: [count(weight, form.block) for weight in weights.values()] for form in fitting}
             for count in (_cells, _stored)
         )
+        cells[whole] = [_cells(weight, whole.block) for weight in weights.values()]
         limit = WORTHWHILE * self._ms(weights, routing, whole, cells[whole])
         times = {
-            block: self._ms(weights, routing, block, counts)
-            for block, counts in stored.items()
-            if sum(counts) <= (1 - LEAST_SKIPPED) * sum(cells[block])
+            form: self._ms(weights, routing, form, counts)
+            for form, counts in stored.items()
+            if sum(counts) <= (1 - LEAST_SKIPPED) * sum(cells[form])
         }
         quickest = min(times.values(), default=math.inf)
         if quickest > limit:
-            return whole, True
-        tied = [block for block, ms in times.items() if ms <= min(TIE * quickest, limit)]
-        return min(tied, key=lambda block: _bytes(block, sum(stored[block]))), False
+            return dataclasses.replace(whole, keep_zeros=True)
+        tied = [form for form, ms in times.items() if ms <= min(TIE * quickest, limit)]
+        return min(tied, key=lambda form: _bytes(form, sum(stored[form])))
 
-    def _ms(self, weights: Weights, routing: Routing, block: Block, counts: Sequence[int]) -> float:
+    def _ms(self, weights: Weights, routing: Routing, form: _Form, counts: Sequence[int]) -> float:
         packings: list[Packing] = [
-            (*weight.shape[1:], block, count)
+            (*weight.shape[1:], form.block, count)
             for weight, count in zip(weights.values(), counts, strict=True)
         ]
-        return mixture_ms(routing, packings, cost_model(self.target).target).ms
+        return mixture_ms(routing, packings, cost_model(self.target).target, form.bits).ms
 
 
-def _matrix(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+@dataclass(frozen=True, eq=False)
+class _Form:
+    """How the weights of a mixture are packed.
+
+    Attributes:
+        block: Of all of them.
+        codes: Of each of them, where they are codes; else none.
+        keep_zeros: Whether blocks of zeros are kept.
+    """
+
+    block: Block
+    codes: tuple[Codes, ...] = ()
+    keep_zeros: bool = False
+
+    @property
+    def bits(self) -> int | None:
+        """Of a code."""
+        return 8 // self.block[1] if self.codes else None
+
+    def arrays(self, at: int, weight: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """The parts of the packed weight of this number, without its bias."""
+        if self.bits is None:
+            return ops.packed_arrays(
+                pack_blocks(_matrix(weight), self.block, keep_zeros=self.keep_zeros)
+            )
+        coded = self.codes[at]
+        matrix = dataclasses.replace(coded, codes=_matrix(coded.codes))
+        packed, scales = pack_codes(matrix, bits=self.bits, keep_zeros=self.keep_zeros)
+        return {**ops.packed_arrays(packed), "scales": scales}
+
+
+def _matrix(weight: NDArray[Any]) -> NDArray[Any]:
     """Experts below one another."""
     return weight.reshape(-1, weight.shape[-1])
 
@@ -133,8 +173,8 @@ def _stored(weight: NDArray[np.float32], block: Block) -> int:
     return count_blocks(_matrix(weight) != 0, block)
 
 
-def _bytes(block: Block, count: int) -> int:
-    return count * (BYTES_PER_WEIGHT * math.prod(block) + BYTES_PER_INDEX)
+def _bytes(form: _Form, count: int) -> float:
+    return count * (bytes_per_weight(form.bits) * math.prod(form.block) + BYTES_PER_INDEX)
 
 
 def _fits(block: Block, weights: Weights) -> bool:
@@ -143,16 +183,17 @@ def _fits(block: Block, weights: Weights) -> bool:
     return all(size % block[0] == 0 for size in sizes)
 
 
-def _replace(
-    node: ir.Node, inputs: Sequence[ir.Value | None], experts: int, *, gated: bool
-) -> None:
-    activation, _ = ops.parse_mixture(node.op_type)
+def _replace(node: ir.Node, inputs: Sequence[ir.Value | None], experts: int, form: _Form) -> None:
+    activation, gated = ops.parse_mixture(node.op_type)
     old = node.outputs[0]
+    numbers = {"experts_count": experts}
+    if form.bits is not None:
+        numbers["inputs_per_scale"] = max(each.group for each in form.codes)
     fresh = ir.Node(
         ops.DOMAIN,
-        ops.sparse_moe_variant(activation, gated=gated),
+        ops.sparse_moe_variant(activation, gated=gated, bits=form.bits),
         inputs,
-        attributes=[ir.AttrInt64("experts_count", experts)],
+        attributes=[ir.AttrInt64(name, number) for name, number in numbers.items()],
         outputs=[ir.Value(type=old.type, shape=old.shape)],
         name=node.name,
         version=ops.VERSION,
@@ -193,7 +234,8 @@ def mixture_estimate(node: ir.Node, target: Target) -> Estimate:
     for weight in ops.packed_mixture(node).values():
         rows, columns = weight.shape
         packings.append((rows // experts, columns, weight.block, len(weight.index)))
-    return mixture_ms(routing_of(node, experts), packings, cost_model(target).target)
+    routing, bits = routing_of(node, experts), ops.bits_of(node.op_type)
+    return mixture_ms(routing, packings, cost_model(target).target, bits)
 
 
 def mixture_rows(model: ir.Model, target: Target) -> dict[str, LayerRow]:
@@ -222,7 +264,8 @@ def _row(node: ir.Node, target: Target) -> LayerRow:
     routing, ours = routing_of(node, experts), mixture_estimate(node, target)
     shapes = [(weight.shape[0] // experts, weight.shape[1]) for weight in weights.values()]
     theirs = total(map(cost_model(target).dense, every_expert(routing, shapes)))
-    stored = sum(weight.values.size for weight in weights.values())
+    bits = ops.bits_of(node.op_type)
+    stored = sum(len(weight.index) * math.prod(weight.block) for weight in weights.values())
     slots = routing.tokens * routing.chosen
     block, (hidden, features) = weights["up"].block, shapes[0]
     return LayerRow(
@@ -234,10 +277,10 @@ def _row(node: ir.Node, target: Target) -> LayerRow:
         pattern=f"{routing.chosen} of {experts} experts",
         eligible=True,
         why=_why(routing),
-        kernel=f"moe-{block[0]}x{block[1]}",
+        kernel=f"moe-{block[0]}x{block[1]}" + ("" if bits is None else f"-int{bits}"),
         est_ms=round(ours.ms, 6),
         dense_ms=round(theirs.ms, 6),
         spread=round(ours.spread, 4),
         flops=2.0 * slots * stored / experts,
-        moved_bytes=int(4 * stored * routing.distinct / experts),
+        moved_bytes=int(bytes_per_weight(bits) * stored * routing.distinct / experts),
     )

@@ -74,7 +74,14 @@ class Routing:
         return 1 + math.sqrt(max(0.0, spread) / slots)
 
 
-def mixture_ms(routing: Routing, weights: Sequence[Packing], target: Target) -> Estimate:
+def bytes_per_weight(bits: int | None) -> float:
+    """Of a stored weight: a number, or a code of so many bits."""
+    return BYTES_PER_WEIGHT if bits is None else bits / 8
+
+
+def mixture_ms(
+    routing: Routing, weights: Sequence[Packing], target: Target, bits: int | None = None
+) -> Estimate:
     """Time of one run on one thread.
 
     The slower of arithmetic, ``Σ ⌈m_e / m_t⌉ m_t`` tokens of each touched expert times its stored
@@ -87,7 +94,7 @@ def mixture_ms(routing: Routing, weights: Sequence[Packing], target: Target) -> 
         padded = load if few else math.ceil(load / target.lanes) * target.lanes
         flops += touched * padded * 2 * sum(stored) / routing.experts
     indices = sum(blocks for *_, blocks in weights)
-    whole = BYTES_PER_WEIGHT * sum(stored) + BYTES_PER_INDEX * indices
+    whole = bytes_per_weight(bits) * sum(stored) + BYTES_PER_INDEX * indices
     read = whole * routing.distinct / routing.experts
     gbs = target.bandwidths[-2 if whole <= target.llc_bytes else -1]
     slots = routing.tokens * routing.chosen * sum(rows + columns for rows, columns, *_ in weights)

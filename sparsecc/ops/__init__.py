@@ -39,8 +39,10 @@ from sparsecc.ops.registry import (
 )
 from sparsecc.ops.sparse_moe import (
     PACKED_MIXTURES,
+    bits_of,
     packed_mixture,
     parse_mixture,
+    parts_of,
     sparse_moe_variant,
 )
 from sparsecc.ops.spec import Call, LayerSpec, OpType
@@ -70,6 +72,7 @@ __all__ = [
     "attend",
     "attention_variant",
     "attributes_of",
+    "bits_of",
     "check_node",
     "evaluate",
     "function",
@@ -91,6 +94,7 @@ __all__ = [
     "packed_mixture",
     "parse",
     "parse_mixture",
+    "parts_of",
     "read_packed",
     "region_functions",
     "rule_of",

@@ -18,7 +18,7 @@ from sparsecc.verify import verify
 from tests.end_to_end import moe
 from tests.end_to_end.backends import BACKENDS
 from tests.passes.moe import forms, test_contrib
-from tests.sparsecc.ops.moe_cases import Case, drawn
+from tests.sparsecc.ops.moe_cases import Case, drawn, of_codes
 
 TOLERANCE = 1e-5
 RUNTIME = BACKENDS["onnxruntime"]
@@ -41,6 +41,22 @@ def test_every_artifact_computes_the_body(backend: str) -> None:
         got = compiled.run(feed)["y"]
         np.testing.assert_allclose(got, wanted(proto, feed), rtol=0, atol=TOLERANCE)
     assert verify(compiled.path)["ok"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("bits", "group"), [(8, None), (4, 32)])
+def test_every_artifact_computes_with_codes(backend: str, bits: int, group: int | None) -> None:
+    if reason := why_not_here(TARGETS[BACKENDS[backend]["target"]]) if backend == "arm64" else None:
+        pytest.skip(reason)
+    case = drawn(tokens=1, experts=6, chosen=2, features=48, hidden=32, gated=True, bias=True)
+    proto = moe.with_router(of_codes(case, bits, group))
+    compiled = sparsecc.compile(proto, **BACKENDS[backend])
+    (row,) = (row for row in compiled.manifest.layers if row["name"] == "moe")
+    assert row["kernel"] == f"moe-16x{8 // bits}-int{bits}"
+    for tokens in (1, 70):
+        feed = moe.feeds(tokens, 48)
+        got = compiled.run(feed)["y"]
+        np.testing.assert_allclose(got, wanted(proto, feed), rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("form", [{"gated": False}, {"bias": False}, {"sizes": (20, 10)}])

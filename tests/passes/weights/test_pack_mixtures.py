@@ -14,7 +14,7 @@ from sparsecc.passes.base import Context, run
 from sparsecc.passes.verifier import VerificationError, verify_model
 from sparsecc.passes.weights.pack_mixtures import PackMixtures, mixture_rows
 from sparsecc.passes.weights.to_dense import twin_of
-from tests.sparsecc.ops.moe_cases import Case, cases, drawn
+from tests.sparsecc.ops.moe_cases import Case, cases, drawn, of_codes
 
 TARGET = targets.TARGETS["x86-64"]
 
@@ -43,6 +43,48 @@ def test_body_and_twin_compute_the_same(case: Case, sparse: bool) -> None:
     verify_model(model, "the test")
     for each in (model, twin_of(model)):
         np.testing.assert_allclose(computed(case, each), case.wanted(), rtol=1e-5, atol=2e-5)
+
+
+SIXTEENS = st.integers(1, 3).map(lambda n: 16 * n)
+
+
+@given(
+    case=cases(st.integers(0, 9), SIXTEENS, SIXTEENS),
+    bits=st.sampled_from([4, 8]),
+    group=st.sampled_from([None, 16, 32]),
+    sparse=st.booleans(),
+)
+def test_codes_are_kept_as_codes(case: Case, bits: int, group: int | None, sparse: bool) -> None:
+    if sparse:
+        case.arrays["up"][:] = 0
+    case = of_codes(case, bits, group)
+    model, _ = packed(case)
+    (node,) = model.graph
+    assert ops.bits_of(node.op_type) == bits
+    ops.attach_functions(model)
+    verify_model(model, "the test")
+    for each in (model, twin_of(model)):
+        np.testing.assert_allclose(computed(case, each), case.wanted(), rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize(("bits", "block"), [(8, (16, 1)), (4, (16, 2))])
+def test_codes_of_pruned_experts_leave_blocks_out(bits: int, block: tuple[int, int]) -> None:
+    case = drawn(tokens=64, experts=4, chosen=2, hidden=128, features=64)
+    rng = np.random.default_rng(0)
+    for name in ("up", "down"):
+        experts, rows, columns = case.arrays[name].shape
+        kept = rng.random((experts, rows // 16, columns // 2)) < 0.3
+        case.arrays[name] *= np.repeat(np.repeat(kept, 16, axis=1), 2, axis=2)
+    model, _ = packed(of_codes(case, bits))
+    (row,) = mixture_rows(model, TARGET).values()
+    assert row.kernel == f"moe-16x{block[1]}-int{bits}"
+    assert 0.2 < row.density < 0.4
+
+
+def test_experts_that_are_no_multiples_of_16_rows_become_numbers() -> None:
+    case = of_codes(drawn(tokens=4, experts=3, chosen=1, hidden=24, features=32), 8)
+    (node,) = packed(case)[0].graph
+    assert ops.bits_of(node.op_type) is None
 
 
 @pytest.mark.parametrize(
@@ -110,11 +152,42 @@ def test_what_contradicts_itself_is_found(change, said: str) -> None:
         verify_model(model, "the test")
 
 
+def other_scales(node: ir.Node) -> None:
+    value = node.inputs[8]
+    assert value is not None
+    node.replace_input_with(8, ops.initializer("other", np.ones((3, 2, 16), np.float32)))
+
+
+def other_group(node: ir.Node) -> None:
+    node.attributes["inputs_per_scale"] = ir.AttrInt64("inputs_per_scale", 8)
+
+
+def codes_of_other_bits(node: ir.Node) -> None:
+    node.replace_input_with(3, ops.initializer("other", np.ones((48, 16), np.uint8)))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (other_scales, r"up: scales of the shape \[3, 2, 16\], expected \[3, 1, 16\]"),
+        (other_group, "up: 8 inputs share a scale, no multiple of 16"),
+        (codes_of_other_bits, "up: codes of 8 bits in uint8"),
+    ],
+)
+def test_codes_that_contradict_themselves_are_found(change, said: str) -> None:
+    case = drawn(tokens=6, experts=3, chosen=2, hidden=16, features=16)
+    model, _ = packed(of_codes(case, 8))
+    change(model.graph[0])
+    with pytest.raises(VerificationError, match=said):
+        verify_model(model, "the test")
+
+
 @pytest.mark.parametrize("op_type", [*ops.MIXTURES, *ops.PACKED_MIXTURES])
 def test_names_say_what_is_computed(op_type: str) -> None:
     activation, gated = ops.parse_mixture(op_type)
     variant = ops.moe_variant(activation, gated=gated, bias=op_type.endswith("_bias"))
-    assert op_type in (variant, ops.sparse_moe_variant(activation, gated=gated))
+    bits = ops.bits_of(op_type)
+    assert op_type in (variant, ops.sparse_moe_variant(activation, gated=gated, bits=bits))
     assert (
         "gate" in ops.input_names(op_type) or "gate_values" in ops.input_names(op_type)
     ) == gated

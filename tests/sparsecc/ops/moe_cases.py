@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from sparsecc import ops
+from sparsecc.formats.codes import dequantized, round_to_codes
 from sparsecc.ops.activations import ACTIVATIONS
 
 NAMES = [activation.name for activation in ACTIVATIONS]
@@ -120,6 +121,16 @@ def drawn(
     }
     exact = {name: a.astype(np.float64) if a.dtype.kind == "f" else a for name, a in arrays.items()}
     return Case(activation, exact)
+
+
+def of_codes(case: Case, bits: int, group: int | None = None) -> Case:
+    """The case with weights that are codes times scales, as a quantised model has them."""
+    arrays = dict(case.arrays)
+    for name in ("up", "gate", "down"):
+        if name in arrays:
+            weight = arrays[name].astype(np.float32)
+            arrays[name] = dequantized(round_to_codes(weight, bits, group)).astype(np.float64)
+    return Case(case.activation, arrays)
 
 
 @st.composite
