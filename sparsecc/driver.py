@@ -119,6 +119,7 @@ def compile(
             are left out or merged with others (docs/moe.md).
         quantize: ``int8`` makes weights and activations eight-bit, after pruning (best with
             ``4x4:0.8``); it needs ``calibration``. A model in QDQ form is eight-bit already.
+            ``experts-int8`` and ``experts-int4`` round the weights of experts alone, and need none.
         tune: Time many schedules of the code that TVM generates, so long (``5min``) or so many of
             each function (``64 steps``), and take those that are quicker; they are kept for the
             next time. Or the ``tuning.json`` of an artifact: its schedules, without timing.

@@ -30,7 +30,7 @@ from sparsecc.quality.exam import LABELLED, MEASURES, Grade, set_exam
 from sparsecc.recovery import recovered
 from sparsecc.removal import smaller
 from sparsecc.report.rows import LayerRow
-from sparsecc.request import Request
+from sparsecc.request import INT8, Request
 from sparsecc.search.allocation import MEASURED, Decision, allocate, by_size, misfit, to_spread
 from sparsecc.search.plan import Choice, Plan, PlanBudget, PlanLayer, PlanRefusal
 from sparsecc.searched import searched
@@ -162,7 +162,7 @@ def decide(job: Job, progress: Progress) -> dict[str, Decision]:
 def _is_free(layer: Layer, decision: Decision, request: Request) -> bool:
     """Whether nobody asked for anything else than the weight as it is."""
     as_it_is = not decision.choice.changes or decision.reason == layer.keep_dense != ""
-    return as_it_is and not request.quantize
+    return as_it_is and request.quantize != INT8
 
 
 def _densities(job: Job, layers: Sequence[Layer], progress: Progress) -> dict[str, float]:

@@ -26,7 +26,10 @@ from sparsecc.targets import Target
 
 SCORES: tuple[Method, ...] = ("magnitude", "wanda", "sparsegpt", "alps")
 
-QUANTIZATIONS = ("int8",)
+INT8 = "int8"
+EXPERT_BITS = {"experts-int8": 8, "experts-int4": 4}
+"""Quantizations of the weights of experts alone."""
+QUANTIZATIONS = (INT8, *EXPERT_BITS)
 
 Name = TypeVar("Name", bound=str)
 

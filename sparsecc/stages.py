@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 import sparsecc
 from sparsecc import manifest as manifests
-from sparsecc import targets
+from sparsecc import ops, targets
 from sparsecc.artifact import scratch_folder
 from sparsecc.backends.onnxruntime.run import session_of_model
 from sparsecc.backends.onnxruntime.save import weight_bytes
@@ -23,7 +23,7 @@ from sparsecc.capture import capture
 from sparsecc.compiled import Compiled
 from sparsecc.emission import EMITTERS
 from sparsecc.engines import open_engine, open_variants, why_not_here
-from sparsecc.errors import CalibrationError
+from sparsecc.errors import CalibrationError, PlanError
 from sparsecc.identity import model_hash
 from sparsecc.inspection import rewrite
 from sparsecc.job import Job, Outcome
@@ -42,6 +42,7 @@ from sparsecc.passes import pipeline
 from sparsecc.passes.attention.online import expose
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.canonicalize.dead_code import DeadCode
+from sparsecc.passes.quantize.experts import RoundExperts
 from sparsecc.passes.quantize.insert import InsertQuantization, quantized_values
 from sparsecc.passes.regions.form import Region
 from sparsecc.passes.split.write import ROUTERS
@@ -60,7 +61,7 @@ from sparsecc.reference import reference
 from sparsecc.report import Report
 from sparsecc.report.nodes import nodes_of
 from sparsecc.report.rows import DENSE_KERNEL, LayerRow
-from sparsecc.request import Request
+from sparsecc.request import EXPERT_BITS, INT8, Request
 from sparsecc.search.allocation import Decision
 from sparsecc.search.attentions import PlanAttention
 from sparsecc.search.mixtures import PlanExperts
@@ -108,9 +109,12 @@ def start(
 def finish(job: Job, outcome: Outcome, progress: Progress) -> Compiled:
     """From pruned weights to the artifact."""
     request, ctx, graph = job.request, job.ctx, outcome.graph
-    if request.quantize:
+    if request.quantize == INT8:
         progress("making it eight-bit", 0.7)
         quantize_model(graph, job.data, ctx)
+    elif request.quantize is not None:
+        progress("rounding the weights of experts", 0.7)
+        round_experts(graph, request.quantize, ctx)
 
     progress("choosing kernels and rewriting", 0.72)
     target, state = request.target, expose(graph)
@@ -172,6 +176,24 @@ def quantize_model(graph: ir.Model, data: Calibration | None, ctx: Context) -> N
         )
     ranges = value_ranges(graph, quantized_values(graph), data)
     run([InsertQuantization(ranges), DeadCode()], graph, ctx)
+
+
+def round_experts(graph: ir.Model, quantization: str, ctx: Context) -> None:
+    """Round the weights of experts to codes.
+
+    Raises:
+        PlanError: There are no experts that this can be done to.
+    """
+    rounding = RoundExperts(EXPERT_BITS[quantization])
+    run([rounding, DeadCode()], graph, ctx)
+    why = [each for each in ctx.refusals if each.pass_name == rounding.name]
+    mixtures = sum(map(ops.is_mixture, graph.graph))
+    if len(why) == mixtures:
+        raise PlanError(
+            f"{quantization} is for experts, and "
+            + (f"{why[0].node!r} stays: {why[0].reason}" if why else "the model has none"),
+            fix="leave it out; docs/moe.md says what is recognised as experts",
+        )
 
 
 def in_regions(nodes: Sequence[NodeEntry], regions: Sequence[Region]) -> list[NodeEntry]:

@@ -49,11 +49,11 @@ def _lazy(output: ir.Value) -> ir.LazyTensor:
     assert node.inputs[0].const_value is not None
     shape = node.inputs[0].const_value.shape
 
-    def make() -> ir.Tensor:
-        return ir.tensor(_dequantize_linear(node), name=output.name)
+    def make() -> ir.Tensor[Any]:
+        return ir.Tensor(_dequantize_linear(node), name=output.name)
 
     return ir.LazyTensor(
-        make, dtype=ir.DataType.FLOAT, shape=ir.Shape(shape), cache=True, name=output.name
+        make, dtype=ir.DataType.FLOAT, shape=ir.Shape(shape.numpy()), cache=True, name=output.name
     )
 
 

@@ -187,7 +187,7 @@ def command(
         typer.Option(
             metavar="NAME",
             help="int8 makes weights and activations eight-bit, best with 4x4:0.8; it needs "
-            "--calibration.",
+            "--calibration. experts-int8 and experts-int4 round the weights of experts alone.",
             show_default=False,
         ),
     ] = None,

@@ -8,8 +8,10 @@ same numbers to the last bit.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +43,7 @@ class Codes:
         codes: int8, of the same shape.
         scales: float32 ``[..., R, G]``: one for each row and `group` inputs, the last may be fewer.
         group: Inputs that share a scale; K where a row has one.
-        bits: 4 or 8: the fewest that hold every code.
+        bits: 4 or 8, which hold every code.
     """
 
     codes: NDArray[np.int8]
@@ -55,23 +57,17 @@ def largest_code(bits: int) -> int:
     return int(2 ** (bits - 1)) - 1
 
 
-def bits_for(codes: NDArray[np.int8]) -> int:
-    """The fewest bits that hold all codes."""
-    low, high = (int(end(codes, initial=0)) for end in (np.min, np.max))
-    return next(b for b in BITS if -largest_code(b) - 1 <= low and high <= largest_code(b))
-
-
 def find_codes(weights: Sequence[Floats]) -> list[Codes] | None:
     """Codes of weights ``[..., R, K]``, all with one scale for a row or all with the same group.
 
     None where some weight is no product of codes and scales.
     """
-    for group in (None, *GROUPS):
+    sampled = [weight.reshape(-1, weight.shape[-1])[:_SAMPLED_ROWS] for weight in weights]
+    for bits, group in itertools.product(BITS, (None, *GROUPS)):
         wide = group is None or any(weight.shape[-1] > group for weight in weights)
-        sampled = [weight.reshape(-1, weight.shape[-1])[:_SAMPLED_ROWS] for weight in weights]
-        if not wide or any(_codes_of(rows, group) is None for rows in sampled):
+        if not wide or any(_codes_of(rows, bits, group) is None for rows in sampled):
             continue
-        found = [_codes_of(weight, group) for weight in weights]
+        found = [_codes_of(weight, bits, group) for weight in weights]
         if all(each is not None for each in found):
             return [each for each in found if each is not None]
     return None
@@ -93,7 +89,8 @@ def round_to_codes(weight: Floats, bits: int, group: int | None = None) -> Codes
     parts = -(-columns // size)
     padded = np.pad(weight.reshape(-1, columns), ((0, 0), (0, parts * size - columns)))
     rows = padded.reshape(-1, size)
-    codes, scales = np.zeros(rows.shape, np.int8), np.ones(len(rows), np.float32)
+    codes: NDArray[np.int8] = np.zeros(rows.shape, np.int8)
+    scales = np.ones(len(rows), np.float32)
     for start in range(0, len(rows), _ROWS_AT_A_TIME):
         own = rows[start : start + _ROWS_AT_A_TIME]
         largest = np.abs(own).max(axis=1, initial=0)
@@ -118,8 +115,8 @@ def dequantized(coded: Codes) -> Floats:
     return np.asarray(coded.codes * coded.scales[..., at], np.float32)
 
 
-def _codes_of(weight: Floats, group: int | None) -> Codes | None:
-    """Codes of a weight with this group, or with one scale for a row."""
+def _codes_of(weight: Floats, bits: int, group: int | None) -> Codes | None:
+    """Codes of a weight of so many bits with this group, or with one scale for a row."""
     columns = weight.shape[-1]
     size = columns if group is None else group
     parts = -(-columns // size)
@@ -127,24 +124,25 @@ def _codes_of(weight: Floats, group: int | None) -> Codes | None:
     if parts * size != columns:
         padded = np.pad(padded, ((0, 0), (0, parts * size - columns)))
     rows = padded.reshape(-1, size)
-    codes, scales = np.zeros(rows.shape, np.int8), np.ones(len(rows), np.float32)
+    codes: NDArray[np.int8] = np.zeros(rows.shape, np.int8)
+    scales = np.ones(len(rows), np.float32)
     for start in range(0, len(rows), _ROWS_AT_A_TIME):
         at = slice(start, start + _ROWS_AT_A_TIME)
-        if not _find(rows[at], codes[at], scales[at]):
+        if not _find(rows[at], bits, codes[at], scales[at]):
             return None
     codes = codes.reshape(len(padded), -1)[:, :columns].reshape(weight.shape)
     shape = (*weight.shape[:-1], parts)
-    return Codes(np.ascontiguousarray(codes), scales.reshape(shape), size, bits_for(codes))
+    return Codes(np.ascontiguousarray(codes), scales.reshape(shape), size, bits)
 
 
-def _find(rows: Floats, codes: NDArray[np.int8], scales: Floats) -> bool:
+def _find(rows: Floats, bits: int, codes: NDArray[np.int8], scales: Floats) -> bool:
     """Fill in codes and scale of each row ``[N, group]``; whether every row has them."""
     most = np.abs(rows).max(axis=1, initial=0)
     if not np.isfinite(most).all():
         return False
     left = np.flatnonzero(most)
-    highest = largest_code(max(BITS))
-    for code in (highest, 7, highest + 1, 8, *range(highest - 1, 8, -1), *range(6, 0, -1)):
+    highest = largest_code(bits)
+    for code in (highest, highest + 1, *range(highest - 1, 0, -1)):
         if not len(left):
             return True
         own = rows[left]
@@ -192,10 +190,11 @@ def pack_codes(coded: Codes, *, bits: int, keep_zeros: bool) -> tuple[BlockWeigh
     Values are int8 ``[blocks, 16]`` or, of 4 bits, uint8 with the codes of two inputs in a byte,
     those of the first in its low bits.
     """
-    packed = pack_blocks(coded.codes, block_of(bits), keep_zeros=keep_zeros)
+    codes: NDArray[Any] = coded.codes
+    packed = pack_blocks(codes, block_of(bits), keep_zeros=keep_zeros)
     if bits == 4:
         pairs = packed.values.reshape(-1, EVEN, 2).view(np.uint8)
-        values = (pairs[..., 0] & 15) | (pairs[..., 1] << 4)
+        values: NDArray[Any] = (pairs[..., 0] & 15) | (pairs[..., 1] << 4)
         packed = BlockWeight(values, packed.index, packed.grid, packed.shape)
     scales = coded.scales.reshape(-1, EVEN, coded.scales.shape[-1]).swapaxes(1, 2)
     return packed, np.ascontiguousarray(scales)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import onnx
@@ -209,7 +210,7 @@ def _check_coded(
     if dims_of(scales) != wanted:
         raise ValueError(f"scales of the shape {dims_of(scales)}, expected {wanted}")
     blocks, size = weight.values.shape
-    codes = np.broadcast_to(np.int8(0), (blocks, size * 8 // bits))
+    codes: Any = np.broadcast_to(np.int8(0), (blocks, size * 8 // bits))
     return BlockWeight(codes, weight.index, weight.grid, weight.shape)
 
 

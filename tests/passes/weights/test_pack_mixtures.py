@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsecc import ops, targets
+from sparsecc.passes import edit
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.verifier import VerificationError, verify_model
 from sparsecc.passes.weights.pack_mixtures import PackMixtures, mixture_rows
@@ -153,9 +154,7 @@ def test_what_contradicts_itself_is_found(change, said: str) -> None:
 
 
 def other_scales(node: ir.Node) -> None:
-    value = node.inputs[8]
-    assert value is not None
-    node.replace_input_with(8, ops.initializer("other", np.ones((3, 2, 16), np.float32)))
+    node.replace_input_with(8, edit.new_initializer(node, "other", np.ones((3, 2, 16), np.float32)))
 
 
 def other_group(node: ir.Node) -> None:
@@ -163,7 +162,7 @@ def other_group(node: ir.Node) -> None:
 
 
 def codes_of_other_bits(node: ir.Node) -> None:
-    node.replace_input_with(3, ops.initializer("other", np.ones((48, 16), np.uint8)))
+    node.replace_input_with(3, edit.new_initializer(node, "other", np.ones((48, 16), np.uint8)))
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,9 @@ def test_weights_have_the_same_group() -> None:
 
 @pytest.mark.parametrize("spoilt", [1.0001, np.nan, np.inf])
 def test_one_other_number_and_there_are_no_codes(spoilt: float) -> None:
-    weight = dequantized(drawn(8, (4, 32, 64), 64, 1))
-    weight[3, 31, 5] = np.float32(weight[3, 31, 5] or 1) * np.float32(spoilt)
+    coded = drawn(8, (4, 32, 64), 64, 1)
+    weight, at = dequantized(coded), tuple(np.argwhere(np.abs(coded.codes) == 3)[-1])
+    weight[at] *= np.float32(spoilt)
     assert find_codes([weight]) is None
 
 
