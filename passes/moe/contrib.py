@@ -62,7 +62,7 @@ def lower(node: ir.Node) -> str | None:
     offered = scores.shape[-1] if scores.shape else None
     if isinstance(offered, int) and offered != experts.count:
         raise ModelError(
-            f"{OP_TYPE} has {experts.count} experts, and {scores.name!r} scores of {offered}",
+            f"{node.op_type} has {experts.count} experts, and {scores.name!r} scores of {offered}",
             node=node.name,
             fix="give it a score for each expert",
         )
