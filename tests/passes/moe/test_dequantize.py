@@ -29,10 +29,10 @@ FEATURES, INNER, EXPERTS, TOKENS = 32, 48, 4, 12
 # ---- DequantizeLinear ----
 def quantised(model: ir.Model, zero: bool) -> None:
     """Every weight of experts becomes bytes with a scale for each index of an axis."""
-    graph = model.graph
+    graph, router = model.graph, forms.FEATURES * forms.EXPERTS
     for name, value in list(graph.initializers.items()):
         array = constant(value)
-        if array is None or array.ndim < 2 or array.dtype != np.float32 or "router" in name:
+        if array is None or array.ndim < 2 or array.dtype != np.float32 or array.size == router:
             continue
         axis, scale = array.ndim - 2, np.abs(array).max() / 127
         codes = np.rint(array / scale).astype(np.int16)

@@ -56,7 +56,7 @@ SIXTEENS = st.integers(1, 3).map(lambda n: 16 * n)
     sparse=st.booleans(),
 )
 def test_codes_are_kept_as_codes(case: Case, bits: int, group: int | None, sparse: bool) -> None:
-    if sparse:
+    if sparse and group is None:  # with a scale for several inputs, numbers may be quicker
         case.arrays["up"][:] = 0
     case = of_codes(case, bits, group)
     model, _ = packed(case)
