@@ -147,7 +147,8 @@ def _rewrite(node: ir.Node, x: ir.Value, scores: ir.Value, k: int, experts: Expe
     shares = tape.op("Softmax", scores, axis=-1)
     gates, chosen = tape.ops("TopK", shares, tape.ints(k), outputs=2, axis=-1)
     # Its CPU kernel normalises the gates of quantised experts whatever is asked for.
-    if node.op_type == QUANTISED or node.attributes.get_int("normalize_routing_weights", 0):
+    asked = node.attributes.get_int("normalize_routing_weights", 0)
+    if asked or node.op_type == QUANTISED:
         gates = tape.op("Div", gates, tape.op("ReduceSum", gates, tape.ints(-1), keepdims=1))
     made = mixture(tape, rows(tape, x, experts.features), chosen, gates, experts)
     tape.op("Reshape", made, tape.op("Shape", x))
