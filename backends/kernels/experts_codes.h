@@ -2,6 +2,7 @@
    its row and so many inputs. Blocks are 16x1, or 16x2 where a byte holds the codes of a row for two inputs, low bits first. */
 #ifndef SC_EXPERTS_CODES_H
 #define SC_EXPERTS_CODES_H
+#include "coded.h"
 #include "experts.h"
 
 /* Reads what codes need besides the packed weight in constants [first, first + 5): scales [chunks][groups][16] behind them. */

@@ -89,14 +89,5 @@ i64 sc_tensor_bytes(const sc_tensor *tensor);
 /* The packed weight in constants [first, first + 5): values, index, grid, shape, bias. conv: shape is (O, kh, kw, I/group),
    else (N, K). strides, pads, dilations and group are those already in *out. Null, or what is wrong. */
 const char *sc_read_packed(const sc_step_spec *spec, i64 first, int conv, sc_spec *out);
-/* Codes of a packed weight: bytes that are signed numbers, or each two of four bits. A scale is of 16 rows' worth of a block row
-   and `group` inputs. */
-typedef struct {
-  const signed char *codes;      /* [blocks][16] */
-  const float *scales;           /* [block rows][groups][16] */
-  i64 group, groups, per_byte;   /* group is given */
-} sc_coded;
-/* The same for a matrix of codes in constants [first, first + 6): scales come last. */
-const char *sc_read_coded(const sc_step_spec *spec, i64 first, sc_spec *out, sc_coded *coded);
 static inline i64 sc_size_type(i32 type) { return type == SC_I64 ? 8 : type >= SC_U8 ? 1 : 4; }
 #endif

@@ -1,5 +1,5 @@
 /* Reading the packed weight of a step. Built for the base CPU of the target. */
-#include "region.h"
+#include "coded.h"
 
 enum { VALUES, INDEX, GRID, SHAPE, BIAS, PARTS, SCALES = PARTS, CODED_PARTS };
 
