@@ -106,7 +106,8 @@ def _router() -> list[onnx.NodeProto]:
     ]
 
 
-def _model(nodes: Sequence[onnx.NodeProto], weights: Weights, tokens: int) -> onnx.ModelProto:
+def model_of(nodes: Sequence[onnx.NodeProto], weights: Weights, tokens: int) -> onnx.ModelProto:
+    """A model of nodes and arrays, from tokens ``x`` to ``y``."""
     shape = [tokens, len(weights["router"])]
     arrays = weights | {"k": np.array([CHOSEN]), "last": np.array([-1])}
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy"]
@@ -121,7 +122,7 @@ def our_model(weights: Weights, tokens: int) -> bytes:
     """The op with its router, packed and in a region."""
     read = ["x", "experts", "gates", "up", "down"]
     node = helper.make_node(ops.moe_variant("relu"), read, ["y"], "moe", domain=ops.DOMAIN)
-    graph = ir.from_proto(_model([*_router(), node], weights, tokens))
+    graph = ir.from_proto(model_of([*_router(), node], weights, tokens))
     target, regions = targets.get("native"), FormRegions(targets.get("native"))
     run([*pipeline.EXACT_BEFORE, PackMixtures(target), regions], graph, Context())
     assert regions.formed, "the mixture of experts is in no region"
@@ -149,7 +150,7 @@ def their_model(weights: Weights, tokens: int) -> bytes:
             normalize_routing_weights=1,
         ),
     ]
-    return _model(nodes, weights, tokens).SerializeToString()
+    return model_of(nodes, weights, tokens).SerializeToString()
 
 
 def _masked() -> list[onnx.NodeProto]:
@@ -179,7 +180,7 @@ def batched_model(weights: Weights, tokens: int) -> bytes:
     ]
     arrays = {"router": weights["router"], "first": np.array([0])}
     arrays |= {f"{name}s": weights[name].swapaxes(1, 2).copy() for name in ("up", "down")}
-    return _model(nodes, arrays, tokens).SerializeToString()
+    return model_of(nodes, arrays, tokens).SerializeToString()
 
 
 def dense_model(weights: Weights, tokens: int) -> bytes:
@@ -197,7 +198,7 @@ def dense_model(weights: Weights, tokens: int) -> bytes:
             node("Mul", [f"o{e}", f"m{e}"], [f"w{e}"], f"weigh{e}"),
         ]
     nodes.append(node("Sum", [f"w{e}" for e in range(experts)], ["y"], "total"))
-    return _model(nodes, arrays, tokens).SerializeToString()
+    return model_of(nodes, arrays, tokens).SerializeToString()
 
 
 def loop_model(weights: Weights, tokens: int) -> bytes:
@@ -229,7 +230,7 @@ def loop_model(weights: Weights, tokens: int) -> bytes:
             node("Unsqueeze", [f"rows{e}", "second"], [f"to{e}"], f"to{e}"),
             node("ScatterND", [f"y{e}", f"to{e}", f"w{e}"], [total], f"add{e}", reduction="add"),
         ]
-    return _model(nodes, arrays, tokens).SerializeToString()
+    return model_of(nodes, arrays, tokens).SerializeToString()
 
 
 def torch_loop(weights: Weights, x: NDArray[np.float32]) -> Run:

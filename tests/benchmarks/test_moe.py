@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import moe as bench
-from benchmarks import wasm_moe
+from benchmarks import moe_codes, wasm_moe
 from sparsecc import ops, targets
 
 EXPERTS, TOKENS, FEATURES, HIDDEN = 4, 9, 32, 48
@@ -48,3 +48,13 @@ def test_a_form_that_does_not_run_has_no_ratio_in_webassembly() -> None:
     text = wasm_moe.section([wasm_moe.Row(8, 16, "simd128", 5.0, ratios)], "A chip")
     assert "one thread (simd128): 512 → 2048" in text
     assert "| 8 | 16 | 5.00 | 4.00 (3.50–4.50) | – | – |" in text
+
+
+@pytest.mark.skipif(
+    not targets.runs_here(targets.TARGETS["x86-64"]), reason="this machine does not run x86-64"
+)
+def test_codes_are_those_of_the_peer_and_the_table_says_how_fast() -> None:
+    row = moe_codes.measure(EXPERTS, TOKENS, 32, 64, threads=1, turns=2)
+    assert set(row.ratios) == {"int8", "int4"}
+    text = moe_codes.section([row], {"processor": "A chip", "cores": 2})
+    assert f"| 4 | 32 → 64 | 9 | 1 | int8 | {row.ms['int8']:.3f} |" in text
