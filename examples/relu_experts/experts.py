@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from examples.relu_experts.model import Block, Reader
 from sparsecc.passes.split.group import group
-from sparsecc.passes.split.router import Router, masses, train
+from sparsecc.passes.split.router import Router, brought, train
 
 Way = Literal["weights", "activations", "random"]
 """What neurons of an expert have in common; the first two are the compiler's own."""
@@ -79,7 +79,7 @@ def _split_block(
         groups = np.sort(rng.permutation(len(up)).reshape(-1, NEURONS))
     else:
         groups = group(way, len(up) // NEURONS, up, hidden > 0, rng)
-    return groups, train(x, masses(hidden, groups), up, groups, rng)
+    return groups, train(x, brought(hidden, groups, block.down.weight.numpy()), up, groups, rng)
 
 
 def choosing(model: Reader, splits: list[tuple[NDArray, Router]], share: float) -> Reader:

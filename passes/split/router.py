@@ -1,8 +1,8 @@
 """The router of experts that were neurons of one network: two small layers, trained on samples.
 
 ``scores = tanh(x / ‖x‖ · first) · second + bias``, whose largest are the experts of a token. What
-it learns is the positive activation of each expert, over the largest of a batch, by binary
-cross-entropy. Source: Zhang et al., MoEfication (arXiv 2110.01786), section 3.3.
+it learns is what each expert brings, over the largest of a batch, by binary cross-entropy. Source:
+Zhang et al., MoEfication (arXiv 2110.01786), section 3.3.
 """
 
 from __future__ import annotations
@@ -59,12 +59,21 @@ def directions(x: Array) -> Array:
     return unit
 
 
-def masses(hidden: Array, groups: Groups) -> Array:
-    """Positive activation of each expert ``[tokens, experts]``; hidden is ``[tokens, neurons]``."""
-    summed: Array = (
-        np.maximum(hidden, 0)[:, groups.reshape(-1)].reshape(len(hidden), *groups.shape).sum(axis=2)
-    )
-    return summed
+def brought(hidden: Array, groups: Groups, down: Array) -> Array:
+    """What each expert brings to the output of each token, about ``[tokens, experts]``.
+
+    The norm of its hidden features, each times the norm of its column of ``down``. For the sum of
+    positive features, which MoEfication has, routers lose a sixth more (docs/moe.md).
+
+    Args:
+        hidden: ``[tokens, neurons]``.
+        groups: Neurons of each expert.
+        down: The weight behind ``[features, neurons]``.
+    """
+    scaled = hidden * np.linalg.norm(down, axis=0)
+    parts = scaled[:, groups.reshape(-1)].reshape(len(hidden), *groups.shape)
+    norms: Array = np.sqrt(np.square(parts).sum(axis=2))
+    return norms
 
 
 def train(x: Array, wanted: Array, up: Array, groups: Groups, rng: np.random.Generator) -> Router:

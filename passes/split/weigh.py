@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sparsecc.ops.activations import BY_NAME
 from sparsecc.passes.split.find import FeedForward, Linear
 from sparsecc.passes.split.group import Groups, group
-from sparsecc.passes.split.router import Router, best, masses, train
+from sparsecc.passes.split.router import Router, best, brought, train
 from sparsecc.passes.weights.layers import matrix
 from sparsecc.progress import Counted
 from sparsecc.quality.calibration import Calibration
@@ -29,7 +29,7 @@ MOST_DENSITY = 0.3
 SHARES = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 """Of the experts, that a token may go through."""
 GROUPINGS: tuple[Grouping, ...] = ("weights", "activations")
-_TRAINED_ON, _JUDGED_ON = 8192, 2048
+_TRAINED_ON, _JUDGED_ON = 32_768, 2048
 """Tokens at most."""
 
 
@@ -217,9 +217,10 @@ def split(
         seed: The same gives the same.
     """
     rng = np.random.default_rng([*seed, GROUPINGS.index(kind)])
-    up = found.weights()["up"]
-    groups = group(kind, experts, up, here.active > 0, rng)
-    return Split(groups, train(here.x, masses(np.abs(here.hidden), groups), up, groups, rng))
+    weights = found.weights()
+    groups = group(kind, experts, weights["up"], here.active > 0, rng)
+    wanted = brought(here.hidden, groups, weights["down"])
+    return Split(groups, train(here.x, wanted, weights["up"], groups, rng))
 
 
 def losses_of(

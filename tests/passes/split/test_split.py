@@ -16,7 +16,7 @@ from sparsecc.passes.canonicalize.dead_code import DeadCode
 from sparsecc.passes.split.find import FeedForward, feed_forwards
 from sparsecc.passes.split.group import balanced, group
 from sparsecc.passes.split.plan import carry_out
-from sparsecc.passes.split.router import masses, train
+from sparsecc.passes.split.router import brought, train
 from sparsecc.passes.split.weigh import Split, losses_of, sample
 from sparsecc.passes.split.write import write
 from sparsecc.search.mixtures import PlanExperts
@@ -92,7 +92,8 @@ def errors(kind: str) -> float:
         groups = rng.permutation(found.neurons).reshape(NORMAL.clusters, -1)
     else:
         groups = group(kind, NORMAL.clusters, up, here.active > 0, rng)  # type: ignore[arg-type]
-    router = train(here.x, masses(here.hidden, groups), up, groups, rng)
+    wanted = brought(here.hidden, groups, found.weights()["down"])
+    router = train(here.x, wanted, up, groups, rng)
     return losses_of(found, Split(groups, router), judged, [1])[1]
 
 
@@ -120,8 +121,9 @@ def masked(found: FeedForward, made: Split, x: np.ndarray, count: int) -> np.nda
 def any_split(found: FeedForward, experts: int, x: np.ndarray, seed: int) -> Split:
     rng = np.random.default_rng(seed)
     groups = rng.permutation(found.neurons).reshape(experts, -1)
-    wanted = masses(sample(found, [x], len(x), rng).hidden, groups)
-    return Split(groups, train(x, wanted, found.weights()["up"], groups, rng))
+    weights = found.weights()
+    wanted = brought(sample(found, [x], len(x), rng).hidden, groups, weights["down"])
+    return Split(groups, train(x, wanted, weights["up"], groups, rng))
 
 
 @settings(deadline=None, max_examples=20)
