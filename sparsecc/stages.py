@@ -212,24 +212,27 @@ def rows_of(job: Job, outcome: Outcome) -> list[LayerRow]:
     """
     rewritten = rewrite(outcome.graph, job.request.target, job.ctx)
     rows = _of_mean_steps(_with_reasons(rewritten, outcome.decisions), outcome)
-    rows = _of_networks(rows, outcome.source.get("experts", ()))
     fewer = any(not each.is_whole for each in outcome.source.get("mixtures", ()))
-    if not (fewer or outcome.source.get("removed") or outcome.source.get("attention")):
-        return rows
-    target = job.request.target
-    whole = rewrite(job.graph.clone(), target, Context(target=target))
-    dense = {row.name: row.dense_ms for row in whole}
-    return [dataclasses.replace(row, dense_ms=dense.get(row.name, row.dense_ms)) for row in rows]
+    if fewer or outcome.source.get("removed") or outcome.source.get("attention"):
+        target = job.request.target
+        whole = rewrite(job.graph.clone(), target, Context(target=target))
+        rows = _with_dense_times(rows, {row.name: row.dense_ms for row in whole})
+    return _of_networks(rows, outcome.source.get("experts", ()))
+
+
+def _with_dense_times(rows: Sequence[LayerRow], dense: Mapping[str, float]) -> list[LayerRow]:
+    """Rows with other dense times, as far as they are given."""
+    return [
+        dataclasses.replace(row, dense_ms=round(dense[row.name], 6)) if row.name in dense else row
+        for row in rows
+    ]
 
 
 def _of_networks(rows: Sequence[LayerRow], entries: Sequence[PlanExperts]) -> list[LayerRow]:
     """Rows in which experts of a network take the place of all of it, and nothing had a router."""
     dense = {each.name: each.dense_ms for each in entries if not each.is_dense}
     dense |= {name + end: 0.0 for name in tuple(dense) for end in ROUTERS.values()}
-    return [
-        dataclasses.replace(row, dense_ms=round(dense[row.name], 6)) if row.name in dense else row
-        for row in rows
-    ]
+    return _with_dense_times(rows, dense)
 
 
 def _with_reasons(rows: Sequence[LayerRow], decisions: Mapping[str, Decision]) -> list[LayerRow]:

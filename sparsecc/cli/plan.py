@@ -132,6 +132,7 @@ def _drawing(plan: Plan, model: Path, out: Path) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
+    from sparsecc.report.changes import before_weights
     from sparsecc.report.words import ms, printable
 
     assert plan.budget is not None
@@ -143,8 +144,10 @@ def _drawing(plan: Plan, model: Path, out: Path) -> RenderableType:
         table.add_row(mark, printable(point.name), time, drop, style=style)
     title = f"plans weighed: estimated time of one run, drop of {plan.budget.metric}"
     lines: list[RenderableType] = [Text(printable(title), "bold"), table]
+    if before := before_weights(plan):
+        lines.append(Text(f"before that: {printable(before)}", "green"))
     if plan.dense_because:
-        lines.append(Text(f"stays dense: {printable(plan.dense_because)}", "yellow"))
+        lines.append(Text(f"weights stay dense: {printable(plan.dense_because)}", "yellow"))
     lines += [
         Text.assemble("wrote ", (str(out), "bold green")),
         Text(f"next: sparsecc apply {model} {out} -o DIR", "dim"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparsecc.report.changes import before_weights
 from sparsecc.report.lines import kind_of
 from sparsecc.report.rows import LayerRow
 
@@ -91,52 +92,9 @@ class Report:
         return self.dense_ms / self.est_ms if self.est_ms else 1.0
 
     @property
-    def removed(self) -> str:
-        """What was removed from the model, such as ``14 sets of channels made smaller``, or ""."""
-        sets = self.plan.removed if self.plan else ()
-        several = "s" if len(sets) > 1 else ""
-        return f"{len(sets)} set{several} of {sets[0].kind} made smaller" if sets else ""
-
-    @property
     def before_weights(self) -> str:
         """What was done to the model before its weights, or ""."""
-        return ", ".join(
-            filter(None, (self.removed, self.fewer_experts, self.attention, self.experts))
-        )
-
-    @property
-    def experts(self) -> str:
-        """What networks became, such as ``4 networks through 25% of their neurons``, or ""."""
-        split = [each for each in self.plan.experts if not each.is_dense] if self.plan else []
-        if not split:
-            return ""
-        share = sum(each.chosen / each.experts for each in split) / len(split)
-        several, whose = ("s", "their") if len(split) > 1 else ("", "its")
-        return f"{len(split)} network{several} through {share:.0%} of {whose} neurons"
-
-    @property
-    def attention(self) -> str:
-        """What attentions keep, such as ``4 attentions over 31% of their blocks``, or ""."""
-        sparse = [each for each in self.plan.attention if not each.is_dense] if self.plan else []
-        fixed = [each for each in sparse if each.online is None]
-        parts = []
-        if fixed:
-            densities = [head.density for each in fixed for head in each.heads]
-            mean, whose = sum(densities) / len(densities), "their" if len(fixed) > 1 else "its"
-            parts.append(f"{_attentions(fixed)} over {mean:.0%} of {whose} blocks")
-        for said in dict.fromkeys(str(each.online) for each in sparse if each.online):
-            alike = [each for each in sparse if str(each.online) == said]
-            parts.append(f"{_attentions(alike)} whose blocks are {said}")
-        return ", ".join(parts)
-
-    @property
-    def fewer_experts(self) -> str:
-        """What mixtures keep, such as ``2 mixtures with 12 of 16 experts``, or ""."""
-        fewer = [each for each in self.plan.mixtures if not each.is_whole] if self.plan else []
-        if not fewer:
-            return ""
-        kept, count = sum(each.kept for each in fewer), sum(len(each.places) for each in fewer)
-        return f"{len(fewer)} mixture{'s' * (len(fewer) > 1)} with {kept} of {count} experts"
+        return before_weights(self.plan) if self.plan else ""
 
     def refusals_by_reason(self) -> dict[str, int]:
         """Reason → how many nodes it kept a pass from, most frequent first.
@@ -210,10 +168,6 @@ class Report:
         with console.capture() as capture:
             console.print(self)
         return "\n".join(line.rstrip() for line in capture.get().splitlines())
-
-
-def _attentions(found: Sequence[object]) -> str:
-    return f"{len(found)} attention{'s' if len(found) > 1 else ''}"
 
 
 def _by_kind(reasons: Iterable[str]) -> dict[str, int]:
