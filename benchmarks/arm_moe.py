@@ -17,7 +17,7 @@ import onnxruntime as ort
 import typer
 from rich.progress import track
 
-from benchmarks import arm, instructions, moe, page, web
+from benchmarks import arm, instructions, moe, page
 
 NAME = "arm-moe"
 FORMS = {"all experts": moe.dense_model, "loop over experts": moe.loop_model}
@@ -80,7 +80,7 @@ def section(found: Sequence[Row], experts: int, size: str, version: str) -> str:
         lines.append([f"{row.tokens}", f"{row.ours / 1e6:.1f} M", *cells])
     return (
         f"{experts} experts, {size}, the best {moe.CHOSEN} of each token. Emulated: {arm.CPU}."
-        f"\n\n{web.table(lines)}"
+        f"\n\n{page.markdown(lines)}"
     )
 
 

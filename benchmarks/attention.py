@@ -278,8 +278,7 @@ def _row(
         if times is None:
             continue
         ms[engine] = float(np.median(times))
-        low, middle, high = np.quantile(np.array(times) / mine, (0.25, 0.5, 0.75))
-        ratios[engine] = (float(middle), float(low), float(high))
+        ratios[engine] = rows.over(times, mine)
     exact = float(blocks_of(length, share).mean())
     return Row(length, threads, exact, ms, ratios, peak_gflops)
 
@@ -289,16 +288,12 @@ def section(found: Sequence[Row], machine: dict[str, Any]) -> str:
     head = ["tokens", "threads", "kept", "sparsecc ms", "of peak", *TITLES.values()]
     lines = [head, ["---"] * len(head)]
     for row in found:
-        cells = []
-        for engine in TITLES:
-            if engine not in row.ratios:
-                cells.append("–")
-                continue
-            middle, low, high = row.ratios[engine]
-            cells.append(f"{middle:.2f} ({low:.2f}–{high:.2f})")
+        cells = [
+            rows.cell(row.ratios[engine]) if engine in row.ratios else "–" for engine in TITLES
+        ]
         own = [f"{row.ms[OURS]:.1f}", f"{row.share:.0%}"]
         lines.append([f"{row.tokens:,}", str(row.threads), f"{row.kept:.0%}", *own, *cells])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = page.markdown(lines)
     peaks = sorted({f"{row.peak_gflops:.0f}" for row in found})
     return (
         f"{machine['processor']}, {machine['cores']} cores, measured peak of one core "

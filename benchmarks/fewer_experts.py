@@ -215,7 +215,7 @@ def section(found: Sequence[Row], whole: Sequence[PlanMixture]) -> str:
         own = [by_size[kept, means] for means in MEANS]
         size = f"{own[0].weight_bytes / 1e3:.0f}"
         lines.append([str(kept), size, *(_cell(each) for each in own)])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = page.markdown(lines)
     spread = "; ".join(
         f"layer {at}: {sum(count > 0 for count in each.chosen)} of {EXPERTS} chosen, the busiest "
         f"{max(each.chosen) * EXPERTS / sum(each.chosen):.1f} times the mean"

@@ -187,10 +187,7 @@ def measure(mix: str, threads: int, turns: int) -> Row:
         for way, call in runs.items():
             taken[way] = np.append(taken[way], row_of_runs(call))
     ms = {way: float(np.median(each)) for way, each in taken.items()}
-    ratios = {}
-    for way, each in taken.items():
-        low, middle, high = np.quantile(each / taken[TOGETHER], (0.25, 0.5, 0.75))
-        ratios[way] = (float(middle), float(low), float(high))
+    ratios = {way: rows.over(each, taken[TOGETHER]) for way, each in taken.items()}
     return Row(mix, threads, ms, ratios)
 
 
@@ -199,12 +196,10 @@ def section(found: Sequence[Row], machine: dict[str, Any]) -> str:
     head = ["heads", "threads", *(f"{way}, ms" for way in WAYS), *(f"{way}, ×" for way in WAYS)]
     lines = [head, ["---"] * len(head)]
     for row in found:
-        ratios = (
-            f"{middle:.2f} ({low:.2f}–{high:.2f})" for middle, low, high in row.ratios.values()
-        )
+        ratios = map(rows.cell, row.ratios.values())
         times = (f"{row.ms[way]:.1f}" for way in WAYS)
         lines.append([row.mix, str(row.threads), *times, *ratios])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = page.markdown(lines)
     mixes = "; ".join(f"{name}: {', '.join(modes)}" for name, modes in MIXES.items())
     return f"{machine['processor']}, {machine['cores']} cores. {mixes}.\n\n{table}"
 

@@ -150,7 +150,7 @@ def section(found: Sequence[KernelRow], peak_gflops: float, processor: str) -> s
         cells.setdefault(row.layer, {})[row.pattern] = "–" if row.unavailable else text
     lines = [["layer", *patterns], ["---"] * (len(patterns) + 1)]
     lines += [[layer, *(by.get(p, "–") for p in patterns)] for layer, by in cells.items()]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = page.markdown(lines)
     what = (
         f"{processor}, measured peak of one core {peak_gflops:.0f} GFLOP/s: speed-up over ONNX "
         'Runtime\'s dense node and share of that peak on the non-zeros; "dense" where the '

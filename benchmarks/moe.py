@@ -72,7 +72,7 @@ class Row:
     threads: int
     touched: int
     ms: dict[str, float]
-    ratios: dict[str, tuple[float, float, float]]
+    ratios: dict[str, rows.Ratio]
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -304,10 +304,7 @@ def measure(experts: int, tokens: int, features: int, hidden: int, threads: int,
 
 def row_of(sizes: tuple[int, int, int, int, int, int], taken: dict[str, list[float]]) -> Row:
     """The figures of all turns."""
-    mine, ratios = np.array(taken[OURS]), {}
-    for engine in TITLES:
-        low, middle, high = np.quantile(np.array(taken[engine]) / mine, (0.25, 0.5, 0.75))
-        ratios[engine] = (float(middle), float(low), float(high))
+    ratios = {engine: rows.over(taken[engine], taken[OURS]) for engine in TITLES}
     ms = {engine: float(np.median(times)) for engine, times in taken.items()}
     return Row(*sizes, ms, ratios)
 
@@ -317,14 +314,11 @@ def section(found: Sequence[Row], machine: dict[str, Any]) -> str:
     head = ["experts", "size", "tokens", "threads", "touched", "sparsecc ms", *TITLES.values()]
     lines = [head, ["---"] * len(head)]
     for row in found:
-        cells = []
-        for engine in TITLES:
-            middle, low, high = row.ratios[engine]
-            cells.append(f"{middle:.2f} ({low:.2f}–{high:.2f})")
+        cells = [rows.cell(row.ratios[engine]) for engine in TITLES]
         size = f"{row.features} → {row.hidden}"
         own = [str(row.experts), size, str(row.tokens), str(row.threads), str(row.touched)]
         lines.append([*own, f"{row.ms[OURS]:.2f}", *cells])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = page.markdown(lines)
     return (
         f"{machine['processor']}, {machine['cores']} cores; torch {torch.__version__}, ONNX "
         f"Runtime {ort.__version__}. The best {CHOSEN} experts of each token, ReLU between two "

@@ -66,7 +66,7 @@ class Row:
     hidden: int
     threads: int
     ms: dict[str, float]
-    ratios: dict[str, dict[str, tuple[float, float, float]]]
+    ratios: dict[str, dict[str, rows.Ratio]]
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -179,14 +179,13 @@ def measure(experts: int, tokens: int, features: int, hidden: int, threads: int,
 
 def row_of(sizes: tuple[int, int, int, int, int], taken: dict[str, list[float]]) -> Row:
     """The figures of all turns."""
-    ratios: dict[str, dict[str, tuple[float, float, float]]] = {}
-    for bits in GROUPS:
-        mine = np.array(taken[ours(bits)])
-        others = {}
-        for engine in (DENSE, FLOAT, peer(bits)):
-            low, middle, high = np.quantile(np.array(taken[engine]) / mine, (0.25, 0.5, 0.75))
-            others[engine] = (float(middle), float(low), float(high))
-        ratios[ours(bits)] = others
+    ratios = {
+        ours(bits): {
+            engine: rows.over(taken[engine], taken[ours(bits)])
+            for engine in (DENSE, FLOAT, peer(bits))
+        }
+        for bits in GROUPS
+    }
     ms = {engine: float(np.median(times)) for engine, times in taken.items()}
     return Row(*sizes, ms, ratios)
 
@@ -197,11 +196,11 @@ def section(found: list[Row], machine: dict[str, Any]) -> str:
     lines = [head, ["---"] * len(head)]
     for row in found:
         for engine, others in row.ratios.items():
-            cells = [f"{m:.2f} ({low:.2f}–{high:.2f})" for m, low, high in others.values()]
+            cells = map(rows.cell, others.values())
             size = f"{row.features} → {row.hidden}"
             own = [str(row.experts), size, str(row.tokens), str(row.threads), engine]
             lines.append([*own, f"{row.ms[engine]:.3f}", *cells])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = page.markdown(lines)
     return (
         f"{machine['processor']}, {machine['cores']} cores; ONNX Runtime {ort.__version__}. The "
         f"best {CHOSEN} experts of each token, ReLU between two products, router included. Under "
@@ -213,8 +212,8 @@ def section(found: list[Row], machine: dict[str, Any]) -> str:
 def main(
     experts: Annotated[int, typer.Option(min=CHOSEN)] = 8,
     tokens: Annotated[int, typer.Option(min=1)] = 1,
-    features: Annotated[int, typer.Option(min=32, help="Of a token.")] = 512,
-    hidden: Annotated[int, typer.Option(min=32, help="Of an expert.")] = 2048,
+    features: Annotated[int, typer.Option(min=32, help="Of a token.")] = moe.FEATURES,
+    hidden: Annotated[int, typer.Option(min=32, help="Of an expert.")] = moe.HIDDEN,
     threads: Annotated[int, typer.Option(min=1)] = 1,
     turns: Annotated[int, typer.Option(min=1)] = 31,
     output: Annotated[Path, typer.Option("-o", help="JSON file.")] = Path("out/moe_codes.json"),

@@ -96,7 +96,7 @@ def table(rows: Sequence[Row], threads: int, titles: Mapping[str, str]) -> str:
         speed = [_ratio(engines.get(key), best) for key in (OURS, *others)]
         spread = f"{ours.ratio_low:.2f}–{ours.ratio_high:.2f}" if _has(ours) and ours else "–"
         lines.append([model, pattern, _ms(baseline), _ms(ours), speed[0], spread, *speed[1:]])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(lines)
 
 
 def missing(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
@@ -135,3 +135,8 @@ def _ratio(row: Row | None, best: float) -> str:
     if row is None or row.unavailable:
         return "–"
     return f"**{row.ratio:.2f}**" if row.ratio == best else f"{row.ratio:.2f}"
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells as a table of Markdown; the second one is what divides off the first."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 import sparsecc
 from sparsecc.aside import write_aside
@@ -56,6 +56,21 @@ class Timed:
     rounds: int = 0
     error: float = 0.0
     unavailable: str = ""
+
+
+Ratio = tuple[float, float, float]
+"""A median, and the quartiles below and above it."""
+
+
+def over(theirs: ArrayLike, ours: ArrayLike) -> Ratio:
+    """How many times as long they took, turn by turn."""
+    low, middle, high = np.quantile(np.asarray(theirs) / np.asarray(ours), (0.25, 0.5, 0.75))
+    return float(middle), float(low), float(high)
+
+
+def cell(ratio: Ratio) -> str:
+    """A ratio in a table."""
+    return "{:.2f} ({:.2f}–{:.2f})".format(*ratio)
 
 
 def figures(turns: Turns, baseline: Turns) -> dict[str, Any]:

@@ -198,7 +198,7 @@ class Row:
     threads: int
     turns: int
     ms: dict[str, float]
-    ratios: dict[str, tuple[float, float, float]]
+    ratios: dict[str, rows.Ratio]
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -277,11 +277,10 @@ def measure(folder: Path, size: str, length: int, threads: int, seconds: float) 
 
 def row_of(key: tuple[str, int, int], taken: dict[str, list[float]]) -> Row:
     """The figures of all turns."""
-    ratios = {}
-    for peer, mine in itertools.product(PEERS, MINE):
-        turns = np.array(taken[peer]) / np.array(taken[mine])
-        low, middle, high = np.quantile(turns, (0.25, 0.5, 0.75))
-        ratios[f"{peer}/{mine}"] = (float(middle), float(low), float(high))
+    ratios = {
+        f"{peer}/{mine}": rows.over(taken[peer], taken[mine])
+        for peer, mine in itertools.product(PEERS, MINE)
+    }
     ms = {engine: float(np.median(times)) for engine, times in taken.items()}
     return Row(*key, len(taken[LOOP]), ms, ratios)
 
@@ -294,12 +293,9 @@ def section(found: Sequence[Row], machine: dict[str, Any]) -> str:
     lines = [head, ["---"] * len(head)]
     for row in found:
         cells = [f"{row.ms[engine]:.2f}" for engine in titles]
-        for mine in MINE:
-            for peer in PEERS:
-                middle, low, high = row.ratios[f"{peer}/{mine}"]
-                cells.append(f"{middle:.2f} ({low:.2f}–{high:.2f})")
+        cells += [rows.cell(row.ratios[f"{peer}/{mine}"]) for mine in MINE for peer in PEERS]
         lines.append([str(row.length), str(row.threads), *cells])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = page.markdown(lines)
     return (
         f"{machine['processor']}, {machine['cores']} cores; torch {torch.__version__}, ONNX "
         f"Runtime {ort.__version__}. Time-MoE of the sizes of {found[0].size}, random weights.\n\n"

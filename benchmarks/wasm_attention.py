@@ -122,7 +122,7 @@ def section(found: Sequence[Row], processor: str) -> str:
         own = [f"{row.ms:.0f}", f"{row.share:.0%}", f"{dense / row.ms:.2f}×"]
         web = f"{row.web_ms / row.ms:.2f}×" if row.web_ms else "–"
         lines.append([ISAS[row.isa].suffix, f"{row.kept:.0%}", *own, web])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = page.markdown(lines)
     ms = found[0].web_ms
     takes = f"takes {ms:.0f} ms" if ms else "does not run"
     return (

@@ -112,7 +112,7 @@ def section(found: Sequence[Row], processor: str) -> str:
     for row in found:
         spread = f"{row.ratio:.2f} ({row.ratio_low:.2f}–{row.ratio_high:.2f})"
         lines.append([row.mix, f"{row.apart_ms:.1f}", f"{row.ms:.1f}", spread])
-    return f"{processor}, Node, one thread.\n\n{web.table(lines)}"
+    return f"{processor}, Node, one thread.\n\n{page.markdown(lines)}"
 
 
 def main(

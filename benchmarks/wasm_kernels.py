@@ -133,7 +133,7 @@ def section(found: Sequence[Row], peaks: dict[str, float], processor: str) -> st
     head = ["layer", *(f"{ISAS[isa].suffix} {zeros:.0%}" for isa, zeros in columns)]
     lines = [head, ["---"] * len(head)]
     lines += [[layer, *(by.get(at, "–") for at in columns)] for layer, by in cells.items()]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = page.markdown(lines)
     measured = " and ".join(f"{peak:.0f} ({ISAS[isa].suffix})" for isa, peak in peaks.items())
     return (
         f"{processor}, Node, one thread, measured peak {measured} GFLOP/s: speed-up over "

@@ -51,7 +51,7 @@ class Row:
     tokens: int
     simd: str
     ms: float
-    ratios: dict[str, tuple[float, float, float]]
+    ratios: dict[str, rows.Ratio]
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -114,16 +114,13 @@ def section(found: Sequence[Row], processor: str) -> str:
     lines = [["experts", "tokens", "sparsecc ms", *(TITLES[form] for form in FORMS)]]
     lines.append(["---"] * len(lines[0]))
     for row in found:
-        cells = [
-            "{:.2f} ({:.2f}–{:.2f})".format(*row.ratios[form]) if form in row.ratios else "–"
-            for form in FORMS
-        ]
+        cells = [rows.cell(row.ratios[form]) if form in row.ratios else "–" for form in FORMS]
         lines.append([str(row.experts), str(row.tokens), f"{row.ms:.2f}", *cells])
     simd = f" ({found[0].simd})" if found else ""
     return (
         f"{processor}, Node, one thread{simd}: {moe.FEATURES} → {moe.HIDDEN}, the best "
         f"{moe.CHOSEN} experts of each token. Under a form stands onnxruntime-web's time on it "
-        f"over ours: the median of all turns, and quartiles.\n\n{web.table(lines)}"
+        f"over ours: the median of all turns, and quartiles.\n\n{page.markdown(lines)}"
     )
 
 

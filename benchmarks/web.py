@@ -231,17 +231,14 @@ def section(given: Sequence[Row], sizes: dict[str, dict[str, int]], where: str) 
         if row.unavailable
     ]
     return "\n\n".join(
-        part for part in (where, table(lines), table(files), "\n".join(reasons)) if part
+        part
+        for part in (where, page.markdown(lines), page.markdown(files), "\n".join(reasons))
+        if part
     )
 
 
 def _ms(row: Row | None) -> str:
     return f"{row.ms:.2f}" if row is not None and row.ms else "–"
-
-
-def table(lines: list[list[str]]) -> str:
-    """Lines as a table of Markdown."""
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def engines_used() -> str:

@@ -76,7 +76,7 @@ def main(
         for zeros in patterns.split(","):
             found = measured(web.prepare(model, zeros, folder, 1.0))
             lines += [line(model, zeros, host, each) for host, each in found.items()]
-    shown = web.table(lines)
+    shown = page.markdown(lines)
     print(shown)
     if page_file is not None:
         page.put(page_file, NAME, shown)

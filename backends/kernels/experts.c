@@ -4,21 +4,20 @@
 #include "vec.h"
 
 /* ---- the weights ---- */
-static const char *read_wide(const sc_spec *s, i64 experts, const sc_host *host, sc_experts *w)
+const char *SC(sc_experts_place)(const sc_spec *s, const sc_host *host, sc_experts *w)
 {
-  const i64 chunks = experts * w->chunks;
-  const int dense = s->count == chunks * w->depth;
-  w->values = s->values, w->index = s->index, w->apart = s->grid_cols;
+  const i64 chunks = s->grid_rows;
+  w->index = s->index, w->apart = s->grid_cols;
   w->starts = sc_get(host, (chunks + 1) * (i64)sizeof *w->starts);
   if (!w->starts) return sc_experts_no_memory;
   for (i64 chunk = 0, tap = 0; chunk <= chunks; chunk++) {
     while (tap < s->count && s->index[tap] < chunk * s->grid_cols) tap++;
     w->starts[chunk] = tap;
   }
-  if (!dense) return 0;
-  w->every = sc_get(host, w->depth * (i64)sizeof *w->every);
+  if (s->count < chunks * s->grid_cols) return 0;
+  w->every = sc_get(host, s->grid_cols * (i64)sizeof *w->every);
   if (!w->every) return sc_experts_no_memory;
-  for (i64 i = 0; i < w->depth; i++) w->every[i] = (i32)i;
+  for (i64 i = 0; i < s->grid_cols; i++) w->every[i] = (i32)i;
   return 0;
 }
 
@@ -54,7 +53,9 @@ const char *SC(sc_experts_read)(const sc_step_spec *spec, i64 first, i64 experts
   if (CHUNK_ROWS % s.block_rows || w->rows % s.block_rows)
     return "the rows of a block must divide 16, and the rows of an expert";
   const int wide = s.block_rows == CHUNK_ROWS && s.block_cols == 1;
-  return wide ? read_wide(&s, experts, host, w) : read_strips(&s, experts, host, w);
+  if (!wide) return read_strips(&s, experts, host, w);
+  w->values = s.values;
+  return SC(sc_experts_place)(&s, host, w);
 }
 
 void SC(sc_experts_destroy)(sc_experts *w, const sc_host *host)
@@ -228,28 +229,23 @@ INLINE void rows_by(const int T, const int C, const span *s, int scaled, const s
     store(r->out[i] + n * VL, scaled ? load(r->out[i] + n * VL) + acc[i][n] * r->scales[i] : acc[i][n]);
 }
 
-#define DEFINE_BY(T)                                                                \
+#define DEFINE_BY(T)                                                                        \
   static void rows_by_##T(i64 chunks, const span *s, int scaled, const sc_expert_tokens *r) \
-  {                                                                                 \
-    if (chunks < TOGETHER) rows_by(T, 1, s, scaled, r);                             \
-    else rows_by(T, TOGETHER, s, scaled, r);                                        \
+  {                                                                                         \
+    if (chunks < TOGETHER) rows_by(T, 1, s, scaled, r);                                     \
+    else rows_by(T, TOGETHER, s, scaled, r);                                                \
   }
-DEFINE_BY(1) DEFINE_BY(2) DEFINE_BY(3)
-#if !defined(__wasm__)
-DEFINE_BY(4) DEFINE_BY(5) DEFINE_BY(6)
-#endif
+/* f(1) to f(ROW_TOKENS) */
 #if VB == 64
-DEFINE_BY(7) DEFINE_BY(8) DEFINE_BY(9) DEFINE_BY(10) DEFINE_BY(11) DEFINE_BY(12)
+#define EACH_COUNT(f) f(1) f(2) f(3) f(4) f(5) f(6) f(7) f(8) f(9) f(10) f(11) f(12)
+#elif defined(__wasm__)
+#define EACH_COUNT(f) f(1) f(2) f(3)
+#else
+#define EACH_COUNT(f) f(1) f(2) f(3) f(4) f(5) f(6)
 #endif
-static void (*const by_tokens[])(i64, const span *, int, const sc_expert_tokens *) = {
-  0, rows_by_1, rows_by_2, rows_by_3,
-#if !defined(__wasm__)
-  rows_by_4, rows_by_5, rows_by_6,
-#endif
-#if VB == 64
-  rows_by_7, rows_by_8, rows_by_9, rows_by_10, rows_by_11, rows_by_12,
-#endif
-};
+#define ROWS_BY(T) rows_by_##T,
+EACH_COUNT(DEFINE_BY)
+static void (*const by_tokens[ROW_TOKENS + 1])(i64, const span *, int, const sc_expert_tokens *) = {0, EACH_COUNT(ROWS_BY)};
 
 void SC(sc_experts_rows)(const sc_experts *w, i64 expert, i64 chunk, i64 chunks, i64 from, i64 to, int scaled, const sc_expert_tokens *r)
 {

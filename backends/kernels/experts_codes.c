@@ -22,25 +22,14 @@ const char *SC(sc_codes_read)(const sc_step_spec *spec, i64 first, i64 experts, 
   const char *wrong = sc_read_coded(spec, first, &s, &coded);
   if (wrong) return wrong;
   if (s.rows % experts) return "the rows of its weight are no multiple of its experts";
-  const i64 chunks = s.grid_rows, rows = s.rows / experts;
+  const i64 rows = s.rows / experts;
   if (s.block_rows != CHUNK_ROWS || s.block_cols != coded.per_byte) return "blocks of codes are 16x1, or 16x2 of four bits";
   if (rows % CHUNK_ROWS || s.channels % EVEN) return "codes are for experts of multiples of 16 rows and inputs";
   w->rows = rows, w->depth = s.channels, w->chunks = rows / CHUNK_ROWS, w->bias = s.bias;
   w->codes = coded.codes, w->scales = coded.scales, w->group = coded.group, w->groups = coded.groups, w->bits = 8 / coded.per_byte;
-  w->index = s.index, w->apart = s.grid_cols;
-  const int whole = s.count == chunks * s.grid_cols;
+  const int whole = s.count == s.grid_rows * s.grid_cols;
   if (!whole && w->groups > 1) return "codes without those of zeros have one scale for each row";
-  w->starts = sc_get(host, (chunks + 1) * (i64)sizeof *w->starts);
-  if (!w->starts) return sc_experts_no_memory;
-  for (i64 chunk = 0, tap = 0; chunk <= chunks; chunk++) {
-    while (tap < s.count && s.index[tap] < chunk * s.grid_cols) tap++;
-    w->starts[chunk] = tap;
-  }
-  if (!whole) return 0;
-  w->every = sc_get(host, s.grid_cols * (i64)sizeof *w->every);
-  if (!w->every) return sc_experts_no_memory;
-  for (i64 i = 0; i < s.grid_cols; i++) w->every[i] = (i32)i;
-  return 0;
+  return SC(sc_experts_place)(&s, host, w);
 }
 
 /* What a loop needs of one chunk: taps are blocks, each of one input or two. */

@@ -7,6 +7,8 @@
 
 /* Reads what codes need besides the packed weight in constants [first, first + 5): scales [chunks][groups][16] behind them. */
 HIDDEN const char *SC(sc_codes_read)(const sc_step_spec *spec, i64 first, i64 experts, i64 group, const sc_host *host, sc_experts *w);
+/* Where the blocks of each chunk are, of a weight whose blocks are a chunk high. Null, or what is wrong. */
+HIDDEN const char *SC(sc_experts_place)(const sc_spec *s, const sc_host *host, sc_experts *w);
 /* As sc_experts_lanes and sc_experts_few. */
 HIDDEN void SC(sc_codes_lanes)(const sc_experts *w, i64 expert, i64 chunk, const float *x, i64 vectors, float *out);
 HIDDEN void SC(sc_codes_few)(const sc_experts *w, i64 expert, i64 chunk, const float *const *x, i64 tokens, float *out);
