@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sparsecc.backends.cuda.table import DTYPES, KERNELS, Arch, Kernel, attention_name
+from sparsecc.backends.cuda.kernel import DTYPES, Arch, Kernel
+from sparsecc.backends.cuda.rows.attention import attention_name
+from sparsecc.backends.cuda.table import KERNELS
 from sparsecc.backends.cuda.tiles import Tiles
 from sparsecc.errors import BackendError
 

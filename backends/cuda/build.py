@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from sparsecc.backends.codegen.cache import is_kept, keep, place_of
+from sparsecc.backends.cuda.kernel import ALIGNED, CONSTANT, Arch, Kernel
 from sparsecc.backends.cuda.load import PIN, function, load_pinned
-from sparsecc.backends.cuda.table import ALIGNED, CONSTANT, KERNELS, Arch, Kernel
+from sparsecc.backends.cuda.table import KERNELS
 from sparsecc.errors import BackendError, first_line
 
 WARP = 32

@@ -13,8 +13,9 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
+from sparsecc.backends.cuda.kernel import Arch, Kernel
 from sparsecc.backends.cuda.load import function
-from sparsecc.backends.cuda.table import KERNELS, Arch, Kernel
+from sparsecc.backends.cuda.table import KERNELS
 
 
 def interpret(

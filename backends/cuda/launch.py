@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sparsecc.backends.cuda.kernel import Arch, Kernel
 from sparsecc.backends.cuda.load import function
-from sparsecc.backends.cuda.table import Arch, Kernel
 
 
 def arch_of(device: Any) -> Arch:

@@ -19,9 +19,10 @@ from benchmarks.gpu.attention import ATTENTION
 from benchmarks.gpu.family import Case, Family
 from benchmarks.gpu.timing import in_turns
 from benchmarks.rows import figures, keep
+from sparsecc.backends.cuda.kernel import Arch
 from sparsecc.backends.cuda.launch import arch_of
 from sparsecc.backends.cuda.load import load
-from sparsecc.backends.cuda.table import KERNELS, Arch
+from sparsecc.backends.cuda.table import KERNELS
 from sparsecc.errors import first_line
 
 FAMILIES: dict[str, Family] = {"attention": ATTENTION}

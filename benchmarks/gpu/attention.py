@@ -19,8 +19,8 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from benchmarks.gpu.family import Case, Check, Family
 from benchmarks.gpu.timing import Run
 from sparsecc.backends.cuda import attention as kernels
+from sparsecc.backends.cuda.kernel import Arch, Kernel, Launch
 from sparsecc.backends.cuda.launch import launch
-from sparsecc.backends.cuda.table import Arch, Kernel, Launch
 from sparsecc.backends.cuda.tiles import Rule, Tiles, pack
 from sparsecc.errors import first_line
 from sparsecc.ops.block_sparse_attention import seen_by_blocks, seen_by_rule

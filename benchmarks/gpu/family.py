@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from benchmarks.gpu.timing import Run
-from sparsecc.backends.cuda.table import Arch, Kernel
+from sparsecc.backends.cuda.kernel import Arch, Kernel
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparsecc.backends.cuda import attention as kernels
+from sparsecc.backends.cuda.kernel import Arch
 from sparsecc.backends.cuda.launch import arch_of, launch
-from sparsecc.backends.cuda.table import Arch
 from sparsecc.backends.cuda.tiles import Rule, pack
 from sparsecc.errors import BackendError, PlanError
 

@@ -1,0 +1,1 @@
+"""Rows of the table of GPU kernels: one file for each family."""

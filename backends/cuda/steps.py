@@ -1,0 +1,52 @@
+"""Launches that several recipes share: turning X, splitting along its columns, adding the parts."""
+
+from __future__ import annotations
+
+import math
+
+from sparsecc.backends.cuda.forms.base import Product
+from sparsecc.backends.cuda.kernel import Arch
+from sparsecc.backends.cuda.recipe import Given, Step
+from sparsecc.backends.cuda.rows.parts import add_name, turn_name
+from sparsecc.backends.cuda.table import KERNELS
+from sparsecc.targets import TARGETS
+
+PROGRAMS = 4
+"""Wanted for each multiprocessor, so that enough reads are under way. Not measured yet."""
+LEAST_STEPS = 4
+"""Of a loop: a split that leaves fewer spends its time on starting."""
+
+
+def splits_of(programs: int, steps: int, arch: Arch) -> int:
+    """Into how many parts a loop of so many steps is cut, so that the GPU is full.
+
+    The result does not depend on the device at hand, so that equal inputs give equal bits.
+    """
+    wanted = PROGRAMS * TARGETS[f"cuda-{arch}"].threads // max(1, programs)
+    return max(1, min(wanted, steps // LEAST_STEPS))
+
+
+def turned(product: Product, wide: int) -> tuple[Step, tuple[int, int]]:
+    """Writes Xᵀ, with zeros for tokens up to a multiple of ``wide``; and the shape of that."""
+    kernel = KERNELS[turn_name(product.dtype)]
+    padded = math.ceil(product.tokens / wide) * wide
+    numbers: dict[str, Given] = {
+        "tokens": product.tokens,
+        "columns": product.columns,
+        "padded": padded,
+    }
+    grid = (
+        math.ceil(padded / kernel.constants["TOKENS"]),
+        math.ceil(product.columns / kernel.constants["COLUMNS"]),
+    )
+    return Step(kernel, grid, {"X": "X", "Turned": "Turned"} | numbers), (product.columns, padded)
+
+
+def sum_of(product: Product, splits: int) -> tuple[Step, ...]:
+    """Adds ``Parts[splits, tokens, rows]`` into Out, always in the same order; nothing for one."""
+    if splits == 1:
+        return ()
+    kernel = KERNELS[add_name(product.dtype)]
+    count = product.tokens * product.rows
+    given = {"Parts": "Parts", "Out": "Out", "count": count, "splits": splits}
+    return (Step(kernel, (math.ceil(count / kernel.constants["COUNT"]),), given),)

@@ -1,0 +1,106 @@
+"""Every form of sparse weights: packed and back, and multiplied by, beside float64."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsecc.backends.cuda.forms.base import Product
+from sparsecc.backends.cuda.forms.registry import FORMS
+from sparsecc.backends.cuda.interpret import interpret
+from sparsecc.backends.cuda.kernel import DTYPES
+from sparsecc.backends.cuda.recipe import run, tensor_of
+from sparsecc.errors import BackendError
+from tests.backends.cuda.weights import HOLDS, weight_of
+
+pytest.importorskip("triton")
+
+STEP_OF = {"float16": 2.0**-11, "bfloat16": 2.0**-7}
+"""Rounding of a number, relative; the interpreter cuts bfloat16 instead."""
+
+
+@st.composite
+def cases(draw):
+    form = draw(st.sampled_from(list(FORMS)))
+    return (
+        form,
+        draw(st.integers(1, 150)),
+        draw(st.integers(1, 300)),
+        draw(st.sampled_from([1, 2, 3, 8, 16, 17, 32, 70])),
+        draw(st.sampled_from([0.0, 0.1, 0.2, 0.5, 1.0])),
+        draw(st.sampled_from(list(DTYPES))),
+        draw(st.sampled_from(["sm_80", "sm_90"])),
+        draw(st.integers(0, 99)),
+    )
+
+
+def check(form, rows, columns, tokens, density, dtype, arch, seed):
+    """Fresh random inputs; everything that is written holds NaN before."""
+    weight = weight_of(form, rows, columns, density, seed)
+    packed = FORMS[form].pack(weight, dtype)
+    held = FORMS[form].unpack(packed)
+    kind = getattr(torch, dtype)
+    torch.manual_seed(seed)
+    x = torch.randn(tokens, columns).to(kind)
+    tensors = {name: tensor_of(array) for name, array in packed.arrays.items()}
+    out = torch.full((tokens, rows), math.nan, dtype=kind)
+    product = Product(rows, columns, packed.sizes, tokens, dtype, arch)
+    run(
+        FORMS[form].recipe(product),
+        tensors | {"X": x, "Out": out},
+        lambda kernel, grid, arguments: interpret(kernel, arch, grid, arguments),
+        lambda shape, **how: torch.full(shape, math.nan, **how),
+    )
+    wanted = x.double().numpy() @ held.astype(np.float64).T
+    size = np.abs(x.double().numpy()) @ np.abs(held.astype(np.float64)).T
+    bound = STEP_OF[dtype] * np.abs(wanted) + 2.0**-20 * size + 1e-7
+    assert (np.abs(out.double().numpy() - wanted) <= bound).all()
+
+
+@given(cases())
+def test_is_the_product_of_float64(case):
+    check(*case)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("tokens", [1, 16, 130])
+def test_is_split_along_long_columns(form, tokens):
+    check(form, 64, 2500, tokens, 0.3, "float16", "sm_90", 0)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(data=st.data())
+def test_packs_and_unpacks(form, data):
+    rows, columns = data.draw(st.integers(1, 200)), data.draw(st.integers(1, 300))
+    density = data.draw(st.sampled_from([0.0, 0.1, 0.5, 1.0]))
+    dtype = data.draw(st.sampled_from(list(DTYPES)))
+    weight = weight_of(form, rows, columns, density, data.draw(st.integers(0, 99)))
+    packed = FORMS[form].pack(weight, dtype)
+    assert set(packed.arrays) == set(FORMS[form].arrays)
+    assert set(packed.sizes) == set(FORMS[form].sizes)
+    held = FORMS[form].unpack(packed)
+    assert held.shape == weight.shape
+    assert HOLDS[form](weight, held, dtype)
+    again = FORMS[form].pack(held, dtype)
+    assert all(np.array_equal(again.arrays[name], packed.arrays[name]) for name in packed.arrays)
+
+
+def test_weights_that_do_not_fit():
+    with pytest.raises(BackendError, match="float32 weights"):
+        FORMS["columns"].pack(np.ones((2, 2)), "float32")
+    with pytest.raises(BackendError, match="no finite float16: the largest is 1e"):
+        FORMS["columns"].pack(np.full((2, 2), 1e6), "float16")
+    with pytest.raises(BackendError, match=r"\[1, 65537\] has more than 65536 columns"):
+        FORMS["columns"].pack(np.ones((1, 65537)), "float16")
+
+
+def test_tiles_are_of_the_blocks_that_are_there():
+    draws = np.random.default_rng(0)
+    for block, tile in ((16, 16), (32, 16), (64, 64), (4, 16)):
+        kept = draws.random((256 // block, 1, 128)) < 0.2
+        weight = np.broadcast_to(kept, (256 // block, block, 128)).reshape(256, 128)
+        packed = FORMS["columns"].pack(weight.astype(float), "float16")
+        assert packed.sizes["tile"] == tile
