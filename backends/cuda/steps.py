@@ -39,7 +39,9 @@ def turned(product: Product, wide: int) -> tuple[Step, tuple[int, int]]:
         math.ceil(padded / kernel.constants["TOKENS"]),
         math.ceil(product.columns / kernel.constants["COLUMNS"]),
     )
-    return Step(kernel, grid, {"X": "X", "Turned": "Turned"} | numbers), (product.columns, padded)
+    given: dict[str, Given] = {"X": "X", "Turned": "Turned", "padded": padded}
+    given |= {"tokens": product.tokens, "columns": product.columns}
+    return Step(kernel, grid, given), (product.columns, padded)
 
 
 def sum_of(product: Product, splits: int) -> tuple[Step, ...]:
@@ -48,5 +50,5 @@ def sum_of(product: Product, splits: int) -> tuple[Step, ...]:
         return ()
     kernel = KERNELS[add_name(product.dtype)]
     count = product.tokens * product.rows
-    given = {"Parts": "Parts", "Out": "Out", "count": count, "splits": splits}
+    given: dict[str, Given] = {"Parts": "Parts", "Out": "Out", "count": count, "splits": splits}
     return (Step(kernel, (math.ceil(count / kernel.constants["COUNT"]),), given),)
