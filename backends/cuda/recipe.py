@@ -9,10 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
 from sparsecc.backends.cuda.kernel import Kernel
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from torch import Tensor
 
 Given = str | int | float
@@ -85,6 +88,16 @@ def tensor_of(array: NDArray[Any]) -> Tensor:
     import torch
 
     ours = array.copy()
-    if array.dtype.name == "bfloat16":
+    if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(ours.view("uint16")).view(torch.bfloat16)
     return torch.from_numpy(ours)
+
+
+def array_of(tensor: Tensor) -> NDArray[Any]:
+    """The inverse of :func:`tensor_of`."""
+    import torch
+
+    here = tensor.cpu()
+    if here.dtype == torch.bfloat16:
+        return np.asarray(here.view(torch.uint16).numpy().view(ml_dtypes.bfloat16))
+    return np.asarray(here.numpy())

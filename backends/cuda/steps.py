@@ -30,11 +30,6 @@ def turned(product: Product, wide: int) -> tuple[Step, tuple[int, int]]:
     """Writes Xᵀ, with zeros for tokens up to a multiple of ``wide``; and the shape of that."""
     kernel = KERNELS[turn_name(product.dtype)]
     padded = math.ceil(product.tokens / wide) * wide
-    numbers: dict[str, Given] = {
-        "tokens": product.tokens,
-        "columns": product.columns,
-        "padded": padded,
-    }
     grid = (
         math.ceil(padded / kernel.constants["TOKENS"]),
         math.ceil(product.columns / kernel.constants["COLUMNS"]),

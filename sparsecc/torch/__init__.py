@@ -22,6 +22,7 @@ from sparsecc.torch.relufier import Relufier
 from sparsecc.torch.schedules import Dynamic, Gradual, Progressive, SrSte
 from sparsecc.torch.soups import greedy_soup, soup
 from sparsecc.torch.sparse_ift import sparse_flops, sparse_ift
+from sparsecc.torch.sparse_linear import SparseLinear
 from sparsecc.torch.sparsifier import Sparsifier
 from sparsecc.torch.tile_attention import TileAttention
 
@@ -31,6 +32,7 @@ __all__ = [
     "Interpreter",
     "Progressive",
     "Relufier",
+    "SparseLinear",
     "Sparsifier",
     "SrSte",
     "TileAttention",
