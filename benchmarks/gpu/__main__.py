@@ -1,6 +1,6 @@
 """Checks and times GPU kernels on a GPU: `python -m benchmarks.gpu --output out/gpu.json`.
 
-Every row of the table is checked against float64, then cases are timed beside torch, then other
+Kernels are checked against float64, then cases are timed beside torch, then other
 launches are tried, as long as there is time. What is done is written after every step.
 """
 
@@ -18,31 +18,30 @@ import typer
 from benchmarks.gpu.attention import ATTENTION
 from benchmarks.gpu.family import Case, Family
 from benchmarks.gpu.timing import in_turns
+from benchmarks.gpu.weights import WEIGHTS
 from benchmarks.rows import figures, keep
 from sparsecc.backends.cuda.kernel import Arch
 from sparsecc.backends.cuda.launch import arch_of
 from sparsecc.backends.cuda.load import load
-from sparsecc.backends.cuda.table import KERNELS
 from sparsecc.errors import first_line
 
-FAMILIES: dict[str, Family] = {"attention": ATTENTION}
-"""By the module of ``backends/cuda/kernels``."""
+FAMILIES: dict[str, Family] = {"attention": ATTENTION, "weights": WEIGHTS}
+"""What is checked and timed, in this order."""
 _CASE_S = 4.0
 _OTHER_S = 0.5
 
 
 def checks(arch: Arch) -> Iterator[dict[str, Any]]:
-    """Every row of the table that there is a check for."""
-    for kernel in KERNELS.values():
-        family = FAMILIES.get(kernel.module)
-        if family is None or arch not in kernel.launches:
-            continue
-        try:
-            made = family.check(kernel, arch)
-            said = {"error": made.error, "bound": made.bound, "passed": made.error <= made.bound}
-        except Exception as error:  # the others are still worth knowing
-            said = {"passed": False, "failed": first_line(error)}
-        yield {"kernel": kernel.name, **said}
+    """Every check of every family."""
+    for family in FAMILIES.values():
+        for name, check in family.checks(arch):
+            try:
+                made = check()
+                passed = made.error <= made.bound
+                said = {"error": made.error, "bound": made.bound, "passed": passed}
+            except Exception as error:  # the others are still worth knowing
+                said = {"passed": False, "failed": first_line(error)}
+            yield {"kernel": name, **said}
 
 
 def timed(case: Case) -> dict[str, Any]:
@@ -69,14 +68,14 @@ def timings(arch: Arch) -> Iterator[dict[str, Any]]:
 
 def others(arch: Arch) -> Iterator[dict[str, Any]]:
     """Other launches of the rows."""
-    for module, family in FAMILIES.items():
+    for family_name, family in FAMILIES.items():
         for name, make in family.others(arch):
             try:
                 times = in_turns({name: make()}, _OTHER_S)[name]
                 said: dict[str, Any] = {"ms": float(np.median(times))}
             except Exception as error:  # too much shared memory, most often
                 said = {"failed": first_line(error)}
-            yield {"module": module, "launch": name, **said}
+            yield {"family": family_name, "launch": name, **said}
 
 
 STEPS: dict[str, Callable[[Arch], Iterator[dict[str, Any]]]] = {

@@ -16,16 +16,15 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from benchmarks.gpu.family import Case, Check, Family
-from benchmarks.gpu.timing import Run
+from benchmarks.gpu.family import Case, Check, Family, answers_of, error_of
+from benchmarks.gpu.timing import DEVICE, Run
 from sparsecc.backends.cuda import attention as kernels
 from sparsecc.backends.cuda.kernel import Arch, Kernel, Launch
 from sparsecc.backends.cuda.launch import launch
+from sparsecc.backends.cuda.rows.attention import ATTENTION as ROWS
 from sparsecc.backends.cuda.tiles import Rule, Tiles, pack
-from sparsecc.errors import first_line
 from sparsecc.ops.block_sparse_attention import seen_by_blocks, seen_by_rule
 
-DEVICE = "cuda"
 HEADS, TOKENS, FEATURES = 24, 32768, 128
 KEPT = (1.0, 0.5, 0.2, 0.1)
 BOUNDS = {"float16": 2e-3, "bfloat16": 1.6e-2}
@@ -103,6 +102,12 @@ def check(kernel: Kernel, arch: Arch) -> Check:
     return Check(float(worst), BOUNDS[dtype])
 
 
+def checks(arch: Arch) -> Iterator[tuple[str, Callable[[], Check]]]:
+    """Every row of the forward."""
+    for kernel in ROWS:
+        yield kernel.name, functools.partial(check, kernel, arch)
+
+
 def _dtype(kernel: Kernel) -> torch.dtype:
     return torch.bfloat16 if kernel.arguments["Q"] == "*bf16" else torch.float16
 
@@ -155,7 +160,7 @@ def cases(arch: Arch) -> Iterator[Case]:
         for rows in (128, 64):
             name = f"ours-m{rows}"
             sides[name], outputs[name], shares[rows] = _ours(arch, tensors, kept, block, rows)
-        answers, failed = _answers(sides)
+        answers, failed = answers_of(sides)
         answers |= outputs
         yield Case(
             name=f"{heads} heads × {features}, {TOKENS} tokens, {share:.0%} of blocks of {block}",
@@ -167,28 +172,12 @@ def cases(arch: Arch) -> Iterator[Case]:
         )
 
 
-def _answers(sides: dict[str, Run]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What sides compute; and those that do not run, and why: a missing backend stops nobody."""
-    answers, failed = {}, {}
-    for name, side in sides.items():
-        try:
-            answer = side()
-            torch.randn(1, device=DEVICE).item()  # waits until it is done
-        except Exception as error:  # whatever a peer raises
-            failed[name] = first_line(error)
-        else:
-            if isinstance(answer, Tensor):
-                answers[name] = answer
-    return answers, failed
-
-
 def _errors(answers: dict[str, Tensor], reference: str) -> dict[str, float]:
     """Largest difference of the sparse sides from one of them, over its largest value."""
     if reference not in answers:
         return {}
-    wanted = answers[reference].float()
     return {
-        name: float((answer.float() - wanted).abs().max() / wanted.abs().max())
+        name: error_of(answer, answers[reference])
         for name, answer in answers.items()
         if name not in DENSE
     }
@@ -214,4 +203,4 @@ def others(arch: Arch) -> Iterator[tuple[str, Callable[[], Run]]]:
             yield name, functools.partial(made, rows, columns, warps, stages)
 
 
-ATTENTION = Family(check, cases, others)
+ATTENTION = Family(checks, cases, others)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from benchmarks.gpu.timing import Run
-from sparsecc.backends.cuda.kernel import Arch, Kernel
+import torch
+from torch import Tensor
+
+from benchmarks.gpu.timing import DEVICE, Run
+from sparsecc.backends.cuda.kernel import Arch
+from sparsecc.errors import first_line
 
 
 @dataclass(frozen=True)
@@ -48,11 +53,32 @@ class Family:
     """Kernels of one module of ``backends/cuda/kernels``.
 
     Attributes:
-        check: Checks a row of the table on the GPU.
+        checks: Names of checks on the GPU, and how each is done.
         cases: Makes what is timed, one after the other, since they need memory.
         others: Other launches of a row that might be faster, as functions to time.
     """
 
-    check: Callable[[Kernel, Arch], Check]
+    checks: Callable[[Arch], Iterator[tuple[str, Callable[[], Check]]]]
     cases: Callable[[Arch], Iterator[Case]]
     others: Callable[[Arch], Iterator[tuple[str, Callable[[], Run]]]]
+
+
+def answers_of(sides: Mapping[str, Run]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What sides compute; and those that do not run, and why: a missing backend stops nobody."""
+    answers, failed = {}, {}
+    for name, side in sides.items():
+        try:
+            answer = side()
+            torch.randn(1, device=DEVICE).item()  # waits until it is done
+        except Exception as error:  # whatever a peer raises
+            failed[name] = first_line(error)
+        else:
+            if isinstance(answer, Tensor):
+                answers[name] = answer
+    return answers, failed
+
+
+def error_of(made: Tensor, wanted: Tensor) -> float:
+    """Largest difference, over the largest value that is wanted; infinite for what is no number."""
+    error = (made.double() - wanted.double()).abs().max() / wanted.double().abs().max()
+    return float(error.nan_to_num(math.inf))

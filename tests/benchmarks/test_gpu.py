@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from benchmarks.gpu import __main__ as script
 from benchmarks.gpu import attention as bench
+from benchmarks.gpu import family, weights
 from sparsecc.backends.cuda.interpret import interpret
 from sparsecc.backends.cuda.table import KERNELS
 
@@ -26,8 +27,10 @@ def interpreted(monkeypatch):
     def launch(kernel, grid, given):
         interpret(kernel, ARCH, grid, given)
 
-    monkeypatch.setattr(bench, "DEVICE", "cpu")
-    monkeypatch.setattr(bench, "launch", launch)
+    for module in (bench, family, weights):
+        monkeypatch.setattr(module, "DEVICE", "cpu")
+    for module in (bench, weights):
+        monkeypatch.setattr(module, "launch", launch)
     monkeypatch.setattr(bench, "_flex", lambda: flex_attention)
     monkeypatch.setattr(bench, "HEADS", 1)
     monkeypatch.setattr(bench, "TOKENS", 256)
@@ -62,8 +65,8 @@ def test_cases_name_what_does_not_run_and_compute_the_same(interpreted):
     assert set(case.sides) == {"flash", "flex", "ours-m128", "ours-m64"}
     assert set(case.failed) == {"cudnn"}
     assert case.share == 1
-    errors = bench._errors({"flash": case.sides["flash"](), "flex": case.sides["flex"]()}, "flash")
-    assert max(errors.values()) < 0.02
+    made = {"flash": case.sides["flash"](), "flex": case.sides["flex"]()}
+    assert max(bench._errors(made, "flash").values()) < 0.02
 
 
 @pytest.mark.parametrize("share", bench.KEPT)
@@ -71,3 +74,28 @@ def test_as_many_blocks_in_every_row(share):
     kept = bench.blocks_of(2, 2048, 64, share)
     assert (kept.sum(-1) == max(1, round(32 * share))).all()
     assert kept[:, np.arange(32), np.arange(32)].all()
+
+
+@pytest.mark.parametrize("side", weights.ZEROS)
+def test_weights_pass_their_check(interpreted, monkeypatch, side):
+    monkeypatch.setattr(weights, "ROWS", 100)
+    monkeypatch.setattr(weights, "COLUMNS", 200)
+    made = weights.check(weights.ZEROS[side], "bfloat16", 7, ARCH)
+    assert 0 < made.error <= made.bound
+
+
+def test_weights_have_the_zeros_that_they_are_named_after():
+    for zeros in weights.ZEROS.values():
+        weight = zeros.weight(640, 320, 1)
+        assert abs((weight == 0).mean() - zeros.share) < 0.05
+
+
+def test_weights_are_timed_beside_cublas(interpreted, monkeypatch):
+    monkeypatch.setattr(weights, "SHAPES", ((64, 128),))
+    monkeypatch.setattr(weights, "LAYERS", 1)
+    monkeypatch.setattr(weights, "graphed", lambda run: run)
+    made = list(weights.cases(ARCH))
+    assert len(made) == len(weights.TOKENS)
+    for case in made:
+        assert set(case.sides) == {"cublas", *weights.ZEROS}
+        assert not case.failed

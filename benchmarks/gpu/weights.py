@@ -1,0 +1,149 @@
+"""Linear layers with sparse weights on a GPU, in every form, beside cuBLAS and the form's peers.
+
+A side multiplies by several layers, one after the other, more than the cache holds, from a captured
+graph: what decoding does.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from benchmarks.gpu.family import Case, Check, Family, answers_of, error_of
+from benchmarks.gpu.timing import DEVICE, Run, graphed
+from sparsecc.backends.cuda.forms.base import Matrix, Packed, Product
+from sparsecc.backends.cuda.forms.registry import FORMS
+from sparsecc.backends.cuda.kernel import DTYPES, Arch
+from sparsecc.backends.cuda.launch import launch
+from sparsecc.backends.cuda.recipe import run, tensor_of
+
+SHAPES = ((11008, 4096), (4096, 11008), (20480, 5120))
+"""Outputs and inputs: feed-forward layers of Llama 7B and OPT 13B."""
+TOKENS = (1, 8, 16, 32, 512)
+ROWS, COLUMNS = 1000, 2100
+"""Of the layers that are checked."""
+LAYERS = 6
+BOUNDS = {"float16": 2e-3, "bfloat16": 1.6e-2}
+"""Of errors, relative to the largest value."""
+DTYPE = "float16"
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """The zeros that a form is shown with.
+
+    Attributes:
+        form: Name of the form.
+        share: Of weights that are zero.
+        height: Rows that share a zero.
+        keep: Of four consecutive inputs, how many are kept; 0 if that does not matter.
+        width: Inputs that share a zero.
+    """
+
+    form: str
+    share: float
+    height: int = 1
+    keep: int = 0
+    width: int = 1
+
+    def weight(self, rows: int, columns: int, seed: int) -> Matrix:
+        """A random weight with such zeros."""
+        draws = np.random.default_rng(seed)
+        weight = draws.standard_normal((rows, columns), np.float32) / math.sqrt(columns)
+        if self.keep:
+            rank = draws.random((rows, columns // 4, 4), np.float32).argsort(-1).argsort(-1)
+            return weight * (rank < self.keep).reshape(rows, columns)
+        grid = -(-rows // self.height), -(-columns // self.width)
+        kept = draws.random(grid, np.float32) >= self.share
+        kept = kept.repeat(self.height, 0)[:rows].repeat(self.width, 1)[:, :columns]
+        return weight * kept
+
+
+ZEROS: Mapping[str, Zeros] = {
+    "columns 16×1 80 %": Zeros("columns", 0.8, height=16),
+    "columns 64×1 80 %": Zeros("columns", 0.8, height=64),
+}
+"""Side → its zeros."""
+
+
+def tensors_of(packed: Packed) -> dict[str, Tensor]:
+    """The arrays on the GPU."""
+    return {name: tensor_of(array).to(DEVICE) for name, array in packed.arrays.items()}
+
+
+def multiply(
+    packed: Packed, arrays: Mapping[str, Tensor], x: Tensor, out: Tensor, arch: Arch
+) -> None:
+    """Write the product with a packed weight."""
+    dtype = str(x.dtype).removeprefix("torch.")
+    product = Product(packed.rows, packed.columns, packed.sizes, len(x), dtype, arch)
+    run(FORMS[packed.form].recipe(product), {**arrays, "X": x, "Out": out}, launch)
+
+
+def check(zeros: Zeros, dtype: str, tokens: int, arch: Arch) -> Check:
+    """A layer with odd sides, beside float64."""
+    packed = FORMS[zeros.form].pack(zeros.weight(ROWS, COLUMNS, 0), dtype)
+    x = torch.randn(tokens, packed.columns, device=DEVICE).to(getattr(torch, dtype))
+    made = x.new_full((tokens, packed.rows), math.nan)
+    multiply(packed, tensors_of(packed), x, made, arch)
+    held = torch.from_numpy(FORMS[zeros.form].unpack(packed)).to(DEVICE)
+    return Check(error_of(made, x.double() @ held.double().T), BOUNDS[dtype])
+
+
+def checks(arch: Arch) -> Iterator[tuple[str, Callable[[], Check]]]:
+    """Every form in both element types, with few and many tokens."""
+    for side, zeros in ZEROS.items():
+        for dtype in DTYPES:
+            for tokens in (1, 7, 200):
+                name = f"{side}, {dtype}, {tokens} tokens"
+                yield name, functools.partial(check, zeros, dtype, tokens, arch)
+
+
+def cases(arch: Arch) -> Iterator[Case]:
+    """Every shape with all its sides, for one and for more tokens."""
+    for rows, columns in SHAPES:
+        packed = {
+            side: FORMS[zeros.form].pack(zeros.weight(rows, columns, 0), DTYPE)
+            for side, zeros in ZEROS.items()
+        }
+        layers = {side: [tensors_of(each) for _ in range(LAYERS)] for side, each in packed.items()}
+        dense = torch.randn(LAYERS, rows, columns, device=DEVICE, dtype=getattr(torch, DTYPE))
+        for tokens in TOKENS:
+            x = torch.randn(tokens, columns, device=DEVICE, dtype=dense.dtype)
+            sides: dict[str, Run] = {"cublas": functools.partial(_dense, dense, x)}
+            sides |= {
+                side: functools.partial(_sparse, packed[side], layers[side], x, arch)
+                for side in packed
+            }
+            _, failed = answers_of(sides)
+            yield Case(
+                name=f"{LAYERS} layers [{rows}, {columns}], {tokens} tokens",
+                baselines=("cublas",),
+                sides={name: graphed(side) for name, side in sides.items() if name not in failed},
+                failed=failed,
+            )
+
+
+def _dense(weights: Tensor, x: Tensor) -> None:
+    for weight in weights:
+        functional.linear(x, weight)
+
+
+def _sparse(packed: Packed, layers: list[dict[str, Tensor]], x: Tensor, arch: Arch) -> None:
+    for arrays in layers:
+        multiply(packed, arrays, x, x.new_empty(len(x), packed.rows), arch)
+
+
+def others(_: Arch) -> Iterator[tuple[str, Callable[[], Run]]]:
+    """None yet."""
+    yield from ()
+
+
+WEIGHTS = Family(checks, cases, others)
