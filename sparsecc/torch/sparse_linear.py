@@ -6,6 +6,7 @@ weight that the form holds, to test with.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 
 from sparsecc.backends.cuda.forms.base import Packed, Product
 from sparsecc.backends.cuda.forms.registry import FORMS
-from sparsecc.backends.cuda.kernel import DTYPES
+from sparsecc.backends.cuda.kernel import DTYPES, Arch
 from sparsecc.backends.cuda.launch import arch_of, launch
-from sparsecc.backends.cuda.recipe import array_of, run, tensor_of
+from sparsecc.backends.cuda.recipe import Recipe, array_of, run, tensor_of
 from sparsecc.errors import BackendError
 
 
@@ -120,8 +121,22 @@ def _cuda(
     out = x.new_empty(x.shape[0], shape[0])
     if not out.numel():
         return out
-    sizes = dict(zip(ours.sizes, numbers, strict=True))
-    product = Product(shape[0], shape[1], sizes, x.shape[0], _name(x.dtype), arch_of(x.device))
+    given = (form, *shape, tuple(numbers), len(x), _name(x.dtype), arch_of(x.device))
     tensors = dict(zip(ours.arrays, arrays, strict=True))
-    run(ours.recipe(product), tensors | {"X": x.contiguous(), "Out": out}, launch)
+    run(_recipe(*given), tensors | {"X": x.contiguous(), "Out": out}, launch)
     return out
+
+
+@functools.lru_cache(maxsize=1024)
+def _recipe(
+    form: str,
+    rows: int,
+    columns: int,
+    numbers: tuple[int, ...],
+    tokens: int,
+    dtype: str,
+    arch: Arch,
+) -> Recipe:
+    """The launches of a product, made once for as many tokens."""
+    sizes = dict(zip(FORMS[form].sizes, numbers, strict=True))
+    return FORMS[form].recipe(Product(rows, columns, sizes, tokens, dtype, arch))
