@@ -4,8 +4,10 @@ import torch
 from torch import nn
 
 from sparsecc.backends.cuda.forms.registry import FORMS
+from sparsecc.backends.cuda.interpret import interpret
 from sparsecc.errors import BackendError
 from sparsecc.torch import SparseLinear
+from sparsecc.torch import sparse_linear as module
 from sparsecc.torch.sparse_linear import sparse_linear
 from tests.backends.cuda.weights import weight_of
 
@@ -62,3 +64,16 @@ def test_what_does_not_fit():
     for x in (torch.ones(2, 95).half(), torch.ones(2, 96)):
         with pytest.raises(BackendError):
             sparse(x)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("tokens", [1, 20])
+def test_what_runs_on_a_gpu_through_the_interpreter(form, tokens, monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setattr(module, "arch_of", lambda _: "sm_90")
+    monkeypatch.setattr(module, "launch", lambda *how: interpret(how[0], "sm_90", *how[1:]))
+    sparse = SparseLinear.of(layer_of(form, torch.float16, bias=False), form)
+    arrays = [getattr(sparse, name.lower()) for name in FORMS[form].arrays]
+    x = torch.randn(96, tokens).half().T  # not contiguous
+    made = module._cuda(x, arrays, form, sparse.shape, sparse.numbers)
+    assert torch.allclose(made.float(), sparse(x).float(), rtol=2e-3, atol=2e-3)
