@@ -7,6 +7,7 @@ as long as that. Many tokens take the time of their products, in whole tiles.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -85,6 +86,7 @@ def most_tiles(pairs: int, experts: int, rows: int) -> int:
     return (pairs + min(pairs, experts) * (rows - 1)) // rows
 
 
+@functools.lru_cache(maxsize=1024)
 def recipe(mixture: Mixture) -> Recipe:
     """Route, up (with the gate and the activation), down (times the gates), combine.
 
@@ -92,7 +94,7 @@ def recipe(mixture: Mixture) -> Recipe:
         BackendError: No kernel takes such a mixture.
         TargetError: There are no kernels for the architecture.
     """
-    _check(mixture)
+    check(mixture)
     if not mixture.pairs:
         return Recipe(())
     rows = rows_of(mixture.pairs, mixture.experts)
@@ -183,7 +185,13 @@ def _combine(mixture: Mixture, splits: int) -> Step:
     )
 
 
-def _check(mixture: Mixture) -> None:
+def check(mixture: Mixture) -> None:
+    """Check that there are kernels for a mixture.
+
+    Raises:
+        BackendError: There are none: of its type or activation, or for so many numbers.
+        TargetError: There are none for the architecture.
+    """
     said = (
         f"a mixture of {mixture.slots} out of {mixture.experts} experts, "
         f"{mixture.features} → {mixture.inner} {mixture.dtype} features"

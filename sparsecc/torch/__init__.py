@@ -21,6 +21,7 @@ from sparsecc.torch.precision import fast_products
 from sparsecc.torch.relufier import Relufier
 from sparsecc.torch.schedules import Dynamic, Gradual, Progressive, SrSte
 from sparsecc.torch.soups import greedy_soup, soup
+from sparsecc.torch.sparse_experts import SparseExperts
 from sparsecc.torch.sparse_ift import sparse_flops, sparse_ift
 from sparsecc.torch.sparse_linear import SparseLinear
 from sparsecc.torch.sparsifier import Sparsifier
@@ -32,6 +33,7 @@ __all__ = [
     "Interpreter",
     "Progressive",
     "Relufier",
+    "SparseExperts",
     "SparseLinear",
     "Sparsifier",
     "SrSte",
