@@ -80,7 +80,9 @@ def rewrite(graph: ir.Model, target: Target, ctx: Context) -> list[LayerRow]:
     to_sparse = ToSparse(target)
     dense: Sequence[Depthwise | DenseProducts | DenseBeside | DenseAlone]
     dense = (Depthwise(), DenseProducts(target), DenseBeside(target))
-    if target.stands_alone:
+    if target.family == "cuda":
+        dense = ()  # kernels for GPUs are of sparse weights alone
+    elif target.stands_alone:
         dense = (DenseAlone(target),)
     run([to_sparse, *dense, PackMixtures(target), *pipeline.EXACT_AFTER], graph, ctx)
     rows = refused | {choice.row.name: choice.row for choice in to_sparse.choices}
@@ -97,15 +99,18 @@ def rewrite(graph: ir.Model, target: Target, ctx: Context) -> list[LayerRow]:
             )
     for name, row in int8_rows(graph, target).items():
         rows[name] = dataclasses.replace(row, op=rows[name].op)
-    if target.stands_alone:
-        rows |= _without_runtime(graph, rows)
+    if target.stands_alone or target.family == "cuda":
+        rows |= _without_runtime(graph, rows, target)
     rows = merged(rows, parts, target) | attention_rows(graph, target) | mixture_rows(graph, target)
     return sorted(rows.values(), key=lambda row: order.get(row.name, len(order)))
 
 
-def _without_runtime(graph: ir.Model, rows: Mapping[str, LayerRow]) -> dict[str, LayerRow]:
+def _without_runtime(
+    graph: ir.Model, rows: Mapping[str, LayerRow], target: Target
+) -> dict[str, LayerRow]:
     """Rows of layers that no packed weight stands for: a step that reads the weight, or TVM."""
-    steps = {node.name for unit in units_of(graph)[0] for node in unit.nodes}
+    in_library = target.family != "cuda"
+    steps = {node.name for unit in units_of(graph)[0] for node in unit.nodes if in_library}
     return {
         name: dataclasses.replace(row, kernel="matmul-dense" if name in steps else TVM_KERNEL)
         for name, row in rows.items()

@@ -16,7 +16,7 @@ from sparsecc import ops
 from sparsecc.ops.attention_parts import LEAST_OPSET
 from sparsecc.ops.block_sparse_attention import variant
 from sparsecc.passes.attention import masks
-from sparsecc.passes.attention.estimate import dense_ms, kept_ms, sets_ms, size_of
+from sparsecc.passes.attention.estimate import dense_ms, kept_ms, sets_ms, size_of, why_not
 from sparsecc.passes.attention.heads import Heads, heads_of
 from sparsecc.passes.attention.masks import Known, Masks
 from sparsecc.passes.attention.match import MASKED, Attention, Term, match
@@ -143,6 +143,9 @@ class _Reader:
         if wrong:
             return wrong
         size = size_of(dims, heads[0].dims[3])
+        wrong = why_not(size.dim, target)
+        if wrong:
+            return wrong
         by_blocks = kept_ms(size, kept.scores(size.queries, size.keys), target).ms
         dense = dense_ms(size, target).ms
         note = None

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
+from sparsecc.backends.cuda.attention import FEATURES
 from sparsecc.cost import roofline
 from sparsecc.cost.attention import work
+from sparsecc.cost.gpu.layers import TILES, Scores, attention
 from sparsecc.cost.model import UNMEASURED_SPREAD, Estimate, cost_model, total
 from sparsecc.cost.rates import Kind, Sums
 from sparsecc.passes.attention.modes import Pattern
 from sparsecc.passes.attention.sets import Sets
 from sparsecc.targets import Target
+from sparsecc.targets.cuda import arch_of_target
 
 _OPERANDS = 3
 """Queries, keys and values: tokens in the lanes for dense layers, in rows for sparse attention."""
@@ -45,13 +50,25 @@ def size_of(dims: Sequence[object], dim: object) -> Size:
     return Size(*(size if isinstance(size, int) else guess for size, guess in sizes))
 
 
+def why_not(dim: object, target: Target | None) -> str:
+    """Why a target has no kernel that skips blocks for heads of so many features, or ""."""
+    if target is None or target.family != "cuda" or dim in FEATURES:
+        return ""
+    sizes = " or ".join(map(str, FEATURES))
+    return f"kernels for GPUs are for heads of {sizes} features, not {dim}"
+
+
 def dense_ms(size: Size, target: Target) -> Estimate:
     """All scores."""
+    if target.family == "cuda":
+        return _on_gpu(size, size.scores, target, dense=True)
     return scored_ms(size, size.scores, target)
 
 
 def kept_ms(size: Size, scores: float, target: Target) -> Estimate:
     """So many scores of each head, with tokens in rows, as what skips blocks wants them."""
+    if target.family == "cuda":
+        return _on_gpu(size, scores, target)
     tokens = size.batch * size.heads * size.dim
     turned = _moved("from_t64", tokens * (size.queries + (_OPERANDS - 1) * size.keys), target)
     back = _moved("to_t64", tokens * size.queries, target)
@@ -64,7 +81,7 @@ def sets_ms(size: Size, sets: Sets, target: Target) -> Estimate:
     each = replace(size, batch=size.batch * count, queries=slots, keys=slots)
     in_strips = slots * -(-slots // _STRIP) * _STRIP
     moved = 0 if sets.in_order else each.batch * each.heads * slots * size.dim
-    return total([kept_ms(each, in_strips, target), _carried((_OPERANDS + 1) * moved)])
+    return total([kept_ms(each, in_strips, target), _carried((_OPERANDS + 1) * moved, target)])
 
 
 def head_ms(pattern: Pattern, tokens: int, dim: int, target: Target) -> float:
@@ -76,7 +93,9 @@ def head_ms(pattern: Pattern, tokens: int, dim: int, target: Target) -> float:
     if not pattern.kept.any():
         return 0.0
     size = Size(1, 1, tokens, tokens, dim)
-    moved = _carried((_OPERANDS + 1) * tokens * dim)
+    if target.family == "cuda":
+        return _head_on_gpu(pattern, size, target)
+    moved = _carried((_OPERANDS + 1) * tokens * dim, target)
     return scored_ms(size, pattern.density * size.scores, target).ms + moved.ms
 
 
@@ -87,11 +106,39 @@ def scored_ms(size: Size, scores: float, target: Target) -> Estimate:
     return cost_model(target).step("attention", sums) or Estimate(by_peak, UNMEASURED_SPREAD)
 
 
+def _on_gpu(size: Size, scores: float, target: Target, *, dense: bool = False) -> Estimate:
+    """The kernel over kept tiles, or a library's over all; tokens stay where they are."""
+    arch = arch_of_target(target)
+    wanted = Scores(size.batch * size.heads, size.queries, size.keys, size.dim, scores)
+    return cost_model(target).task(
+        *(attention(wanted, arch, tall=tall, dense=dense) for tall in TILES)
+    )
+
+
+def _head_on_gpu(pattern: Pattern, size: Size, target: Target) -> float:
+    """One of so many equal heads that the GPU is full, by the rows of tiles that it keeps.
+
+    One that keeps all takes what it would in a library's kernel: skipping has to beat that.
+    """
+    arch, heads = arch_of_target(target), target.threads
+    if pattern.kept.all():
+        return _on_gpu(replace(size, heads=heads), size.scores, target, dense=True).ms / heads
+    tasks = []
+    for tall in TILES:
+        starts = np.arange(0, len(pattern.kept), max(1, tall // pattern.block))
+        rows = np.logical_or.reduceat(pattern.kept, starts).sum(1)
+        kept = float(rows.sum()) / (len(starts) * pattern.kept.shape[1]) * size.scores
+        longest = float(rows.max() / rows.mean())
+        wanted = Scores(heads, size.queries, size.keys, size.dim, kept, longest)
+        tasks.append(attention(wanted, arch, tall=tall))
+    return cost_model(target).task(*tasks).ms / heads
+
+
 def _moved(kind: Kind, elements: int, target: Target) -> Estimate:
     found = cost_model(target).step(kind, Sums(1, elements))
-    return found or _carried(elements)
+    return found or _carried(elements, target)
 
 
-def _carried(elements: int) -> Estimate:
+def _carried(elements: int, target: Target) -> Estimate:
     """So many numbers read in one place and written in another."""
-    return Estimate(8e-6 * elements / roofline.LAYOUT_GBS, UNMEASURED_SPREAD)
+    return Estimate(roofline.moved_ms(8.0 * elements, target), UNMEASURED_SPREAD)

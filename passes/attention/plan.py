@@ -12,7 +12,7 @@ from sparsecc.cost.model import WORTH_CHANGING
 from sparsecc.errors import PlanError
 from sparsecc.ops.attention_parts import LEAST_OPSET
 from sparsecc.passes.attention.blocks import SelfAttention, as_op, keep, self_attentions
-from sparsecc.passes.attention.estimate import head_ms
+from sparsecc.passes.attention.estimate import head_ms, why_not
 from sparsecc.passes.attention.fuse_heads import fuse_heads
 from sparsecc.passes.attention.modes import AUTO, Grid, Pattern, grid_of
 from sparsecc.passes.attention.offers import FULL, Offer
@@ -41,6 +41,10 @@ def asked_for(model: ir.Model, spec: str, ctx: Context) -> tuple[list[SelfAttent
         PlanError: There is none, or the grid does not fit.
     """
     ours, others = self_attentions(model)
+    for each in list(ours):
+        if why := why_not(each.parts[0].dims[3], ctx.target):
+            others[each.name] = why
+            ours.remove(each)
     if model.opset_imports.get("", 0) < LEAST_OPSET:
         raise PlanError(
             f"attention over blocks needs opset {LEAST_OPSET}, the model has "

@@ -102,7 +102,7 @@ def between(model: ir.Model, target: Target) -> Estimate:
         if saved is not None:
             parts.append(Estimate(-saved.ms, saved.spread))
     others = [node for node in outside if not (_is_layer(node) or is_part(node))]
-    parts += [_node(node) for node in others if _computes(node)]
+    parts += [_node(node, target) for node in others if _computes(node)]
     return total(parts)
 
 
@@ -119,7 +119,7 @@ def _step(step: Step, values: Mapping[str, ir.Value], costs: CostModel) -> Estim
         known: Kind | None = next((each for each in KINDS if each == kind), None)
         elements = read if kind in _OF_INPUT else made
         found = costs.step(known, Sums(1, elements)) if known else None
-    return found or Estimate(_moved_ms(read + made), UNMEASURED_SPREAD)
+    return found or Estimate(_moved_ms(read + made, costs.target), UNMEASURED_SPREAD)
 
 
 def _attention(step: Step, values: Mapping[str, ir.Value]) -> Sums:
@@ -154,10 +154,10 @@ def _beside_layer(node: ir.Node, costs: CostModel) -> list[Estimate]:
     return [each for each in found if each is not None]
 
 
-def _node(node: ir.Node) -> Estimate:
+def _node(node: ir.Node, target: Target) -> Estimate:
     """A node that ONNX Runtime runs."""
     moved = sum(_elements(value) for value in node.outputs)
-    return Estimate(roofline.NODE_MS + _moved_ms(2 * moved), UNMEASURED_SPREAD)
+    return Estimate(roofline.NODE_MS + _moved_ms(2 * moved, target), UNMEASURED_SPREAD)
 
 
 def _is_layer(node: ir.Node) -> bool:
@@ -174,8 +174,8 @@ def _computes(node: ir.Node) -> bool:
     )
 
 
-def _moved_ms(elements: float) -> float:
-    return FLOAT_BYTES * elements / roofline.LAYOUT_GBS * 1e-6
+def _moved_ms(elements: float, target: Target) -> float:
+    return roofline.moved_ms(FLOAT_BYTES * elements, target)
 
 
 def _dims(value: ir.Value | None) -> list[int]:

@@ -44,6 +44,18 @@ _GRIDS: dict[Mode, dict[str, tuple[float, ...]]] = {
     },
 }
 """Pattern → sparsities tried."""
+_GPU_GRIDS: dict[Mode, dict[str, tuple[float, ...]]] = {
+    "fast": {
+        "64x1": (0.5, 0.65, 0.8, 0.9),
+        "unstructured": (0.5, 0.65, 0.8, 0.9),
+    },
+    "thorough": {
+        "64x1": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+        "16x1": (0.5, 0.6, 0.7, 0.8, 0.85, 0.9),
+        "unstructured": (0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.94),
+    },
+}
+"""The same for GPUs, of which those with kernels are tried."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +136,7 @@ def offer(layer: Layer, target: Target, mode: Mode, method: Method) -> list[Cand
     if layer.keep_dense:
         return [kept]
     found = [kept]
-    for name, sparsities in _GRIDS[mode].items():
+    for name, sparsities in _grid(layer, target, mode).items():
         pattern = Pattern.parse(name)
         if (layer.rows // layer.groups) % pattern.block[0]:
             continue
@@ -139,6 +151,20 @@ def offer(layer: Layer, target: Target, mode: Mode, method: Method) -> list[Cand
         if factored.density < kept.density and factored.ms <= roofline.WORTHWHILE * kept.ms:
             found.append(factored)
     return found
+
+
+def _grid(layer: Layer, target: Target, mode: Mode) -> Mapping[str, Sequence[float]]:
+    """Patterns that there are kernels for, and the sparsities tried of each."""
+    costs = cost_model(target)
+    if costs.why_not(work_of(layer)):
+        return {}
+    if not costs.is_gpu:
+        return _GRIDS[mode]
+    return {
+        name: sparsities
+        for name, sparsities in _GPU_GRIDS[mode].items()
+        if Pattern.parse(name).block in costs.blocks
+    }
 
 
 def worth_keeping(candidates: Sequence[Candidate]) -> list[Candidate]:

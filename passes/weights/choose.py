@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +62,7 @@ def choose(layer: Layer, target: Target, *, beside: bool = False) -> Choice:
     beside = beside or target.stands_alone
     by_runtime = costs.dense(work)
     dense = by_runtime.ms
-    refusal = _ineligible(layer, weight)
+    refusal = _ineligible(layer, weight) or costs.why_not(work)
     times = {} if refusal else _sparse_times(layer, weight, work, costs, beside)
     moved = beside and work.is_conv and not target.stands_alone
     around = roofline.layout_ms(work) if moved else 0.0
@@ -71,7 +71,7 @@ def choose(layer: Layer, target: Target, *, beside: bool = False) -> Choice:
     sparse = times[block].ms if block else math.inf
     pays = sparse <= limit
     found = detect(weight)
-    why = refusal or _reason(sparse, dense + around, found.density)
+    why = refusal or _reason(sparse, dense + around, found.density, costs.blocks)
     chosen = times[block] if pays and block else by_runtime
     flops, moved_bytes = _demand(weight, work, block if pays else None)
     row = LayerRow(
@@ -112,8 +112,13 @@ def _best(
 
 
 def kernel_name(layer: Layer, block: Block, target: Target) -> str:
-    """Name of a sparse kernel, such as ``conv-4x1``; ``conv-1x1-code`` is generated."""
+    """Name of a sparse kernel, such as ``conv-4x1``; ``conv-1x1-code`` is generated.
+
+    On a GPU that of the form of the weight.
+    """
     work = work_of(layer)
+    if target.family == "cuda":
+        return cost_model(target).form(work, block, count_blocks(matrix(layer) != 0, block))
     kind, points = ("conv", None) if layer.op == "Conv" else ("matmul", work.points)
     code = "-code" if roofline.generates(block, layer.groups, points, target) else ""
     return f"{kind}-{block[0]}x{block[1]}{code}"
@@ -243,7 +248,8 @@ def _sparse_times(
 ) -> dict[Block, Estimate]:
     """Times of every format whose blocks stay inside one group, and that skips any."""
     rows_per_group = layer.rows // layer.groups
-    fitting = [block for block in BLOCKS if layer.groups == 1 or rows_per_group % block[0] == 0]
+    served = costs.blocks or BLOCKS
+    fitting = [block for block in served if layer.groups == 1 or rows_per_group % block[0] == 0]
     nonzero = weight != 0
     stored = {block: count_blocks(nonzero, block) for block in fitting}
     return {
@@ -268,9 +274,12 @@ def _demand(
     return roofline.demand(work, blocks * math.prod(block), blocks)
 
 
-def _reason(sparse: float, dense: float, density: float) -> str:
+def _reason(sparse: float, dense: float, density: float, only: Sequence[Block] = ()) -> str:
+    """Why a layer is sparse or is not; `only` such blocks have kernels, where it matters."""
     if math.isinf(sparse):
-        return f"would not pay: next to nothing to skip at density {density:.2f}"
+        blocks = " or ".join(f"{r}x{c}" for r, c in only)
+        what = f" in blocks of {blocks}, which have kernels," * bool(only)
+        return f"would not pay: next to nothing to skip{what} at density {density:.2f}"
     ratio = dense / sparse if sparse else math.inf
     if sparse <= WORTHWHILE * dense:
         return f"estimated {ratio:.1f}x faster at density {density:.2f}"

@@ -6,13 +6,16 @@ import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sparsecc.cost import roofline
 from sparsecc.cost.correction import corrected
 from sparsecc.cost.families import DENSE, Call, bare_ms, family_of
+from sparsecc.cost.gpu import layers, weights
+from sparsecc.cost.gpu.bounds import Task, ms_of
+from sparsecc.cost.gpu.coefficients import Coefficients, assumed
 from sparsecc.cost.rates import Kind, Sums
 from sparsecc.cost.roofline import Work
 from sparsecc.cost.table import Table, measured_as, own_path, read_table, shipped_path
@@ -20,6 +23,7 @@ from sparsecc.errors import CostTableError
 from sparsecc.formats.blocks import Block
 from sparsecc.targets import Target
 from sparsecc.targets.base import Backend
+from sparsecc.targets.cuda import arch_of_target
 
 ROOFLINE = "roofline"
 """The name of a model that nothing was measured for."""
@@ -76,8 +80,11 @@ class CostModel:
     def dense(self, work: Work) -> Estimate:
         """The layer with its whole weight.
 
-        In ONNX Runtime it is one node of a session; where none is there, a kernel of ours.
+        In ONNX Runtime it is one node of a session; where none is there, a kernel of ours. On a
+        GPU it is a kernel of a library.
         """
+        if self.is_gpu:
+            return self.task(*layers.dense(work, self._arch))
         if self.target.stands_alone:
             return self.sparse(work, *self.packed_whole(work), beside=True)
         return self._estimate(Call(work, DENSE, 0))
@@ -92,6 +99,8 @@ class CostModel:
     def sparse(self, work: Work, block: Block, blocks: int, *, beside: bool = False) -> Estimate:
         """The layer with ``blocks`` stored r×c blocks in our kernels.
 
+        Where a GPU has none for it, it takes for ever.
+
         Args:
             work: The layer.
             block: Rows and columns of a block.
@@ -99,12 +108,55 @@ class CostModel:
             beside: Whether other layers of the library stand beside it, in one region: then it is
                 no node of its own, and nothing changes its layout.
         """
+        if self.is_gpu:
+            found = weights.tasks(work, block, blocks, self._arch)
+            return self.task(*found) if found else Estimate(math.inf, UNMEASURED_SPREAD)
         if self.table is None:
             ms = roofline.sparse_ms(work, block, blocks, self.target, beside=beside)
             return Estimate(ms, UNMEASURED_SPREAD)
         inside = self._estimate(Call(work, block, blocks))
         border = 0.0 if beside else roofline.border_ms(work, block)
         return Estimate(inside.ms + border, inside.spread)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Blocks of zeros that a GPU has kernels for; empty for other targets."""
+        return weights.blocks_served() if self.is_gpu else ()
+
+    def form(self, work: Work, block: Block, blocks: int) -> str:
+        """The form of a weight of stored blocks that a GPU is quickest with."""
+        return self._quickest(weights.tasks(work, block, blocks, self._arch)).family
+
+    def why_not(self, work: Work) -> str:
+        """Why no kernel of ours can run a layer, whatever its zeros are, or ""."""
+        return weights.why_not(work) if self.is_gpu else ""
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether kernels for GPUs are meant."""
+        return self.target.family == "cuda"
+
+    def task(self, *tasks: Task) -> Estimate:
+        """The quickest of the launches that could do the same on a GPU.
+
+        Raises:
+            TargetError: There are no kernels for its architecture.
+        """
+        task = self._quickest(tasks)
+        spread = self._known.reached[task.family].spread
+        return Estimate(ms_of(task, self.target, self._known), spread)
+
+    def _quickest(self, tasks: Sequence[Task]) -> Task:
+        return min(tasks, key=lambda task: ms_of(task, self.target, self._known))
+
+    @property
+    def _arch(self) -> str:
+        return arch_of_target(self.target)
+
+    @property
+    def _known(self) -> Coefficients:
+        known = self.table.gpu if self.table else None
+        return known or assumed(self._arch)
 
     def step(self, kind: Kind, sums: Sums) -> Estimate | None:
         """A step that is no layer, as ``rates.Rate`` counts it; None where it is not known."""

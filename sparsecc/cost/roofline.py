@@ -230,6 +230,12 @@ def border_ms(work: Work, block: Block) -> float:
     return NODE_MS + (0.0 if in_lanes else layout_ms(work))
 
 
+def moved_ms(nbytes: float, target: Target) -> float:
+    """What moving so many bytes of activations takes, ms: on a GPU, reading or writing each."""
+    gbs = target.dram_gbs if target.family == "cuda" else LAYOUT_GBS
+    return nbytes / gbs * 1e-6
+
+
 def layout_ms(work: Work) -> float:
     """What changing the layout of all that a layer reads and makes takes, ms."""
     return work.activation_bytes / LAYOUT_GBS * 1e-6

@@ -14,11 +14,13 @@ import pydantic
 
 from sparsecc.cost.correction import Correction
 from sparsecc.cost.families import Call, Family
+from sparsecc.cost.gpu.coefficients import Coefficients
 from sparsecc.cost.rates import Rates
 from sparsecc.cost.roofline import GENERATED_ISA, Work
 from sparsecc.errors import CostTableError
 from sparsecc.targets import TARGETS, Target
 from sparsecc.targets.base import TRIPLES, Triple
+from sparsecc.targets.cuda import arch_of_target
 from sparsecc.versioned import FileKind
 
 FORMAT: Final = 1
@@ -48,6 +50,7 @@ class Table(pydantic.BaseModel):
         rows: Measured times by kernel; empty in the tables that come with sparsecc.
         corrections: What was learned from them, by family of kernels.
         rates: Of all that is no layer.
+        gpu: What is known of a GPU's kernels; None for other targets.
     """
 
     model_config = pydantic.ConfigDict(strict=True, frozen=True, extra="forbid")
@@ -61,6 +64,13 @@ class Table(pydantic.BaseModel):
     rows: dict[Name, Annotated[tuple[Sample, ...], pydantic.Field(max_length=5000)]] = {}
     corrections: dict[Family, Correction] = {}
     rates: Rates = {}
+    gpu: Coefficients | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _is_of_its_family(self) -> Table:
+        if (self.gpu is not None) != (self.target.family == "cuda"):
+            raise ValueError("gpu is there for a GPU, and for nothing else")
+        return self
 
     @property
     def hardware(self) -> Target:
@@ -101,7 +111,12 @@ def call_of(sample: Sample) -> tuple[Call, float]:
 
 
 def kernels_hash(target: Target) -> str:
-    """Changes with what a target's kernels compute how, not with comments or blanks."""
+    """Changes with what a target's kernels compute how, not with comments or blanks.
+
+    That of a GPU changes with every change of their sources.
+    """
+    if target.family == "cuda":
+        return _hash_of_gpu(arch_of_target(target))
     return _hash_of(target.isas, (*TRIPLES[target.family], target.triple)[0])
 
 
@@ -120,6 +135,17 @@ def _hash_of(isas: tuple[str, ...], triple: Triple) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:_HASH]
 
 
+@functools.cache
+def _hash_of_gpu(arch: str) -> str:
+    from sparsecc.backends.cuda import kernels
+    from sparsecc.backends.cuda.table import KERNELS
+
+    files = sorted(Path(str(kernels.__file__)).parent.glob("*.*"))
+    parts = [(each.name, each.read_text(encoding="utf-8")) for each in files]
+    rows = [each for each in KERNELS.values() if arch in each.launches]
+    return hashlib.sha256(repr((parts, rows)).encode()).hexdigest()[:_HASH]
+
+
 def read_table(path: Path, target: Target) -> Table:
     """A table of a target and of these kernels.
 
@@ -132,12 +158,17 @@ def read_table(path: Path, target: Target) -> Table:
             f"{path} was measured for another target than {target.name} is now", fix=RECALIBRATE
         )
     kernels = kernels_hash(target)
-    if table.kernels != kernels:
+    if table.kernels != kernels and not _is_of_no_kernel(table):
         raise CostTableError(
             f"{path} was measured with other kernels: {table.kernels}, these are {kernels}",
             fix=RECALIBRATE,
         )
     return table
+
+
+def _is_of_no_kernel(table: Table) -> bool:
+    """Whether it says what is assumed of a GPU, whatever its kernels are."""
+    return table.derived and table.gpu is not None
 
 
 def measured_as(target: Target) -> Target:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparsecc.report.document import Document
-from sparsecc.report.words import ms, number, size
+from sparsecc.report.words import estimated_on, ms, number, size
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,9 @@ def _speed(document: Document) -> Fact:
     predicted = f"{document.speedup:.2f}×"
     if document.measured is None:
         return Fact(
-            "Speed-up", predicted, ("predicted, of the layers, one thread", "not measured yet")
+            "Speed-up",
+            predicted,
+            (f"predicted, of the layers, {estimated_on(document.target_name)}", "not measured yet"),
         )
     whole = document.measured.whole
     threads = "one thread" if whole.threads == 1 else f"{whole.threads} threads"

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sparsecc.report.lines import Line, Note, lay_out
-from sparsecc.report.words import count, ms, number, printable, size
+from sparsecc.report.words import count, estimated_on, ms, number, printable, size
 
 if TYPE_CHECKING:
     from rich.console import JustifyMethod
@@ -188,9 +188,10 @@ def _totals(report: Report) -> Table:
 
 
 def _estimate(report: Report) -> Text:
-    times = f"{ms(report.dense_ms)} → {ms(report.est_ms)} ms on one thread"
+    where = estimated_on(report.target)
+    times = f"{ms(report.dense_ms)} → {ms(report.est_ms)} ms on {where}"
     if report.speedup == 1:
-        return Text(f"{ms(report.est_ms)} ms on one thread, nothing runs sparse")
+        return Text(f"{ms(report.est_ms)} ms on {where}, nothing runs sparse")
     if report.speedup < 1:
         return Text(f"{times}, {report.speedup:.2f}× the speed: slower")
     return Text.assemble(f"{times}, ", (f"{report.speedup:.2f}× faster", _GOOD))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from sparsecc.targets.cuda import named_arch
+
 _PREFIXES = "kMGT"
 
 
@@ -51,3 +53,8 @@ def finite(value: Any) -> Any:
 
 
 __all__ = ["count", "finite", "ms", "number", "printable", "size"]
+
+
+def estimated_on(target: str) -> str:
+    """What times of a target of that name are of."""
+    return "a GPU" if named_arch(target) else "one thread"

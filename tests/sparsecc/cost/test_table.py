@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from sparsecc.backends.cuda import table as gpu_table
 from sparsecc.backends.kernels import sources
 from sparsecc.backends.kernels import table as kernel_table
 from sparsecc.backends.kernels.measured import rows_of
 from sparsecc.backends.kernels.table import ISAS
 from sparsecc.cost import table as table_module
+from sparsecc.cost.gpu.assumed import assumed_table
 from sparsecc.cost.rates import KINDS, Rate
 from sparsecc.cost.shapes import shapes
 from sparsecc.cost.table import (
@@ -84,9 +86,10 @@ def test_a_table_of_other_kernels_or_targets_is_refused(tmp_path: Path) -> None:
 def other_hashes() -> set[str]:
     """Targets whose kernels are no longer those of the sources as they are."""
     hash_of = table_module._hash_of.__wrapped__
-    triples = {name: measured_as(target).triple for name, target in TARGETS.items()}
-    new = {name: hash_of(target.isas, triples[name]) for name, target in TARGETS.items()}
-    return {name for name, target in TARGETS.items() if new[name] != kernels_hash(target)}
+    compiled = {name: each for name, each in TARGETS.items() if each.family != "cuda"}
+    triples = {name: measured_as(target).triple for name, target in compiled.items()}
+    new = {name: hash_of(target.isas, triples[name]) for name, target in compiled.items()}
+    return {name for name, target in compiled.items() if new[name] != kernels_hash(target)}
 
 
 def test_the_hash_is_of_a_targets_own_instruction_sets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,6 +115,46 @@ def test_the_hash_is_of_no_list_of_steps_and_no_base(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sources, "BASE", (*sources.BASE, "more.c"))
     monkeypatch.setattr(sources, "read_sources", lambda: files)
     assert not other_hashes()
+
+
+def test_the_hash_of_a_gpu_is_of_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = TARGETS["cuda-sm_90"]
+    before = kernels_hash(gpu)
+    name = "attention-fp16-d64-m64"
+    kernel = gpu_table.KERNELS[name]
+    launches = {**kernel.launches, "sm_90": dataclasses.replace(kernel.launches["sm_90"], stages=2)}
+    changed = {**gpu_table.KERNELS, name: dataclasses.replace(kernel, launches=launches)}
+    monkeypatch.setattr(gpu_table, "KERNELS", changed)
+    monkeypatch.setattr(table_module, "_hash_of_gpu", table_module._hash_of_gpu.__wrapped__)
+    assert kernels_hash(gpu) != before
+
+
+def test_what_is_assumed_of_a_gpu_holds_for_any_kernels(tmp_path: Path) -> None:
+    gpu, path = TARGETS["cuda-sm_90"], tmp_path / "t.json"
+    made = assumed_table(gpu)
+    TABLE_FILE.save(made.model_copy(update={"kernels": "0" * 16}), path)
+    assert read_table(path, gpu).gpu == made.gpu
+    TABLE_FILE.save(made.model_copy(update={"kernels": "0" * 16, "derived": False}), path)
+    with pytest.raises(CostTableError, match="other kernels"):
+        read_table(path, gpu)
+
+
+def test_only_a_gpu_has_what_is_known_of_one() -> None:
+    with pytest.raises(ValueError, match="gpu is there for a GPU"):
+        table(gpu=assumed_table(TARGETS["cuda-sm_90"]).gpu)
+
+
+@pytest.mark.parametrize("name", ["cuda-sm_80", "cuda-sm_90"])
+def test_the_shipped_table_of_a_gpu_is_what_is_assumed_and_says_so(name: str) -> None:
+    """Fails when assumptions were changed: `python -m benchmarks.tables`."""
+    target = TARGETS[name]
+    path = shipped_path(target)
+    assert path is not None
+    found = read_table(path, target)
+    wanted = assumed_table(target)
+    assert found.model_copy(update={"kernels": wanted.kernels}) == wanted
+    assert found.gpu is not None
+    assert {each.cases for each in found.gpu.reached.values()} == {0}
 
 
 BUILT = {name for name, target in TARGETS.items() if target.isas}

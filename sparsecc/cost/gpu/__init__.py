@@ -1,0 +1,1 @@
+"""What kernels take on a GPU, before they are run."""
