@@ -87,8 +87,12 @@ def most_tiles(pairs: int, experts: int, rows: int) -> int:
 
 
 @functools.lru_cache(maxsize=1024)
-def recipe(mixture: Mixture) -> Recipe:
+def recipe(mixture: Mixture, rows: int | None = None) -> Recipe:
     """Route, up (with the gate and the activation), down (times the gates), combine.
+
+    Args:
+        mixture: What is computed.
+        rows: Pairs of a tile, one of ``ROWS``; by default what :func:`rows_of` says.
 
     Raises:
         BackendError: No kernel takes such a mixture.
@@ -97,7 +101,7 @@ def recipe(mixture: Mixture) -> Recipe:
     check(mixture)
     if not mixture.pairs:
         return Recipe(())
-    rows = rows_of(mixture.pairs, mixture.experts)
+    rows = rows or rows_of(mixture.pairs, mixture.experts)
     tiles = most_tiles(mixture.pairs, mixture.experts, rows)
     up = _up(mixture, rows, tiles)
     down, splits = _down(mixture, rows, tiles)

@@ -15,7 +15,6 @@ from typing import Any
 
 from sparsecc.backends.cuda.kernel import Arch, Kernel
 from sparsecc.backends.cuda.load import function
-from sparsecc.backends.cuda.table import KERNELS
 
 
 def interpret(
@@ -24,7 +23,7 @@ def interpret(
     """Run a kernel; tensors among the arguments that it writes to are written to.
 
     Args:
-        kernel: A row of the table.
+        kernel: A row of the table, or a variant of one.
         arch: Whose constants are taken.
         grid: Programs along each of up to three axes.
         arguments: By name: torch tensors on the CPU, and numbers.
@@ -34,7 +33,7 @@ def interpret(
     """
     kernel.launch(arch)
     ours = dict(arguments)
-    written = _worker().submit(_run, kernel.name, arch, tuple(grid), ours).result()
+    written = _worker().submit(_run, kernel, arch, tuple(grid), ours).result()
     for name, tensor in written.items():
         arguments[name].copy_(tensor)
 
@@ -48,9 +47,10 @@ def _start() -> None:
     os.environ["TRITON_INTERPRET"] = "1"
 
 
-def _run(name: str, arch: Arch, grid: tuple[int, ...], arguments: dict[str, Any]) -> dict[str, Any]:
+def _run(
+    kernel: Kernel, arch: Arch, grid: tuple[int, ...], arguments: dict[str, Any]
+) -> dict[str, Any]:
     """In the other process: the tensors after the kernel has run over this grid."""
-    kernel = KERNELS[name]
     run = function(kernel.module, kernel.function)
     _multiply_bfloat16()
     run[grid](**arguments, **kernel.constants_on(arch))

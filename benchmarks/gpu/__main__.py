@@ -16,6 +16,7 @@ import torch
 import typer
 
 from benchmarks.gpu.attention import ATTENTION
+from benchmarks.gpu.experts import EXPERTS
 from benchmarks.gpu.family import Case, Family
 from benchmarks.gpu.timing import in_turns
 from benchmarks.gpu.weights import WEIGHTS
@@ -25,7 +26,7 @@ from sparsecc.backends.cuda.launch import arch_of
 from sparsecc.backends.cuda.load import load
 from sparsecc.errors import first_line
 
-FAMILIES: dict[str, Family] = {"attention": ATTENTION, "weights": WEIGHTS}
+FAMILIES: dict[str, Family] = {"attention": ATTENTION, "weights": WEIGHTS, "experts": EXPERTS}
 """What is checked and timed, in this order."""
 _CASE_S = 4.0
 _OTHER_S = 0.5

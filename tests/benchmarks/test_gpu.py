@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ from typer.testing import CliRunner
 
 from benchmarks.gpu import __main__ as script
 from benchmarks.gpu import attention as bench
-from benchmarks.gpu import family, weights
+from benchmarks.gpu import experts, family, weights
 from sparsecc.backends.cuda.interpret import interpret
 from sparsecc.backends.cuda.table import KERNELS
 
@@ -27,9 +29,9 @@ def interpreted(monkeypatch):
     def launch(kernel, grid, given):
         interpret(kernel, ARCH, grid, given)
 
-    for module in (bench, family, weights):
+    for module in (bench, experts, family, weights):
         monkeypatch.setattr(module, "DEVICE", "cpu")
-    for module in (bench, weights):
+    for module in (bench, experts, weights):
         monkeypatch.setattr(module, "launch", launch)
     monkeypatch.setattr(bench, "_flex", lambda: flex_attention)
     monkeypatch.setattr(bench, "HEADS", 1)
@@ -99,3 +101,49 @@ def test_weights_are_timed_beside_cublas(interpreted, monkeypatch):
     for case in made:
         assert set(case.sides) == {"cublas", *weights.ZEROS}
         assert not case.failed
+
+
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("rows", experts.ROWS)
+def test_experts_pass_their_check(interpreted, gated, rows):
+    small = {"tokens": 30, "dtype": "bfloat16", "arch": ARCH, "gated": gated}
+    made = experts.check(dataclasses.replace(experts.CHECKED, **small), rows)
+    assert 0 < made.error <= made.bound
+
+
+def test_experts_that_do_nothing_do_not(interpreted, monkeypatch):
+    monkeypatch.setattr(experts, "launch", lambda *_: None)
+    small = {"tokens": 30, "dtype": "float16", "arch": ARCH}
+    made = experts.check(dataclasses.replace(experts.CHECKED, **small), 16)
+    assert made.error > made.bound
+
+
+def test_experts_are_timed_beside_what_computes_the_same(interpreted, monkeypatch):
+    monkeypatch.setattr(
+        experts, "SIZES", ((8, 2, 64, 128, "gelu", False), (6, 3, 64, 96, "silu", True))
+    )
+    monkeypatch.setattr(experts, "TOKENS", (3, 40))
+    monkeypatch.setattr(experts, "graphed", lambda run: run)
+    made = list(experts.cases(ARCH))
+    assert len(made) == 4
+    for case in made:
+        assert set(case.sides) == {"peak", "ours", "loop", "all", "grouped_mm"}
+        assert not case.failed
+        assert case.share > 0
+        assert max(case.errors.values()) < 2e-2
+
+
+def test_other_launches_of_experts_compute_the_same(interpreted, monkeypatch):
+    monkeypatch.setattr(experts, "SIZES", ((4, 2, 96, 400, "silu", True),) * 3)
+    monkeypatch.setattr(experts, "TOKENS", (3, 70))
+    monkeypatch.setattr(experts, "graphed", lambda run: run)
+    tried = dict(experts.others(ARCH))
+    assert len(tried) > 20
+    mixture = experts._mixture(2, ARCH)
+    for name in ("3 tokens, 64 × 128, 8 warps, 3 stages", "70 tokens, 256 × 64, 4 warps, 3 stages"):
+        run = tried[name]()
+        tensors = run.args[1]
+        mixture = dataclasses.replace(mixture, tokens=len(tensors["X"]))
+        places = experts.places_of(mixture, tensors["Experts"])
+        wanted = experts.by_expert(mixture, tensors, places)
+        assert family.error_of(run(), wanted) < 2e-2
