@@ -105,7 +105,14 @@ def recipe(mixture: Mixture, rows: int | None = None) -> Recipe:
     tiles = most_tiles(mixture.pairs, mixture.experts, rows)
     up = _up(mixture, rows, tiles)
     down, splits = _down(mixture, rows, tiles)
-    route: Mapping[str, Given] = {"pairs": mixture.pairs, "experts": mixture.experts}
+    bins = next(bins for bins in BINS if mixture.experts <= bins)
+    route: dict[str, Given] = {
+        "Experts": "Experts",
+        **_TILES,
+        "pairs": mixture.pairs,
+        "experts": mixture.experts,
+        "rows": rows,
+    }
     scratch: dict[str, Scratch] = {
         "Order": ("int32", (mixture.pairs,)),
         "Tiles": ("int32", (tiles, 3)),
@@ -115,11 +122,7 @@ def recipe(mixture: Mixture, rows: int | None = None) -> Recipe:
     }
     return Recipe(
         (
-            Step(
-                KERNELS[route_name(rows)],
-                (mixture.experts,),
-                {"Experts": "Experts", **_TILES, **route},
-            ),
+            Step(KERNELS[route_name(bins)], (mixture.experts,), route),
             up,
             down,
             _combine(mixture, splits),
@@ -213,10 +216,10 @@ def check(mixture: Mixture) -> None:
             f"no kernel for {said}",
             fix=f"pad both with zeros to multiples of {ALIGNMENT}",
         )
-    if mixture.experts >= BINS or max(_spans(mixture)) >= _MOST:
+    if mixture.experts > BINS[-1] or max(_spans(mixture)) >= _MOST:
         raise BackendError(
             f"{said}, {mixture.pairs} pairs of a token and an expert, is too large for the kernels",
-            fix=f"use fewer than {BINS} experts, smaller ones, or fewer tokens at once",
+            fix=f"use at most {BINS[-1]} experts, smaller ones, or fewer tokens at once",
         )
 
 

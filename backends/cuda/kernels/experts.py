@@ -16,10 +16,11 @@ _TANH_CUBIC = tl.constexpr(0.044715)
 
 
 @triton.jit
-def route(Experts, Order, Tiles, Count, pairs, experts, BINS: tl.constexpr, ROWS: tl.constexpr):
+def route(Experts, Order, Tiles, Count, pairs, experts, rows, BINS: tl.constexpr):
     """Sort the pairs of one expert, one program for each, and list its tiles.
 
     Every program counts all pairs for itself, which spares a launch: they are few, and in cache.
+    What counting costs grows with BINS.
 
     Args:
         Experts: Int64 ``[pairs]``, the expert of each; those that do not exist get no place.
@@ -27,8 +28,8 @@ def route(Experts, Order, Tiles, Count, pairs, experts, BINS: tl.constexpr, ROWS
             the order in which they came.
         Tiles: Int32 ``[most, 3]``, written: expert, first place and the place behind the last.
         Count: Int32 ``[1]``, written: how many tiles there are.
-        BINS: A power of two above ``experts``.
-        ROWS: Places of a tile.
+        rows: Places of a tile.
+        BINS: A power of two, not below ``experts``.
     """
     ours = tl.program_id(0)
     across = tl.arange(0, _CHUNK)
@@ -36,15 +37,14 @@ def route(Experts, Order, Tiles, Count, pairs, experts, BINS: tl.constexpr, ROWS
     counts = tl.zeros((BINS,), tl.int32)
     for at in range(0, pairs, _CHUNK):
         expert = _expert(Experts, at + across, pairs, experts)
-        counts += tl.histogram(expert, BINS)
-    counts = tl.where(bins < experts, counts, 0)
-    tiles = (counts + ROWS - 1) // ROWS
+        counts += tl.histogram(expert, BINS, mask=expert >= 0)
+    tiles = (counts + rows - 1) // rows
     place = tl.sum(tl.where(bins < ours, counts, 0))
     tile = tl.sum(tl.where(bins < ours, tiles, 0))
     end = place + tl.sum(tl.where(bins == ours, counts, 0))
 
-    for at in range(0, tl.cdiv(end - place, ROWS), _CHUNK):
-        first = place + (at + across) * ROWS
+    for at in range(0, tl.cdiv(end - place, rows), _CHUNK):
+        first = place + (at + across) * rows
         to = Tiles + (tile + at + across) * 3
         tl.store(to, ours, mask=first < end)
         tl.store(to + 1, first, mask=first < end)
@@ -61,9 +61,9 @@ def route(Experts, Order, Tiles, Count, pairs, experts, BINS: tl.constexpr, ROWS
 
 @triton.jit
 def _expert(Experts, at, pairs, experts):
-    """Experts of these pairs; ``experts`` where there is none."""
+    """Experts of these pairs; below zero where there is none."""
     expert = tl.load(Experts + at, mask=at < pairs, other=-1)
-    return tl.where((expert >= 0) & (expert < experts), expert, experts).to(tl.int32)
+    return tl.where(expert < experts, expert, -1).to(tl.int32)
 
 
 @triton.jit

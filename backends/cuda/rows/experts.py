@@ -9,8 +9,12 @@ from sparsecc.backends.cuda.kernel import ALIGNED, DTYPES, Arch, Kernel, Launch
 
 ROWS = (16, 64, 128)
 """Pairs of a token and a slot in a tile: the first for few tokens of an expert, as in decoding."""
-BINS = 1024
-"""More than there may be experts."""
+_ROUTES: Mapping[int, Mapping[Arch, tuple[int, int]]] = {
+    # most experts → registers, shared
+    64: {"sm_80": (63, 4096), "sm_90": (52, 4096)},
+    256: {"sm_80": (64, 4096), "sm_90": (56, 4096)},
+    1024: {"sm_80": (128, 4096), "sm_90": (72, 4096)},
+}
 _GROUP = 8
 """Tiles that go through the columns of weights together. Not measured yet."""
 _NUMBER = f"i32{ALIGNED}"
@@ -27,11 +31,13 @@ _PRODUCTS: Mapping[tuple[str, int], Mapping[Arch, tuple[int, int, int, int, int,
     ("down", 64): {"sm_80": (128, 64, 4, 4, 216, 73728), "sm_90": (128, 64, 4, 4, 168, 98304)},
     ("down", 128): {"sm_80": (128, 32, 4, 4, 248, 49152), "sm_90": (256, 64, 8, 3, 255, 147456)},
 }
+BINS = tuple(_ROUTES)
+"""Most experts of each kernel that sorts; counting takes longer where there may be more."""
 
 
-def route_name(rows: int) -> str:
-    """Name of the kernel that sorts pairs into tiles of so many."""
-    return f"experts-route-m{rows}"
+def route_name(bins: int) -> str:
+    """Name of the kernel that sorts pairs by up to so many experts."""
+    return f"experts-route-e{bins}"
 
 
 def product_name(product: str, dtype: str, rows: int) -> str:
@@ -85,14 +91,18 @@ def _product(product: str, dtype: str, rows: int) -> Kernel:
 
 ROUTES: tuple[Kernel, ...] = tuple(
     Kernel(
-        name=route_name(rows),
+        name=route_name(bins),
         module="experts",
         function="route",
-        arguments={"Experts": "*i64", **_TILES, "pairs": "i32", "experts": "i32"},
-        constants={"BINS": BINS, "ROWS": rows},
-        launches={"sm_80": Launch({}, 4, 1, 128, 4096), "sm_90": Launch({}, 4, 1, 96, 4096)},
+        arguments={
+            "Experts": "*i64",
+            **_TILES,
+            **dict.fromkeys(("pairs", "experts", "rows"), "i32"),
+        },
+        constants={"BINS": bins},
+        launches={arch: Launch({}, 4, 1, *how) for arch, how in launches.items()},
     )
-    for rows in ROWS
+    for bins, launches in _ROUTES.items()
 )
 PRODUCTS: tuple[Kernel, ...] = tuple(
     _product(product, dtype, rows)

@@ -13,7 +13,7 @@ from sparsecc.backends.cuda.experts import Mixture, most_tiles, recipe, rows_of
 from sparsecc.backends.cuda.interpret import interpret
 from sparsecc.backends.cuda.kernel import DTYPES
 from sparsecc.backends.cuda.recipe import run
-from sparsecc.backends.cuda.rows.experts import ROWS, route_name
+from sparsecc.backends.cuda.rows.experts import BINS, ROWS, route_name
 from sparsecc.backends.cuda.table import KERNELS
 from sparsecc.errors import BackendError, TargetError
 from sparsecc.ops import moe
@@ -156,12 +156,13 @@ def test_the_same_bits_every_time():
 @given(
     st.integers(1, 1500),
     st.integers(1, 3),
-    st.integers(1, 40),
+    st.integers(1, 64),
     st.sampled_from(ROWS),
+    st.sampled_from(BINS),
     st.sampled_from(CHOICES),
     st.integers(0, 99),
 )
-def test_pairs_are_sorted_into_tiles(tokens, slots, experts, rows, choice, seed):
+def test_pairs_are_sorted_into_tiles(tokens, slots, experts, rows, bins, choice, seed):
     """Stable, and experts that do not exist get no place."""
     shape = dataclasses.replace(PLAIN, tokens=tokens, slots=slots, experts=experts)
     which = chosen(shape, choice, seed)
@@ -173,9 +174,9 @@ def test_pairs_are_sorted_into_tiles(tokens, slots, experts, rows, choice, seed)
         "Tiles": torch.full((most, 3), -7, dtype=torch.int32),
         "Count": torch.full((1,), -7, dtype=torch.int32),
     }
-    numbers = {"pairs": shape.pairs, "experts": experts}
+    numbers = {"pairs": shape.pairs, "experts": experts, "rows": rows}
     interpret(
-        KERNELS[route_name(rows)],
+        KERNELS[route_name(bins)],
         "sm_90",
         (experts,),
         {"Experts": which, **written, **numbers},
@@ -209,7 +210,7 @@ def test_a_token_without_an_answer_is_nan_and_others_are_not(expert, gate):
         ({"features": 24}, "24 → 144 float16 features"),
         ({"dtype": "float32"}, "float32 features"),
         ({"slots": 0}, "is empty"),
-        ({"experts": 1024}, "fewer than 1024 experts"),
+        ({"experts": 1025}, "at most 1024 experts"),
         ({"features": 2**16, "inner": 2**16}, "too large"),
         ({"activation": "swish"}, "use none, relu"),
     ],
