@@ -73,6 +73,7 @@ class Form:
         pack: Packs a weight for an element type; raises BackendError where it does not fit.
         unpack: The weight that is multiplied by, ``[rows, columns]``.
         recipe: The launches of a product; tensors are X, Out and the arrays.
+        exact: Whether weights stay what they are, but for the rounding to the element type.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Form:
     pack: Callable[[Matrix, str], Packed]
     unpack: Callable[[Packed], NDArray[np.float32]]
     recipe: Callable[[Product], Recipe]
+    exact: bool = True
 
 
 def rounded(values: Matrix, dtype: str) -> NDArray[Any]:
