@@ -14,6 +14,7 @@ from typing import Any
 from sparsecc.backends.codegen.cache import is_kept, keep, place_of
 from sparsecc.backends.cuda.kernel import ALIGNED, CONSTANT, Arch, Kernel
 from sparsecc.backends.cuda.load import PIN, function, load_pinned
+from sparsecc.backends.cuda.nvcc import compiled, made_of
 from sparsecc.backends.cuda.table import KERNELS
 from sparsecc.errors import BackendError, first_line
 
@@ -27,7 +28,7 @@ class Binary:
 
     It is launched over ``32 · warps`` threads with ``shared`` bytes of dynamic shared memory. Its
     parameters are those of the row, in order, and two null pointers behind them: memory for
-    scratch and for profiles, which none of our kernels has.
+    scratch and for profiles, which none of our kernels has. CUDA C++ does not read the two.
 
     Attributes:
         symbol: Name in the code.
@@ -53,15 +54,14 @@ def build(kernel: Kernel, arch: Arch) -> Binary:
 
     Raises:
         TargetError: The kernel has no launch for the architecture.
-        BackendError: Triton is missing, of another version, or refuses the function.
+        BackendError: Triton or nvcc is missing, of another version, or refuses the function.
     """
     kernel.launch(arch)
-    triton = load_pinned()
     key = _key(kernel, arch)
     code, facts = (place_of(key, f"{kernel.name}.{end}") for end in ("cubin", "json"))
     if not (is_kept(code) and is_kept(facts)):
         with tempfile.TemporaryDirectory() as folder:
-            made = _build(triton, kernel, arch, Path(folder))
+            made = _BUILDS[kernel.language](kernel, arch, Path(folder))
             for place, content in (
                 (code, made.code),
                 (facts, json.dumps({**asdict(made), "code": None}).encode()),
@@ -87,7 +87,14 @@ def signature(kernel: Kernel, arch: Arch) -> tuple[dict[str, str], dict[tuple[in
     return {name: kind.removesuffix(ALIGNED) for name, kind in types.items()}, aligned
 
 
-def _build(triton: Any, kernel: Kernel, arch: Arch, folder: Path) -> Binary:
+def _with_nvcc(kernel: Kernel, arch: Arch, folder: Path) -> Binary:
+    launch = kernel.launch(arch)
+    code, registers, stack = compiled(kernel, arch, folder)
+    return Binary(kernel.function, code, launch.warps, launch.shared, registers, stack)
+
+
+def _with_triton(kernel: Kernel, arch: Arch, folder: Path) -> Binary:
+    triton = load_pinned()
     launch = kernel.launch(arch)
     types, aligned = signature(kernel, arch)
     source = triton.compiler.ASTSource(
@@ -115,6 +122,9 @@ def _build(triton: Any, kernel: Kernel, arch: Arch, folder: Path) -> Binary:
     return Binary(made.name, made.kernel, launch.warps, made.metadata.shared, registers, stack)
 
 
+_BUILDS = {"triton": _with_triton, "cuda": _with_nvcc}
+
+
 def _usage(triton: Any, code: bytes, folder: Path) -> tuple[int, int]:
     """Registers of a thread and bytes of its stack, as the code says."""
     file = folder / "kernel.cubin"
@@ -131,10 +141,17 @@ def _usage(triton: Any, code: bytes, folder: Path) -> tuple[int, int]:
 
 def _key(kernel: Kernel, arch: Arch) -> str:
     """A hash of all that a build is made of."""
+    if kernel.language == "cuda":
+        return _hash(made_of(kernel, arch), arch)
+    load_pinned()
     source = function(kernel.module, kernel.function).cache_key  # of what it calls, too
     launch = kernel.launch(arch)
-    how = (kernel.arguments, kernel.constants_on(arch), launch.warps, launch.stages, arch, PIN)
-    return hashlib.sha256(repr((source, how)).encode()).hexdigest()[:32]
+    how = (kernel.arguments, kernel.constants_on(arch), launch.warps, launch.stages, PIN)
+    return _hash((source, how), arch)
+
+
+def _hash(what: Any, arch: Arch) -> str:
+    return hashlib.sha256(repr((what, arch)).encode()).hexdigest()[:32]
 
 
 def main() -> None:

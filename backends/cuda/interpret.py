@@ -1,7 +1,7 @@
-"""A kernel of the table run by Triton's interpreter on tensors of the CPU: slow, and no GPU needed.
+"""A kernel of the table run on tensors of the CPU: slow, and no GPU needed.
 
-Triton decides when it is imported whether functions are compiled or interpreted, so that this
-happens in a process of its own, which is started once.
+CUDA C++ is emulated here. Triton decides when it is imported whether functions are compiled or
+interpreted, so that its interpreter has a process of its own, which is started once.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
+from sparsecc.backends.cuda.emulate import emulate
 from sparsecc.backends.cuda.kernel import Arch, Kernel
 from sparsecc.backends.cuda.load import function
 
@@ -29,9 +30,12 @@ def interpret(
         arguments: By name: torch tensors on the CPU, and numbers.
 
     Raises:
-        BackendError: Triton is missing, or does not load.
+        BackendError: Triton is missing, or does not load; or arguments do not fit the row.
     """
     kernel.launch(arch)
+    if kernel.language == "cuda":
+        emulate(kernel, arch, grid, arguments)
+        return
     ours = dict(arguments)
     written = _worker().submit(_run, kernel, arch, tuple(grid), ours).result()
     for name, tensor in written.items():

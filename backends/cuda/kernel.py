@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from sparsecc.errors import TargetError
 
@@ -45,8 +46,10 @@ class Kernel:
         function: Name in it.
         arguments: Name → Triton's type of every argument that is no constant, in order; a number
             that ends in :data:`ALIGNED` is a multiple of 16.
-        constants: ``constexpr`` arguments that are the same on every architecture.
+        constants: ``constexpr`` arguments that are the same on every architecture; macros of
+            CUDA C++.
         launches: Architecture → how it is compiled and started there.
+        language: What it is written in: Triton, or CUDA C++ (``module.cu``).
     """
 
     name: str
@@ -55,6 +58,7 @@ class Kernel:
     arguments: Mapping[str, str]
     constants: Mapping[str, int]
     launches: Mapping[Arch, Launch]
+    language: Literal["triton", "cuda"] = "triton"
 
     def launch(self, arch: Arch) -> Launch:
         """How it is started on an architecture.

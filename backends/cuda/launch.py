@@ -1,10 +1,13 @@
-"""A kernel of the table run on a GPU, compiled by Triton at its first launch there."""
+"""A kernel of the table run on a GPU, compiled at its first launch there."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sparsecc.backends.cuda.arguments import checked
+from sparsecc.backends.cuda.driver import start
 from sparsecc.backends.cuda.kernel import Arch, Kernel
 from sparsecc.backends.cuda.load import function
 
@@ -26,11 +29,11 @@ def launch(kernel: Kernel, grid: Sequence[int], arguments: Mapping[str, Any]) ->
         arguments: By name: tensors and numbers.
 
     Returns:
-        What Triton compiled, None if nothing is started.
+        What Triton compiled; None for CUDA C++, or if nothing is started.
 
     Raises:
         TargetError: The kernel is not built for this device.
-        BackendError: Triton is missing, or does not load.
+        BackendError: Triton or nvcc is missing, or arguments do not fit a row in CUDA C++.
     """
     import torch
 
@@ -40,6 +43,9 @@ def launch(kernel: Kernel, grid: Sequence[int], arguments: Mapping[str, Any]) ->
     if not all(grid):
         return None
     with torch.cuda.device(device):
+        if kernel.language == "cuda":
+            _start(kernel, arch, device, grid, arguments)
+            return None
         return function(kernel.module, kernel.function)[tuple(grid)](
             **arguments,
             **kernel.constants_on(arch),
@@ -47,3 +53,16 @@ def launch(kernel: Kernel, grid: Sequence[int], arguments: Mapping[str, Any]) ->
             num_stages=how.stages,
             enable_fp_fusion=True,
         )
+
+
+def _start(
+    kernel: Kernel, arch: Arch, device: Any, grid: Sequence[int], arguments: Mapping[str, Any]
+) -> None:
+    import torch
+
+    values = [
+        ctypes.c_void_p(each.data_ptr()) if isinstance(each, torch.Tensor) else each
+        for each in checked(kernel, arguments).values()
+    ]
+    stream = torch.cuda.current_stream(device).cuda_stream
+    start(kernel.name, arch, torch.cuda.current_device(), grid, values, stream)

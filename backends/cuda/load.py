@@ -1,9 +1,11 @@
-"""Triton, imported at its first use; ahead of time it builds in the version that is checked."""
+"""Triton and nvcc, found at their first use, in the versions that what is built is checked with."""
 
 from __future__ import annotations
 
 import functools
 import importlib
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from sparsecc.errors import BackendError
@@ -11,6 +13,15 @@ from sparsecc.errors import BackendError
 PIN = "3.7.1"
 """The one that torch 2.13 comes with; what the table says is of its builds."""
 FIX = f"pip install 'sparsecc[gpu]', which is pip install triton=={PIN}"
+NVCC_PINS = {
+    "nvidia-cuda-nvcc": "13.0.88",
+    "nvidia-cuda-crt": "13.0.88",
+    "nvidia-nvvm": "13.0.88",
+}
+"""Packages that compile CUDA C++, with their versions."""
+NVCC_FIX = "pip install 'sparsecc[gpu]', which is pip install " + " ".join(
+    f"{name}=={version}" for name, version in NVCC_PINS.items()
+)
 _KERNELS = "sparsecc.backends.cuda.kernels"
 
 
@@ -49,3 +60,29 @@ def function(module: str, name: str) -> Any:
     """
     load()
     return getattr(importlib.import_module(f"{_KERNELS}.{module}"), name)
+
+
+@functools.cache
+def nvcc() -> Path:
+    """The compiler of CUDA C++: always the one of Python's packages, so that all build the same.
+
+    Raises:
+        BackendError: A package of it is missing or of another version.
+    """
+    for name, version in NVCC_PINS.items():
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError as error:
+            raise BackendError(f"kernels in CUDA C++ need {name}", fix=NVCC_FIX) from error
+        if found != version:
+            raise BackendError(
+                f"kernels are built with {name} {version}; here is {found}", fix=NVCC_FIX
+            )
+    return Path(str(metadata.distribution("nvidia-cuda-nvcc").locate_file("nvidia/cu13/bin/nvcc")))
+
+
+def sources(module: str) -> dict[str, str]:
+    """Text of a file of CUDA C++ of ``kernels/`` and of the headers it may include, by name."""
+    folder = Path(__file__).parent / "kernels"
+    files = [folder / f"{module}.cu", *sorted(folder.glob("*.h"))]
+    return {file.name: file.read_text() for file in files}
