@@ -12,11 +12,20 @@ from collections.abc import Mapping
 
 from sparsecc.backends.cuda.kernel import Kernel
 from sparsecc.backends.cuda.rows.attention import ATTENTION
+from sparsecc.backends.cuda.rows.bitmap import BITMAP
 from sparsecc.backends.cuda.rows.columns import COLUMNS
 from sparsecc.backends.cuda.rows.experts import EXPERTS
 from sparsecc.backends.cuda.rows.parts import ADD, TURN
 
 KERNELS: Mapping[str, Kernel] = {
-    kernel.name: kernel for kernel in itertools.chain(ATTENTION, COLUMNS, EXPERTS, TURN, ADD)
+    kernel.name: kernel
+    for kernel in itertools.chain(
+        ATTENTION,
+        BITMAP,
+        COLUMNS,
+        EXPERTS,
+        TURN,
+        ADD,
+    )
 }
 """Every kernel by its name."""

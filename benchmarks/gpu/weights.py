@@ -69,6 +69,8 @@ class Zeros:
 ZEROS: Mapping[str, Zeros] = {
     "columns 16×1 80 %": Zeros("columns", 0.8, height=16),
     "columns 64×1 80 %": Zeros("columns", 0.8, height=64),
+    "bitmap 60 %": Zeros("bitmap", 0.6),
+    "bitmap 80 %": Zeros("bitmap", 0.8),
 }
 """Side → its zeros."""
 

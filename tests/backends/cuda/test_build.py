@@ -21,15 +21,17 @@ def test_needs_what_the_table_says(name, arch):
     assert made.symbol.encode() in made.code
 
 
-def test_same_row_same_bytes(monkeypatch, tmp_path):
-    name, arch = EVERY[0]
+@pytest.mark.parametrize("name", ["attention-fp16-d64-m64", "bitmap-fp16-n8"])
+def test_same_row_same_bytes(name, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))
-    first = build(KERNELS[name], arch)
-    monkeypatch.setattr(building, "_build", None)
-    assert build(KERNELS[name], arch) == first  # from the cache
+    first = build(KERNELS[name], "sm_80")
+    monkeypatch.setattr(building, "_BUILDS", {})
+    assert build(KERNELS[name], "sm_80") == first  # from the cache
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
-    assert build(KERNELS[name], arch) == first
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("NVCC_APPEND_FLAGS", "-G")
+    assert build(KERNELS[name], "sm_80") == first
     assert str(tmp_path).encode() not in first.code
 
 
@@ -50,3 +52,23 @@ def test_triton_is_missing_or_another(monkeypatch):
         load.load()
     monkeypatch.undo()
     load.load.cache_clear()
+
+
+def test_nvcc_is_missing_or_another_or_has_no_compiler(monkeypatch, tmp_path):
+    kernel = KERNELS["bitmap-fp16-n8"]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    load.nvcc.cache_clear()
+    monkeypatch.setitem(load.NVCC_PINS, "nvidia-nvvm", "13.0.1")
+    with pytest.raises(BackendError, match=r"nvidia-nvvm 13\.0\.1; here is 13\.0\.88"):
+        build(kernel, "sm_90")
+    monkeypatch.setitem(load.NVCC_PINS, "nvidia-nothing", "13.0.88")
+    monkeypatch.delitem(load.NVCC_PINS, "nvidia-nvvm")
+    with pytest.raises(BackendError, match="need nvidia-nothing") as caught:
+        build(kernel, "sm_90")
+    assert "pip install 'sparsecc[gpu]'" in str(caught.value)
+    monkeypatch.delitem(load.NVCC_PINS, "nvidia-nothing")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BackendError, match="cannot build bitmap-fp16-n8") as caught:
+        build(kernel, "sm_90")
+    assert "install gcc" in str(caught.value)
+    load.nvcc.cache_clear()

@@ -9,7 +9,7 @@ def rounded(weight, held, dtype):
     return np.array_equal(held, torch.from_numpy(weight).to(getattr(torch, dtype)).float().numpy())
 
 
-HOLDS = {"columns": rounded}
+HOLDS = {"columns": rounded, "bitmap": rounded}
 """Form → whether what is held is the weight that was packed."""
 
 
