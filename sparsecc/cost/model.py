@@ -7,7 +7,7 @@ import functools
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sparsecc.cost import roofline
@@ -33,6 +33,7 @@ WORTH_CHANGING = 0.9
 """A change is to take at most this share of the time before it: estimates are a tenth off."""
 UNMEASURED_SPREAD = 0.3
 """Relative error of the bare roofline, one sigma."""
+_MOST_TOLD = 2**16
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class CostModel:
     target: Target
     table: Table | None
     name: str
+    _told: dict[Call, Estimate] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def dense(self, work: Work) -> Estimate:
         """The layer with its whole weight.
@@ -169,6 +171,14 @@ class CostModel:
         return 0.0 if saved is None else saved.ms
 
     def _estimate(self, call: Call) -> Estimate:
+        """Told again where it was before: searches ask for the same shapes thousands of times."""
+        if call not in self._told:
+            if len(self._told) >= _MOST_TOLD:
+                self._told.clear()
+            self._told[call] = self._computed(call)
+        return self._told[call]
+
+    def _computed(self, call: Call) -> Estimate:
         known = self.table.corrections if self.table else {}
         correction = known.get(family_of(call, self.target))
         if correction is None:
