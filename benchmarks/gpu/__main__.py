@@ -1,13 +1,15 @@
 """Checks and times GPU kernels on a GPU: `python -m benchmarks.gpu --output out/gpu.json`.
 
-Kernels are checked against float64, then cases are timed beside torch, then other
-launches are tried, as long as there is time. What is done is written after every step.
+What the GPU can do at best is timed, kernels are checked against float64, then cases are timed
+beside torch, then other launches are tried, as long as there is time. What is done is written after
+every step. `sparsecc calibrate --measured out/gpu.json` makes estimates of it.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,18 +20,32 @@ import typer
 from benchmarks.gpu.attention import ATTENTION
 from benchmarks.gpu.experts import EXPERTS
 from benchmarks.gpu.family import Case, Family
+from benchmarks.gpu.rates import rates
 from benchmarks.gpu.timing import in_turns
 from benchmarks.gpu.weights import WEIGHTS
 from benchmarks.rows import figures, keep
+from sparsecc import targets
 from sparsecc.backends.cuda.kernel import Arch
 from sparsecc.backends.cuda.launch import arch_of
 from sparsecc.backends.cuda.load import load
-from sparsecc.errors import first_line
+from sparsecc.cost.gpu.calibration import achieved
+from sparsecc.cost.table import kernels_hash
+from sparsecc.errors import TargetError, first_line
+from sparsecc.targets import Target
 
 FAMILIES: dict[str, Family] = {"attention": ATTENTION, "weights": WEIGHTS, "experts": EXPERTS}
 """What is checked and timed, in this order."""
 _CASE_S = 4.0
 _OTHER_S = 0.5
+
+
+def target_of(arch: Arch) -> Target:
+    """The target of an architecture.
+
+    Raises:
+        TargetError: There are no kernels for it.
+    """
+    return targets.get(f"cuda-{arch}")
 
 
 def checks(arch: Arch) -> Iterator[dict[str, Any]]:
@@ -45,16 +61,22 @@ def checks(arch: Arch) -> Iterator[dict[str, Any]]:
             yield {"kernel": name, **said}
 
 
-def timed(case: Case) -> dict[str, Any]:
+def timed(case: Case, target: Target) -> dict[str, Any]:
     """Figures of every side of a case, beside the fastest dense one."""
     turns = in_turns(case.sides, _CASE_S)
     dense = [name for name in case.baselines if name in turns] or list(turns)
     fastest = min(dense, key=lambda name: float(np.median(turns[name])))
+    sides = {name: figures(each, turns[fastest]) for name, each in turns.items()}
+    tasks = {name: task for name, task in case.tasks.items() if name in sides}
     return {
         "case": case.name,
         "share": case.share,
         "baseline": fastest,
-        "sides": {name: figures(each, turns[fastest]) for name, each in turns.items()},
+        "sides": sides,
+        "tasks": {name: asdict(task) for name, task in tasks.items()},
+        "reached": {
+            name: achieved(task, sides[name]["ms"], target) for name, task in tasks.items()
+        },
         "failed": case.failed,
         "errors": case.errors,
     }
@@ -64,7 +86,7 @@ def timings(arch: Arch) -> Iterator[dict[str, Any]]:
     """Every case of every family."""
     for family in FAMILIES.values():
         for case in family.cases(arch):
-            yield timed(case)
+            yield timed(case, target_of(arch))
 
 
 def others(arch: Arch) -> Iterator[dict[str, Any]]:
@@ -80,6 +102,7 @@ def others(arch: Arch) -> Iterator[dict[str, Any]]:
 
 
 STEPS: dict[str, Callable[[Arch], Iterator[dict[str, Any]]]] = {
+    "rates": rates,
     "checks": checks,
     "timings": timings,
     "others": others,
@@ -94,6 +117,7 @@ def measure(minutes: float, output: Path) -> bool:
     report: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device),
         "arch": arch,
+        "kernels": kernels_hash(target_of(arch)),
         "versions": {
             "torch": torch.__version__,
             "triton": load().__version__,
@@ -127,7 +151,12 @@ def main(output: Output = Path("out/gpu.json"), minutes: Minutes = 7.0) -> None:
     if not torch.cuda.is_available():
         typer.echo("no GPU here: nothing was measured")
         raise typer.Exit(2)
-    if not measure(minutes, output):
+    try:
+        passed = measure(minutes, output)
+    except TargetError as error:
+        typer.echo(str(error))
+        raise typer.Exit(2) from error
+    if not passed:
         raise typer.Exit(1)
 
 

@@ -23,6 +23,7 @@ from sparsecc.backends.cuda.kernel import Arch, Kernel, Launch
 from sparsecc.backends.cuda.launch import launch
 from sparsecc.backends.cuda.rows.attention import ATTENTION as ROWS
 from sparsecc.backends.cuda.tiles import Rule, Tiles, pack
+from sparsecc.cost.gpu.layers import Scores, attention, longest_of
 from sparsecc.ops.block_sparse_attention import seen_by_blocks, seen_by_rule
 
 HEADS, TOKENS, FEATURES = 24, 32768, 128
@@ -137,14 +138,14 @@ def _flexible(tensors: list[Tensor], kept: Flags, block: int) -> Run:
 
 def _ours(
     arch: Arch, tensors: list[Tensor], kept: Flags, block: int, rows: int
-) -> tuple[Run, Tensor, float]:
+) -> tuple[Run, Tensor, Tiles]:
     kind = "bfloat16" if tensors[0].dtype == torch.bfloat16 else "float16"
     kernel = kernels.kernel_of(kind, tensors[0].shape[3], rows, ordered=False)
     tile = rows, kernel.constants_on(arch)["COLUMNS"]
     tokens = tensors[0].shape[2]
     tiles = pack(tokens, tokens, tile, kept=kept, block=(block, block))
     run, out, _ = prepared(kernel, arch, tensors, tiles)
-    return run, out, tiles.share
+    return run, out, tiles
 
 
 def cases(arch: Arch) -> Iterator[Case]:
@@ -157,9 +158,15 @@ def cases(arch: Arch) -> Iterator[Case]:
         sides: dict[str, Run] = {name: _dense(tensors, each) for name, each in DENSE.items()}
         sides["flex"] = _flexible(tensors, kept, block)
         shares, outputs = {}, {}
+        every = Scores(heads, TOKENS, TOKENS, features, float(TOKENS**2))
+        tasks = {name: attention(every, arch, tall=128, dense=True) for name in DENSE}
         for rows in (128, 64):
             name = f"ours-m{rows}"
-            sides[name], outputs[name], shares[rows] = _ours(arch, tensors, kept, block, rows)
+            sides[name], outputs[name], tiles = _ours(arch, tensors, kept, block, rows)
+            shares[rows] = tiles.share
+            scores = tiles.share * TOKENS**2
+            some = dataclasses.replace(every, kept=scores, longest=longest_of(tiles))
+            tasks[name] = attention(some, arch, tall=rows)
         answers, failed = answers_of(sides)
         answers |= outputs
         yield Case(
@@ -169,6 +176,7 @@ def cases(arch: Arch) -> Iterator[Case]:
             failed=failed,
             errors=_errors(answers, "flex" if "flex" in answers else "flash"),
             share=min(shares.values()),
+            tasks=tasks,
         )
 
 

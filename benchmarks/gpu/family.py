@@ -11,6 +11,7 @@ from torch import Tensor
 
 from benchmarks.gpu.timing import DEVICE, Run
 from sparsecc.backends.cuda.kernel import Arch
+from sparsecc.cost.gpu.bounds import Task
 from sparsecc.errors import first_line
 
 
@@ -38,6 +39,7 @@ class Case:
         failed: Sides that could not be made, and why.
         errors: Largest differences of sparse sides from a peer over the same blocks, relative.
         share: Of the arithmetic of the dense form that is done, in whole tiles.
+        tasks: What sides launch, as the cost model has it, to calibrate it by.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Case:
     failed: dict[str, str] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
     share: float = 1.0
+    tasks: Mapping[str, Task] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

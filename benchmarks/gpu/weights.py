@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +19,17 @@ from torch.nn import functional
 
 from benchmarks.gpu.family import Case, Check, Family, answers_of, error_of
 from benchmarks.gpu.timing import DEVICE, Run, graphed
+from sparsecc import targets
 from sparsecc.backends.cuda.forms.base import Matrix, Packed, Product
 from sparsecc.backends.cuda.forms.registry import FORMS
 from sparsecc.backends.cuda.kernel import DTYPES, Arch
 from sparsecc.backends.cuda.launch import launch
 from sparsecc.backends.cuda.recipe import run, tensor_of
+from sparsecc.cost.gpu import layers as libraries
+from sparsecc.cost.gpu.bounds import Task
+from sparsecc.cost.gpu.weights import COSTED, Weight, task_of
+from sparsecc.cost.model import cost_model
+from sparsecc.cost.roofline import Work
 
 SHAPES = ((11008, 4096), (4096, 11008), (20480, 5120))
 """Outputs and inputs: feed-forward layers of Llama 7B and OPT 13B."""
@@ -130,7 +137,22 @@ def cases(arch: Arch) -> Iterator[Case]:
                 baselines=("cublas",),
                 sides={name: graphed(side) for name, side in sides.items() if name not in failed},
                 failed=failed,
+                tasks=_tasks(packed, x, arch),
             )
+
+
+def _tasks(packed: Mapping[str, Packed], x: Tensor, arch: Arch) -> dict[str, Task]:
+    """What sides launch: cuBLAS what is assumed of it, forms what their recipes say."""
+    one = next(iter(packed.values()))
+    work = Work(one.rows, one.columns, len(x), 1, x.numel(), is_conv=False)
+    costs = cost_model(targets.get(f"cuda-{arch}"))
+    found = {"cublas": costs.quickest(libraries.dense(work, arch))}
+    for side, each in packed.items():
+        product = Product(each.rows, each.columns, each.sizes, len(x), DTYPE, arch)
+        family: Any = each.form
+        if family in COSTED:
+            found[side] = task_of(family, product, Weight(each.sizes, each.nbytes))
+    return {side: Task(task.family, task.launches * LAYERS) for side, task in found.items()}
 
 
 def _dense(weights: Tensor, x: Tensor) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -127,7 +127,7 @@ class CostModel:
 
     def form(self, work: Work, block: Block, blocks: int) -> str:
         """The form of a weight of stored blocks that a GPU is quickest with."""
-        return self._quickest(weights.tasks(work, block, blocks, self._arch)).family
+        return self.quickest(weights.tasks(work, block, blocks, self._arch)).family
 
     def why_not(self, work: Work) -> str:
         """Why no kernel of ours can run a layer, whatever its zeros are, or ""."""
@@ -144,11 +144,16 @@ class CostModel:
         Raises:
             TargetError: There are no kernels for its architecture.
         """
-        task = self._quickest(tasks)
+        task = self.quickest(tasks)
         spread = self._known.reached[task.family].spread
         return Estimate(ms_of(task, self.target, self._known), spread)
 
-    def _quickest(self, tasks: Sequence[Task]) -> Task:
+    def quickest(self, tasks: Iterable[Task]) -> Task:
+        """That task itself.
+
+        Raises:
+            TargetError: As :meth:`task`.
+        """
         return min(tasks, key=lambda task: ms_of(task, self.target, self._known))
 
     @property

@@ -21,7 +21,7 @@ from sparsecc.targets.arm import (
     ARM64_X1,
 )
 from sparsecc.targets.base import Backend, Isa, Target, Triple
-from sparsecc.targets.cuda import CUDA_SM_80, CUDA_SM_90
+from sparsecc.targets.cuda import CUDA_SM_80, CUDA_SM_90, named_arch
 from sparsecc.targets.web import WASM, WASM_RELAXED
 from sparsecc.targets.x86 import X86_64, X86_64_V3, X86_64_V4, X86_64_WINDOWS
 
@@ -114,6 +114,11 @@ def get(name: str) -> Target:
         return _native()
     if name in TARGETS:
         return TARGETS[name]
+    if named_arch(name):
+        gpus = [each for each, target in TARGETS.items() if target.family == "cuda"]
+        raise TargetError(
+            f"there are no kernels for the GPU of {name!r}", fix=f"use {' or '.join(gpus)}"
+        )
     raise TargetError(
         f"unknown target {name!r}",
         fix=f"use native, the path of a target file (*.json) or one of: {', '.join(TARGETS)}",

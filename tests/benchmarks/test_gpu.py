@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -17,9 +19,14 @@ from typer.testing import CliRunner
 
 from benchmarks.gpu import __main__ as script
 from benchmarks.gpu import attention as bench
-from benchmarks.gpu import experts, family, weights
+from benchmarks.gpu import experts, family, rates, weights
+from benchmarks.rows import keep
 from sparsecc.backends.cuda.interpret import interpret
 from sparsecc.backends.cuda.table import KERNELS
+from sparsecc.cost.gpu.calibration import calibrate
+from sparsecc.cost.gpu.weights import COSTED
+from sparsecc.cost.table import TABLE_FILE, kernels_hash
+from sparsecc.errors import TargetError
 
 ARCH = "sm_90"
 
@@ -69,6 +76,74 @@ def test_cases_name_what_does_not_run_and_compute_the_same(interpreted):
     assert case.share == 1
     made = {"flash": case.sides["flash"](), "flex": case.sides["flex"]()}
     assert max(bench._errors(made, "flash").values()) < 0.02
+
+
+def test_rates_are_worked_out_by_hand():
+    times = {"launches": 0.16, "copy": 1.0, "triad": 1.2, **dict.fromkeys(map(near, rates.NEAR), 0)}
+    times[near(rates.NEAR[0])], times[near(rates.NEAR[1])] = 0.1, 0.1 + 16 * 8 * 2**20 / 6e9
+    launch, memory, cache = rates.told(times)
+    assert launch == {"rate": "launch", "ms": 0.0025}
+    assert memory["gbs"] == memory["triad"] == pytest.approx(3 * 2**30 / 1.2e6)
+    assert cache["gbs"] == pytest.approx(6000)
+    times[near(rates.NEAR[1])] = 0.1  # nothing can be told of that
+    assert list(rates.told(times))[2]["gbs"] is None
+
+
+def near(size):
+    return f"near {size}"
+
+
+def test_what_is_timed_for_rates_runs(interpreted, monkeypatch):
+    monkeypatch.setattr(rates, "DEVICE", "cpu")
+    monkeypatch.setattr(rates, "graphed", lambda run: run)
+    monkeypatch.setattr(rates, "FAR", 1 << 12)
+    sides = rates.sides()
+    assert set(sides) == {"launches", "copy", "triad", *map(near, rates.NEAR)}
+    for side in sides.values():
+        side()
+
+
+def test_a_report_calibrates_the_cost_model(interpreted, monkeypatch, tmp_path):
+    """From cases as they are to a table; times are of this machine, so that shares are low."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(weights, "SHAPES", ((64, 128),))
+    monkeypatch.setattr(weights, "LAYERS", 2)
+    monkeypatch.setattr(weights, "TOKENS", (8,))
+    monkeypatch.setattr(weights, "graphed", lambda run: run)
+    monkeypatch.setattr(script, "in_turns", timed_here)
+    cases = [next(bench.cases(ARCH)), *weights.cases(ARCH)]
+    target = script.target_of(ARCH)
+    said = {
+        "device": "a test",
+        "arch": ARCH,
+        "kernels": kernels_hash(target),
+        "rates": [],
+        "checks": [],
+        "timings": [script.timed(case, target) for case in cases],
+    }
+    keep(tmp_path / "gpu.json", said)
+    table = TABLE_FILE.load(calibrate(tmp_path / "gpu.json"))
+    counts = {family: each.cases for family, each in table.gpu.reached.items() if each.cases}
+    of_forms = Counter(zeros.form for zeros in weights.ZEROS.values() if zeros.form in COSTED)
+    assert counts == {"dense": 1, "attention-dense": 1, "attention": 2, **of_forms}
+    dense = table.gpu.reached["dense"]
+    assert min(dense.arithmetic, dense.memory) < 0.1
+
+
+def timed_here(sides, seconds):
+    """Milliseconds of each side on this machine, once."""
+    made = {}
+    for name, side in sides.items():
+        start = time.perf_counter()
+        side()
+        made[name] = [[1e3 * (time.perf_counter() - start)]]
+    return made
+
+
+def test_another_gpu_is_an_error_that_names_ours():
+    with pytest.raises(TargetError, match="sm_100") as caught:
+        script.target_of("sm_100")
+    assert "cuda-sm_90" in str(caught.value)
 
 
 @pytest.mark.parametrize("share", bench.KEPT)

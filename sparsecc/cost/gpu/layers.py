@@ -10,8 +10,11 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from sparsecc.backends.cuda.attention import FEATURES, kernel_of
 from sparsecc.backends.cuda.kernel import Arch, Launch
+from sparsecc.backends.cuda.tiles import Tiles
 from sparsecc.cost.gpu.bounds import WARP, Demand, Launched, Resources, Task
 from sparsecc.cost.gpu.coefficients import Family
 from sparsecc.cost.roofline import Work
@@ -94,6 +97,12 @@ class Scores:
     features: int
     kept: float
     longest: float = 1.0
+
+
+def longest_of(tiles: Tiles) -> float:
+    """Tiles of keys in the row that has the most, over the mean."""
+    counts = np.diff(tiles.starts)
+    return float(counts.max() / counts.mean()) if counts.any() else 1.0
 
 
 def attention(scores: Scores, arch: Arch, *, tall: int, dense: bool = False) -> Task:

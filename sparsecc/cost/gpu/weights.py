@@ -41,6 +41,8 @@ class Weight:
     nbytes: int
 
 
+GAINS: Mapping[Family, float] = {"2:4": 2.0}
+"""Forms whose matrix instructions are quicker than dense ones, and how much."""
 Does = Callable[[Step, Product, Weight], Demand]
 """What the programs of a step do."""
 
@@ -53,13 +55,11 @@ class Priced:
         form: Its name.
         block: Rows and columns of the blocks of zeros that it skips.
         weight: Makes the weight of ``[rows, columns]`` with so many blocks stored.
-        gain: Speed of the matrix instructions it uses over dense ones.
     """
 
     form: Family
     block: Block
     weight: Callable[[int, int, int], Weight]
-    gain: float = 1.0
 
 
 def _columns(rows: int, columns: int, blocks: int, tile: int) -> Weight:
@@ -69,6 +69,8 @@ def _columns(rows: int, columns: int, blocks: int, tile: int) -> Weight:
     return Weight({"tile": tile, "steps": steps}, steps * STEP * (tile * BYTES + 2) + 8 * tiles)
 
 
+COSTED: frozenset[Family] = frozenset({"columns"})
+"""Forms whose launches are known here."""
 PRICED: tuple[Priced, ...] = tuple(
     Priced("columns", (tile, 1), functools.partial(_columns, tile=tile)) for tile in TILES
 )
@@ -107,12 +109,18 @@ def why_not(work: Work) -> str:
 def _task(priced: Priced, work: Work, blocks: int, arch: Arch) -> Task:
     weight = priced.weight(work.rows, work.cols, blocks)
     product = Product(work.rows, work.cols, weight.sizes, work.points, DTYPE, arch)
+    return task_of(priced.form, product, weight)
+
+
+def task_of(form: Family, product: Product, weight: Weight) -> Task:
+    """What a product with a weight of a form launches, also one that is packed."""
     launches = []
-    for step in FORMS[priced.form].recipe(product).steps:
-        demand = _DOES[step.kernel.module, step.kernel.function](step, product, weight)
-        how = resources(step.kernel.launch(arch))
-        launches.append(Launched(demand, how, priced.gain))
-    return Task(priced.form, tuple(launches))
+    for step in FORMS[form].recipe(product).steps:
+        kernel = step.kernel
+        demand = _DOES[kernel.module, kernel.function](step, product, weight)
+        how = resources(kernel.launch(product.arch))
+        launches.append(Launched(demand, how, GAINS.get(form, 1.0)))
+    return Task(form, tuple(launches))
 
 
 def _turn(step: Step, product: Product, _: Weight) -> Demand:
