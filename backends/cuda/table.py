@@ -15,6 +15,7 @@ from sparsecc.backends.cuda.rows.attention import ATTENTION
 from sparsecc.backends.cuda.rows.bitmap import BITMAP
 from sparsecc.backends.cuda.rows.columns import COLUMNS
 from sparsecc.backends.cuda.rows.experts import EXPERTS
+from sparsecc.backends.cuda.rows.groups import GROUP_KERNELS
 from sparsecc.backends.cuda.rows.parts import ADD, TURN
 
 KERNELS: Mapping[str, Kernel] = {
@@ -23,6 +24,7 @@ KERNELS: Mapping[str, Kernel] = {
         ATTENTION,
         BITMAP,
         COLUMNS,
+        GROUP_KERNELS,
         EXPERTS,
         TURN,
         ADD,

@@ -85,14 +85,23 @@ class Form:
     exact: bool = True
 
 
+def check_dtype(dtype: str) -> None:
+    """Refuse an element type that kernels do not have.
+
+    Raises:
+        BackendError: Always then.
+    """
+    if dtype not in DTYPES:
+        raise BackendError(f"no kernels for {dtype} weights", fix=f"use {' or '.join(DTYPES)}")
+
+
 def rounded(values: Matrix, dtype: str) -> NDArray[Any]:
     """The nearest numbers of a 16-bit element type, ties to even.
 
     Raises:
         BackendError: Of another element type, or a number becomes infinite.
     """
-    if dtype not in DTYPES:
-        raise BackendError(f"no kernels for {dtype} weights", fix=f"use {' or '.join(DTYPES)}")
+    check_dtype(dtype)
     with np.errstate(over="ignore"):
         made = values.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float16)
     if not np.isfinite(made).all():

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from sparsecc.backends.cuda.forms.base import Form
 from sparsecc.backends.cuda.forms.bitmap import BITMAP
+from sparsecc.backends.cuda.forms.codes4 import CODES4
 from sparsecc.backends.cuda.forms.columns import COLUMNS
+from sparsecc.backends.cuda.forms.groups import GROUP_FORM
 
-FORMS: Mapping[str, Form] = {form.name: form for form in (COLUMNS, BITMAP)}
+FORMS: Mapping[str, Form] = {form.name: form for form in (COLUMNS, BITMAP, GROUP_FORM, CODES4)}

@@ -76,4 +76,4 @@ def test_what_runs_on_a_gpu_through_the_interpreter(form, tokens, monkeypatch):
     arrays = [getattr(sparse, name.lower()) for name in FORMS[form].arrays]
     x = torch.randn(96, tokens).half().T  # not contiguous
     made = module._cuda(x, arrays, form, sparse.shape, sparse.numbers)
-    assert torch.allclose(made.float(), sparse(x).float(), rtol=2e-3, atol=2e-3)
+    assert torch.allclose(made.float(), sparse(x).float(), rtol=2e-3, atol=1e-2)
