@@ -1,10 +1,12 @@
 """Mixtures of experts as a torch operator, ``sparsecc::grouped_experts``.
 
-On a GPU it is the launches of ``backends/cuda/experts``; elsewhere numpy computes what the op
-``MoE`` means, to test with.
+On a GPU its forward is the launches of ``backends/cuda/experts``; elsewhere, and backward
+everywhere, torch computes one expert after the other.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +15,7 @@ from sparsecc.backends.cuda.experts import Mixture, check, recipe
 from sparsecc.backends.cuda.launch import arch_of, launch
 from sparsecc.backends.cuda.recipe import run
 from sparsecc.errors import BackendError
-from sparsecc.ops import moe
-from sparsecc.ops.spec import Array
+from sparsecc.torch import mixtures
 
 USUAL_ARCH = "sm_90"
 """For which weights are checked where there is no GPU."""
@@ -23,12 +24,13 @@ USUAL_ARCH = "sm_90"
 class SparseExperts(nn.Module):  # type: ignore[misc]
     """``Σ_slot gates · (down_e · (act(up_e x + b) [· (gate_e x + b)]) + b)`` over chosen experts.
 
-    The router is not part of it. For inference: there are no gradients.
+    The router is not part of it. Weights are not trained; tokens and gates have gradients.
 
     Args:
-        up: ``[experts, inner, features]``, float16 or bfloat16.
+        up: ``[experts, inner, features]``, float16 or bfloat16: what is activated, which some
+            models call their gate.
         down: ``[experts, features, inner]``.
-        gate: As up, for SwiGLU and its kin; None: there is none.
+        gate: As up, what the activated is multiplied by (SwiGLU); None: there is none.
         up_bias: ``[experts, inner]``; where one bias is given, others are zeros.
         gate_bias: As up_bias.
         down_bias: ``[experts, features]``.
@@ -60,7 +62,7 @@ class SparseExperts(nn.Module):  # type: ignore[misc]
                 bias = biases[name]
                 zeros = weight.new_zeros(weight.shape[:2])
                 weights = weights | {f"{name}_bias": zeros if bias is None else bias}
-        for name in ("up", "gate", "down", "up_bias", "gate_bias", "down_bias"):
+        for name in _WEIGHTS:
             given = weights.get(name)
             self.register_buffer(
                 name, None if given is None else given.detach().clone(memory_format=_DENSE)
@@ -97,7 +99,7 @@ class SparseExperts(nn.Module):  # type: ignore[misc]
             raise BackendError(f"experts are {experts.dtype}", fix="give torch.int64")
         y = grouped_experts(
             *(x.reshape(-1, features), experts.reshape(-1, slots), gates.reshape(-1, slots)),
-            *(self.up, self.gate, self.down, self.up_bias, self.gate_bias, self.down_bias),
+            *(getattr(self, name) for name in _WEIGHTS),
             self.activation,
         )
         return y.reshape(x.shape)
@@ -115,6 +117,9 @@ class SparseExperts(nn.Module):  # type: ignore[misc]
 
 
 _DENSE = torch.contiguous_format
+_WEIGHTS = ("up", "gate", "down", "up_bias", "gate_bias", "down_bias")
+_INPUTS = ("x", "experts", "gates", *_WEIGHTS)
+"""Tensors of the operator, in order."""
 
 
 def _check_weights(weights: dict[str, Tensor], biases: dict[str, Tensor | None]) -> None:
@@ -164,7 +169,7 @@ def grouped_experts(
     down_bias: Tensor | None,
     activation: str,
 ) -> Tensor:
-    """``[tokens, features]``, computed by numpy in float32.
+    """``[tokens, features]``, computed by torch in float32 or more.
 
     Args:
         x: ``[tokens, features]``.
@@ -181,19 +186,19 @@ def grouped_experts(
     Raises:
         BackendError: An expert does not exist, or a gate is not a number.
     """
-    weights = {"up": up, "gate": gate, "down": down}
-    weights |= {"up_bias": up_bias, "gate_bias": gate_bias, "down_bias": down_bias}
-    arrays = {name: _wide(each) for name, each in weights.items() if each is not None}
-    try:
-        made = moe.mixture(activation, _wide(x), experts.cpu().numpy(), _wide(gates), arrays)
-    except ValueError as error:
-        raise BackendError(str(error), fix="choose among the experts that there are") from error
-    return torch.from_numpy(made).to(x)
+    if experts.numel() and not 0 <= int(experts.min()) <= int(experts.max()) < len(up):
+        raise BackendError(
+            f"an expert is outside of 0 … {len(up) - 1}", fix="choose among those that there are"
+        )
+    if gates.isnan().any():
+        raise BackendError("a gate is not a number", fix="look at what the router is given")
+    inputs = (x, experts, gates, up, gate, down, up_bias, gate_bias, down_bias)
+    return mixtures.forward(_named(inputs), activation).to(x.dtype)
 
 
-def _wide(tensor: Tensor) -> Array:
-    made: Array = tensor.detach().float().cpu().numpy()
-    return made
+def _named(inputs: Sequence[Tensor | None]) -> dict[str, Tensor]:
+    """Inputs of the operator by name, those that there are."""
+    return {name: each for name, each in zip(_INPUTS, inputs, strict=True) if each is not None}
 
 
 @grouped_experts.register_fake  # type: ignore[untyped-decorator]
@@ -233,3 +238,62 @@ def _cuda(
     tensors = {name: each.contiguous() for name, each in given.items() if each is not None}
     run(recipe(mixture), tensors, launch)
     return out
+
+
+@torch.library.custom_op("sparsecc::grouped_experts_backward", mutates_args=())  # type: ignore[untyped-decorator]
+def grouped_experts_backward(
+    grad: Tensor,
+    x: Tensor,
+    experts: Tensor,
+    gates: Tensor,
+    up: Tensor,
+    gate: Tensor | None,
+    down: Tensor,
+    up_bias: Tensor | None,
+    gate_bias: Tensor | None,
+    down_bias: Tensor | None,
+    activation: str,
+    wanted: Sequence[int],
+) -> list[Tensor]:
+    """Gradients of the inputs at the places that are wanted; what is hidden is computed again."""
+    inputs = _named((x, experts, gates, up, gate, down, up_bias, gate_bias, down_bias))
+    made = mixtures.backward(grad, inputs, activation)
+    return [made[_INPUTS[at]].to(inputs[_INPUTS[at]].dtype) for at in wanted]
+
+
+@grouped_experts_backward.register_fake  # type: ignore[untyped-decorator]
+def _fake_backward(
+    grad: Tensor,
+    x: Tensor,
+    experts: Tensor,
+    gates: Tensor,
+    up: Tensor,
+    gate: Tensor | None,
+    down: Tensor,
+    up_bias: Tensor | None,
+    gate_bias: Tensor | None,
+    down_bias: Tensor | None,
+    activation: str,
+    wanted: Sequence[int],
+) -> list[Tensor]:
+    inputs = _named((x, experts, gates, up, gate, down, up_bias, gate_bias, down_bias))
+    return [inputs[_INPUTS[at]].new_empty(inputs[_INPUTS[at]].shape) for at in wanted]
+
+
+def _save(ctx: object, inputs: tuple[object, ...], output: Tensor) -> None:
+    *tensors, activation = inputs
+    ctx.save_for_backward(*tensors)  # type: ignore[attr-defined]
+    ctx.activation = activation  # type: ignore[attr-defined]
+
+
+def _backward(ctx: object, grad: Tensor) -> tuple[Tensor | None, ...]:
+    needed = ctx.needs_input_grad  # type: ignore[attr-defined]
+    wanted = [at for at, need in enumerate(needed) if need]
+    saved, activation = ctx.saved_tensors, ctx.activation  # type: ignore[attr-defined]
+    made = dict(
+        zip(wanted, grouped_experts_backward(grad, *saved, activation, wanted), strict=True)
+    )
+    return tuple(made.get(at) for at in range(len(needed)))
+
+
+grouped_experts.register_autograd(_backward, setup_context=_save)

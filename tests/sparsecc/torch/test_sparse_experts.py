@@ -5,6 +5,8 @@ from torch.nn import functional
 
 from sparsecc.backends.cuda.interpret import interpret
 from sparsecc.errors import BackendError, TargetError
+from sparsecc.ops.activations import ACTIVATIONS
+from sparsecc.ops.moe import mixture
 from sparsecc.torch import SparseExperts
 from sparsecc.torch import sparse_experts as module
 from sparsecc.torch.sparse_experts import grouped_experts
@@ -28,7 +30,7 @@ def inputs(*tokens, slots=2, dtype=torch.float16):
 
 
 def every_expert(made, x, experts, gates):
-    """In float64, by torch's own layers: all experts on all tokens, times gates or zero."""
+    """In float64: all experts on all tokens, times gates or zero."""
     share = torch.zeros(*x.shape[:-1], EXPERTS, dtype=torch.float64)
     share = share.scatter_add(-1, experts, gates.double())
     wide = {name: None if each is None else each.double() for name, each in made.named_buffers()}
@@ -64,17 +66,68 @@ def test_what_runs_on_a_gpu_through_the_interpreter(gated, bias, monkeypatch):
     monkeypatch.setattr(module, "launch", lambda *how: interpret(how[0], "sm_90", *how[1:]))
     made = experts_of(gated, bias)
     x, experts, gates = inputs(7)
-    weights = (made.up, made.gate, made.down, made.up_bias, made.gate_bias, made.down_bias)
+    weights = weights_of(made, torch.float16)
     ours = module._cuda(x.T.contiguous().T, experts, gates.half(), *weights, "silu")
     wanted = every_expert(made, x, experts, gates.half())
     torch.testing.assert_close(ours.double(), wanted, rtol=2e-3, atol=2e-3)
 
 
-def test_the_operator_is_well_formed():
-    for gated, bias in ((True, True), (False, False)):
-        made = experts_of(gated, bias)
-        weights = (made.up, made.gate, made.down, made.up_bias, made.gate_bias, made.down_bias)
-        torch.library.opcheck(grouped_experts, (*inputs(4), *weights, "silu"))
+def test_takes_the_place_of_the_experts_of_mixtral():
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
+
+    config = transformers.MixtralConfig(
+        hidden_size=64, intermediate_size=96, num_local_experts=8, num_experts_per_tok=2
+    )
+    config._experts_implementation = "eager"
+    torch.manual_seed(0)
+    block = MixtralSparseMoeBlock(config).eval()
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    block = block.bfloat16()
+    x = torch.randn(2, 9, 64).bfloat16()
+    wanted = block(x)
+    router = block.gate.weight
+    (wanted_grad,) = torch.autograd.grad(wanted.float().square().sum(), router)
+    activated, other = block.experts.gate_up_proj.chunk(2, 1)
+    block.experts = SparseExperts(activated, block.experts.down_proj, other)
+    made = torch.compile(block, fullgraph=True)(x)
+    assert (made - wanted).abs().max() < 2e-2 * wanted.abs().max()
+    (grad,) = torch.autograd.grad(made.float().square().sum(), router)
+    assert (grad - wanted_grad).abs().max() < 4e-2 * wanted_grad.abs().max()
+
+
+def weights_of(made, dtype):
+    weights = (made.up, made.gate, made.down, made.up_bias, made.gate_bias, made.down_bias)
+    return [None if each is None else each.to(dtype) for each in weights]
+
+
+@pytest.mark.parametrize(("gated", "bias"), [(True, True), (False, False)])
+@pytest.mark.parametrize("trained", [False, True])
+def test_the_operator_is_well_formed(gated, bias, trained):
+    weights = weights_of(experts_of(gated, bias), torch.float32)
+    x, experts, gates = inputs(4, dtype=torch.float32)
+    for each in (x, gates, *weights[: 3 * trained]):
+        if each is not None:
+            each.requires_grad_()
+    torch.library.opcheck(grouped_experts, (x, experts, gates, *weights, "silu"))
+
+
+@pytest.mark.parametrize("activation", [each.name for each in ACTIVATIONS])
+def test_means_what_the_op_means_and_so_do_gradients(activation):
+    """In float64, against numpy, and against differences of it."""
+    weights = weights_of(experts_of(), torch.float64)
+    x, experts, gates = inputs(3, dtype=torch.float64)
+    given = [each.requires_grad_() for each in (x, gates.double(), *weights)]
+
+    def ours(x, gates, *weights):
+        return grouped_experts(x, experts, gates, *weights, activation)
+
+    names = ("up", "gate", "down", "up_bias", "gate_bias", "down_bias")
+    plain = {name: each.detach().numpy() for name, each in zip(names, weights, strict=True)}
+    wanted = mixture(activation, x.detach().numpy(), experts.numpy(), gates.detach().numpy(), plain)
+    np.testing.assert_allclose(ours(*given).detach().numpy(), wanted, atol=1e-12)
+    assert torch.autograd.gradcheck(ours, given, fast_mode=True)
 
 
 def test_compiles_whole_for_any_number_of_tokens_and_travels_with_the_module():
