@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparsecc.backends.cuda.kernel import DTYPES, Arch, Kernel
-from sparsecc.backends.cuda.rows.attention import attention_name
+from sparsecc.backends.cuda.rows.attention import FORWARD, attention_name, stride_names
 from sparsecc.backends.cuda.table import KERNELS
 from sparsecc.backends.cuda.tiles import Tiles
 from sparsecc.errors import BackendError
@@ -17,11 +17,13 @@ ALIGNMENT = 16
 """Of strides in elements, and of addresses in bytes."""
 SIZES = ("tiles", "pattern_heads", "grain", "left", "right", "sinks")
 """Numbers of tiles by their names in the kernel."""
+LISTS = ("Rows", "Full", "Columns", "Bits")
+"""Lists of tiles by their names in the kernel."""
 LOG2_E = 1.4426950408889634
 _MOST_ELEMENTS = 2**31
 
 
-def kernel_of(dtype: str, features: int, rows: int, ordered: bool) -> Kernel:
+def kernel_of(dtype: str, features: int, rows: int, ordered: bool, part: str = FORWARD) -> Kernel:
     """The row of the table.
 
     Args:
@@ -29,6 +31,7 @@ def kernel_of(dtype: str, features: int, rows: int, ordered: bool) -> Kernel:
         features: Of a head.
         rows: Queries of a tile.
         ordered: Whether tiles are of another order of tokens.
+        part: Which of its kernels.
 
     Raises:
         BackendError: There is none.
@@ -39,7 +42,7 @@ def kernel_of(dtype: str, features: int, rows: int, ordered: bool) -> Kernel:
             fix=f"use {' or '.join(map(str, FEATURES))} features in {' or '.join(DTYPES)}, or "
             "torch's own attention",
         )
-    name = attention_name(dtype, features, rows, ordered)
+    name = attention_name(dtype, features, rows, ordered, part)
     if name not in KERNELS:
         raise BackendError(
             f"no kernel for tiles of {rows} queries{' in an order of their own' * ordered}",
@@ -65,46 +68,35 @@ def grid_of(order: Any, q: Any) -> tuple[int, int]:
 
 
 def arguments(
-    q: Any,
-    k: Any,
-    v: Any,
-    out: Any,
-    lse: Any,
+    tokens: Mapping[str, Any],
+    sums: Mapping[str, Any],
     *,
     indices: Mapping[str, Any],
     sizes: Mapping[str, int],
     scale: float,
 ) -> dict[str, Any]:
-    """Arguments of the kernel by name.
+    """Arguments of a kernel by name.
 
     Args:
-        q: ``[B, H, L, D]``; strides of D are one and others multiples of :data:`ALIGNMENT`.
-        k: ``[B, H / g, S, D]``.
-        v: As k.
-        out: As q, written.
-        lse: Float32 ``[B, H, L]``, contiguous, written.
+        tokens: By name in the kernel, Q ``[B, H, L, D]`` and K ``[B, H / g, S, D]`` among them;
+            strides of D are one and others multiples of :data:`ALIGNMENT`.
+        sums: Float32 ``[B, H, L]``, contiguous.
         indices: Order, Rows, Full, Columns, Bits and, if ordered, Places, int32.
-        sizes: What :func:`sizes_of` says.
-        scale: Of scores, not negative.
+        sizes: What :func:`sizes_of` says, and other numbers of the kernel.
+        scale: Of scores; in the forward not negative.
 
     Raises:
         BackendError: A stride or an address is no multiple, or a head is too large.
     """
-    for name, tensor in zip("qkvo", (q, k, v, out), strict=True):
+    strides: dict[str, int] = {}
+    for name, tensor in tokens.items():
         _check_strides(name, tensor.shape, tensor.stride(), tensor.data_ptr())
-    strides = {
-        f"{name}_{axis}": tensor.stride(at)
-        for name, tensor in zip("qkvo", (q, k, v, out), strict=True)
-        for at, axis in enumerate(("batch", "head", "token"))
-    }
-    (_, heads, queries, _), (_, shared, keys, _) = q.shape, k.shape
+        strides |= zip(stride_names(name), tensor.stride(), strict=False)
+    (_, heads, queries, _), (_, shared, keys, _) = tokens["Q"].shape, tokens["K"].shape
     return (
-        {"Q": q, "K": k, "V": v, "Out": out, "Lse": lse, "Places": indices["Order"]}
-        | dict(indices)
-        | strides
+        {**tokens, **sums, "Places": indices["Order"], **indices, **strides}
         | {"queries": queries, "keys": keys, "heads": heads, "group": heads // shared}
-        | dict(sizes)
-        | {"scale": scale * LOG2_E}
+        | {**sizes, "scale": scale * LOG2_E}
     )
 
 

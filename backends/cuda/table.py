@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Mapping
 
 from sparsecc.backends.cuda.kernel import Kernel
-from sparsecc.backends.cuda.rows.attention import ATTENTION
+from sparsecc.backends.cuda.rows.attention import ATTENTION, ATTENTION_BACKWARD
 from sparsecc.backends.cuda.rows.bitmap import BITMAP
 from sparsecc.backends.cuda.rows.columns import COLUMNS
 from sparsecc.backends.cuda.rows.experts import EXPERTS
@@ -22,6 +22,7 @@ KERNELS: Mapping[str, Kernel] = {
     kernel.name: kernel
     for kernel in itertools.chain(
         ATTENTION,
+        ATTENTION_BACKWARD,
         BITMAP,
         COLUMNS,
         GROUP_KERNELS,

@@ -76,8 +76,30 @@ class Tiles:
     @property
     def share(self) -> float:
         """Tiles that are computed, of all."""
-        every = self.heads * self.down * math.ceil(self.keys / self.columns)
+        every = self.heads * self.down * self.across
         return (len(self.at) - 1) / max(1, every)
+
+    @property
+    def across(self) -> int:
+        """Tiles of keys of one head."""
+        return math.ceil(self.keys / self.columns)
+
+    def by_keys(self) -> tuple[Ints, Ints, Ints, Ints]:
+        """The same tiles listed by their keys: ``starts``, ``full``, ``at`` and ``bits``.
+
+        Rows are ``pattern · across + tile of keys``, ``at`` has tiles of queries.
+        """
+        rows, count = len(self.full), len(self.at) - 1
+        row = np.repeat(np.arange(rows), np.diff(self.starts))
+        partial = np.arange(count) >= self.full[row]
+        key = row // self.down * self.across + self.at[:-1]
+        order = np.lexsort((row, partial, key))
+        counts = np.bincount(key, minlength=self.heads * self.across)
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        full = starts[:-1] + np.bincount(key[~partial], minlength=len(counts))
+        at, bits = np.zeros_like(self.at), np.zeros_like(self.bits)
+        at[:-1], bits[:-1] = (row % self.down)[order], self.bits[:-1][order]
+        return starts.astype(np.int32), full.astype(np.int32), at, bits
 
     def order(self, heads: int) -> Ints:
         """The rows of so many heads, those with the most tiles first: ``head · down + tile``.

@@ -18,6 +18,7 @@ import torch
 import typer
 
 from benchmarks.gpu.attention import ATTENTION
+from benchmarks.gpu.attention_backward import ATTENTION_BACKWARD
 from benchmarks.gpu.experts import EXPERTS
 from benchmarks.gpu.family import Case, Family
 from benchmarks.gpu.rates import rates
@@ -33,7 +34,12 @@ from sparsecc.cost.table import kernels_hash
 from sparsecc.errors import TargetError, first_line
 from sparsecc.targets import Target
 
-FAMILIES: dict[str, Family] = {"attention": ATTENTION, "weights": WEIGHTS, "experts": EXPERTS}
+FAMILIES: dict[str, Family] = {
+    "attention": ATTENTION,
+    "attention_backward": ATTENTION_BACKWARD,
+    "weights": WEIGHTS,
+    "experts": EXPERTS,
+}
 """What is checked and timed, in this order."""
 _CASE_S = 4.0
 _OTHER_S = 0.5

@@ -62,7 +62,8 @@ def prepared(
         name: torch.from_numpy(array).to(DEVICE) for name, array in zip(names, arrays, strict=True)
     } | ({} if orders is None else {"Places": orders})
     given = kernels.arguments(
-        *(q, k, v, out, lse),
+        {"Q": q, "K": k, "V": v, "Out": out},
+        {"Lse": lse},
         indices=indices,
         sizes=kernels.sizes_of(tiles),
         scale=q.shape[3] ** -0.5,
@@ -73,9 +74,9 @@ def prepared(
 
 def check(kernel: Kernel, arch: Arch) -> Check:
     """A row of the table on a thousand tokens, with a rule and blocks of 64."""
-    dtype = next(name for name in BOUNDS if getattr(torch, name) == _dtype(kernel))
+    dtype = next(name for name in BOUNDS if getattr(torch, name) == dtype_of(kernel))
     heads, tokens, rule = 3, 1000, Rule(700, 200, 30)
-    tensors = tokens_of(heads, tokens, kernel.constants["D"], _dtype(kernel))
+    tensors = tokens_of(heads, tokens, kernel.constants["D"], dtype_of(kernel))
     kept = np.random.default_rng().random((heads, 16, 16)) < 0.4
     kept[1, 3:5] = False
     orders = None
@@ -109,11 +110,14 @@ def checks(arch: Arch) -> Iterator[tuple[str, Callable[[], Check]]]:
         yield kernel.name, functools.partial(check, kernel, arch)
 
 
-def _dtype(kernel: Kernel) -> torch.dtype:
+def dtype_of(kernel: Kernel) -> torch.dtype:
+    """Of its queries."""
     return torch.bfloat16 if kernel.arguments["Q"] == "*bf16" else torch.float16
 
 
-def _dense(tensors: list[Tensor], backend: SDPBackend) -> Run:
+def dense(tensors: list[Tensor], backend: SDPBackend) -> Callable[[], Tensor]:
+    """Torch's attention."""
+
     def run() -> Tensor:
         with sdpa_kernel(backend):
             return functional.scaled_dot_product_attention(*tensors)
@@ -126,7 +130,7 @@ def _flex() -> Callable[..., Tensor]:
     return torch.compile(flex_attention, dynamic=False, mode="max-autotune-no-cudagraphs")
 
 
-def _flexible(tensors: list[Tensor], kept: Flags, block: int) -> Run:
+def flexible(tensors: list[Tensor], kept: Flags, block: int) -> Callable[[], Tensor]:
     """FlexAttention over the same blocks, all of which it knows to be full."""
     counts = torch.from_numpy(kept.sum(-1)[None].astype(np.int32)).to(DEVICE)
     columns = np.argsort(~kept, axis=-1, kind="stable")[None].astype(np.int32)
@@ -155,8 +159,8 @@ def cases(arch: Arch) -> Iterator[Case]:
     for heads, features, block, share in settings:
         tensors = tokens_of(heads, TOKENS, features, torch.bfloat16)
         kept = blocks_of(heads, TOKENS, block, share)
-        sides: dict[str, Run] = {name: _dense(tensors, each) for name, each in DENSE.items()}
-        sides["flex"] = _flexible(tensors, kept, block)
+        sides: dict[str, Run] = {name: dense(tensors, each) for name, each in DENSE.items()}
+        sides["flex"] = flexible(tensors, kept, block)
         shares, outputs = {}, {}
         every = Scores(heads, TOKENS, TOKENS, features, float(TOKENS**2))
         tasks = {name: attention(every, arch, tall=128, dense=True) for name in DENSE}
@@ -167,20 +171,20 @@ def cases(arch: Arch) -> Iterator[Case]:
             scores = tiles.share * TOKENS**2
             some = dataclasses.replace(every, kept=scores, longest=longest_of(tiles))
             tasks[name] = attention(some, arch, tall=rows)
-        answers, failed = answers_of(sides)
-        answers |= outputs
+        made, failed = answers_of(sides)
+        made |= outputs
         yield Case(
             name=f"{heads} heads × {features}, {TOKENS} tokens, {share:.0%} of blocks of {block}",
             baselines=tuple(DENSE),
             sides={name: side for name, side in sides.items() if name not in failed},
             failed=failed,
-            errors=_errors(answers, "flex" if "flex" in answers else "flash"),
+            errors=errors(made, "flex" if "flex" in made else "flash"),
             share=min(shares.values()),
             tasks=tasks,
         )
 
 
-def _errors(answers: dict[str, Tensor], reference: str) -> dict[str, float]:
+def errors(answers: dict[str, Tensor], reference: str) -> dict[str, float]:
     """Largest difference of the sparse sides from one of them, over its largest value."""
     if reference not in answers:
         return {}

@@ -78,6 +78,8 @@ def answers_of(sides: Mapping[str, Run]) -> tuple[dict[str, Tensor], dict[str, s
         else:
             if isinstance(answer, Tensor):
                 answers[name] = answer
+            elif isinstance(answer, tuple):
+                answers[name] = torch.cat([each.flatten() for each in answer])
     return answers, failed
 
 

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from benchmarks.gpu import __main__ as script
 from benchmarks.gpu import attention as bench
+from benchmarks.gpu import attention_backward as backward
 from benchmarks.gpu import experts, family, rates, weights
 from benchmarks.rows import keep
 from sparsecc.backends.cuda.interpret import interpret
@@ -36,9 +37,9 @@ def interpreted(monkeypatch):
     def launch(kernel, grid, given):
         interpret(kernel, ARCH, grid, given)
 
-    for module in (bench, experts, family, weights):
+    for module in (bench, backward, experts, family, weights):
         monkeypatch.setattr(module, "DEVICE", "cpu")
-    for module in (bench, experts, weights):
+    for module in (bench, backward, experts, weights):
         monkeypatch.setattr(module, "launch", launch)
     monkeypatch.setattr(bench, "_flex", lambda: flex_attention)
     monkeypatch.setattr(bench, "HEADS", 1)
@@ -63,6 +64,24 @@ def test_a_row_passes_its_check(interpreted, name):
     assert 0 < made.error <= made.bound
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["attention-bf16-d64-m128-queries", "attention-fp16-d64-m128-ordered-keys"],
+)
+def test_a_row_of_the_backward_passes_its_check(interpreted, monkeypatch, name):
+    made = backward.check(KERNELS[name], ARCH)
+    assert 0 < made.error <= made.bound
+    monkeypatch.setattr(backward, "launch", lambda *_: None)
+    assert backward.check(KERNELS[name], ARCH).error > made.bound
+
+
+def test_gradients_of_a_case_are_those_of_torch(interpreted):
+    case = next(backward.cases(ARCH))
+    assert set(case.sides) == {"flash", "ours"}
+    assert set(case.failed) == {"cudnn", "flex"}  # that has no backward on a CPU
+    assert case.errors["ours"] < 0.02
+
+
 def test_a_wrong_kernel_does_not(interpreted, monkeypatch):
     monkeypatch.setattr(bench, "launch", lambda *_: None)
     made = bench.check(KERNELS["attention-bf16-d128-m128"], ARCH)
@@ -75,7 +94,7 @@ def test_cases_name_what_does_not_run_and_compute_the_same(interpreted):
     assert set(case.failed) == {"cudnn"}
     assert case.share == 1
     made = {"flash": case.sides["flash"](), "flex": case.sides["flex"]()}
-    assert max(bench._errors(made, "flash").values()) < 0.02
+    assert max(bench.errors(made, "flash").values()) < 0.02
 
 
 def test_rates_are_worked_out_by_hand():

@@ -35,9 +35,9 @@ def attend(
     v_batch,
     v_head,
     v_token,
-    o_batch,
-    o_head,
-    o_token,
+    out_batch,
+    out_head,
+    out_token,
     queries,
     keys,
     heads,
@@ -80,7 +80,7 @@ def attend(
     Q += batch * q_batch + head.to(tl.int64) * q_head
     K += batch * k_batch + (head // group).to(tl.int64) * k_head
     V += batch * v_batch + (head // group).to(tl.int64) * v_head
-    Out += batch * o_batch + head.to(tl.int64) * o_head
+    Out += batch * out_batch + head.to(tl.int64) * out_head
     Lse += (batch * heads + head) * queries
 
     down = tl.arange(0, ROWS)
@@ -112,17 +112,16 @@ def attend(
     first_bit = (down // grain) * tl.cdiv(COLUMNS, grain)  # of each row; no square of them is kept
     for at in range(middle, end):
         j = column * COLUMNS + across
-        of_row = tl.load(Bits + at) >> first_bit
-        kept = (of_row[:, None] >> (across // grain)[None, :]) & 1
+        bits = tl.load(Bits + at)
         column = tl.load(Columns + at + 1)
-        seen = (j[None, :] >= i[:, None] - left) | (j[None, :] < sinks)
-        seen = seen & (j[None, :] <= i[:, None] + right) & (j[None, :] < keys) & (kept != 0)
+        kept = (bits >> first_bit)[:, None] >> (across // grain)[None, :]
+        of_tile = seen(i[:, None], j[None, :], kept, keys, left, right, sinks)
         real = j < keys
         if ORDERED:
             j = tl.load(Places + j, mask=real, other=0)
         k = tl.load(K + j[None, :] * k_token + features[:, None], mask=real[None, :], other=0.0)
         v = tl.load(V + j[:, None] * v_token + features[None, :], mask=real[:, None], other=0.0)
-        scores = tl.where(seen, tl.dot(q, k), float("-inf"))
+        scores = tl.where(of_tile, tl.dot(q, k), float("-inf"))
         acc, top, total = _fold(acc, top, total, scores, v, scale)
 
     some = total > 0
@@ -130,7 +129,7 @@ def attend(
     lse = tl.where(some, (top + tl.log2(tl.where(some, total, 1.0))) * _LN2, float("-inf"))
     inside = i < queries
     tl.store(
-        Out + place[:, None] * o_token + features[None, :],
+        Out + place[:, None] * out_token + features[None, :],
         acc.to(Out.dtype.element_ty),
         mask=inside[:, None],
     )
@@ -146,3 +145,16 @@ def _fold(acc, top, total, scores, v, scale):
     total = total * fade + tl.sum(weights, 1)
     acc = tl.dot(weights.to(v.dtype), v, acc * fade[:, None])
     return acc, higher, total
+
+
+@triton.jit
+def seen(i, j, kept, keys, left, right, sinks):
+    """Which pairs of a partial tile are seen.
+
+    Args:
+        i: Queries, in the order that tiles are of, along one axis.
+        j: Keys, along the other.
+        kept: Numbers whose lowest bit says whether a pair is in a square that is kept.
+    """
+    near = (j >= i - left) | (j < sinks)
+    return near & (j <= i + right) & (j < keys) & ((kept & 1) != 0)

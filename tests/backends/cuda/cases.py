@@ -8,8 +8,10 @@ import torch
 
 from sparsecc.backends.cuda.attention import arguments, grid_of, kernel_of, sizes_of, tile_of
 from sparsecc.backends.cuda.interpret import interpret
+from sparsecc.backends.cuda.rows.attention import KEYS
 from sparsecc.backends.cuda.tiles import Rule, pack
 from sparsecc.ops.block_sparse_attention import attend, seen_by_blocks, seen_by_rule
+from sparsecc.torch.tile_kernels import Listed, gradients
 
 BOUNDS = {"float16": 2e-3, "bfloat16": 1.6e-2}
 """Twice the step of a number near one, since weights are rounded to it before they are summed."""
@@ -83,6 +85,55 @@ class Case:
                 lse[:, head, there] = (top + np.log(np.exp(scores - top[..., None]).sum(-1)))[:, 0]
         return out, lse
 
+    def expected_gradients(self, q, k, v, out, grad):
+        """Of queries, keys and values, in float64, for an output that is rounded.
+
+        Rounding changes the sum of an output times its gradient, from which gradients of scores are
+        small differences; that is the forward's error.
+        """
+        q, k, v, out, grad = (each.double() for each in (q, k, v, out, grad))
+        shared = k.shape
+        k, v = (each.repeat_interleave(self.group, 1) for each in (k, v))
+        seen = torch.from_numpy(self.seen().copy())
+        if self.ordered:
+            back = np.argsort(self.orders(), 1)
+            seen = torch.stack([one[at][:, at] for one, at in zip(seen, back, strict=True)])
+        seen = seen.repeat(self.heads // len(seen), 1, 1)
+        scores = (self.scale * q @ k.mT).masked_fill(~seen, -torch.inf)
+        weights = torch.nan_to_num(torch.softmax(scores, -1))
+        of_scores = weights * (grad @ v.mT - (out * grad).sum(-1, keepdim=True)) * self.scale
+        of_keys, of_values = (
+            each.unflatten(1, (shared[1], self.group)).sum(2)
+            for each in (of_scores.mT @ q, weights.mT @ grad)
+        )
+        return of_scores @ k, of_keys, of_values
+
+    def gradients(self):
+        """Tokens with the gradient of the output, and what the interpreter makes of them."""
+        q, k, v = self.tensors()
+        out, lse = (torch.from_numpy(each) for each in self.expected(q, k, v))
+        grad = torch.randn(q.shape).to(q.dtype)
+        tiles = self.tiles()
+        lists = [(tiles.starts, tiles.full, tiles.at, tiles.bits), tiles.by_keys()]
+        listed = Listed(
+            torch.from_numpy(tiles.order(self.heads)),
+            *([torch.from_numpy(array.copy()) for array in each] for each in lists),
+            torch.from_numpy(self.orders()) if self.ordered else None,
+            (tiles.rows, tiles.columns),
+            list(sizes_of(tiles).values()),
+        )
+        tokens = {"Q": q, "K": k, "V": v, "Out": out.to(q.dtype), "Grad": grad}
+
+        def start(kernel, grid, given):
+            for name in ("DQ", "DK", "DV", "Delta"):
+                if name in given and not (kernel.name.endswith(KEYS) and name == "Delta"):
+                    given[name].fill_(math.nan)
+            interpret(kernel, self.arch, grid, given)
+
+        return tuple(tokens.values()), gradients(
+            start, self.arch, tokens, lse.float(), listed, self.scale
+        )
+
     def run(self, rows=None):
         """Through the interpreter, over these rows, by default all; poisoned before."""
         q, k, v = self.tensors()
@@ -99,7 +150,11 @@ class Case:
         out = torch.full(q.shape, math.nan, dtype=q.dtype)
         lse = torch.full(q.shape[:3], math.nan)
         given = arguments(
-            *(q, k, v, out, lse), indices=indices, sizes=sizes_of(tiles), scale=self.scale
+            {"Q": q, "K": k, "V": v, "Out": out},
+            {"Lse": lse},
+            indices=indices,
+            sizes=sizes_of(tiles),
+            scale=self.scale,
         )
         kernel = kernel_of(self.dtype, self.features, self.tile_rows, self.ordered)
         interpret(kernel, self.arch, grid_of(indices["Order"], q), given)

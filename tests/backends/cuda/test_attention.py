@@ -30,10 +30,10 @@ PLAIN = Case(
 
 
 @st.composite
-def cases(draw):
+def cases(draw, most=300):
     ordered = draw(st.booleans())
-    queries = draw(st.integers(1, 300))
-    keys = queries if ordered else draw(st.integers(1, 300))
+    queries = draw(st.integers(1, most))
+    keys = queries if ordered else draw(st.integers(1, most))
     group = draw(st.sampled_from([1, 1, 2, 3]))
     heads = group * draw(st.integers(1, 2))
     block = draw(st.sampled_from([(64, 64), (32, 32), (64, 32), (128, 128), (96, 64)]))
@@ -71,6 +71,26 @@ def check(case):
     assert np.array_equal(np.isneginf(lse), nothing)
     assert np.abs(lse[~nothing] - sums[~nothing]).max(initial=0) <= 1e-4
     assert not out[nothing].any()
+
+
+def check_gradients(case):
+    tokens, made = case.gradients()
+    for got, wanted in zip(made, case.expected_gradients(*tokens), strict=True):
+        assert got.shape == wanted.shape
+        error = (got.double() - wanted).abs().max()
+        assert error <= BOUNDS[case.dtype] * max(1, wanted.abs().max())
+
+
+@given(cases(most=150))
+def test_gradients_are_those_of_float64(case):
+    check_gradients(case)
+
+
+@pytest.mark.parametrize("scale", [-0.3, 0.0])
+def test_gradients_of_any_scale_over_rows_and_columns_of_several_tiles(scale):
+    kept = np.random.default_rng(0).random((2, 5, 6)) < 0.5
+    case = dataclasses.replace(PLAIN, heads=4, group=2, queries=260, keys=330, kept=kept)
+    check_gradients(dataclasses.replace(case, scale=scale))
 
 
 @given(cases())

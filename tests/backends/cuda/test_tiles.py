@@ -52,6 +52,20 @@ def test_unpacked_tiles_hold_what_was_kept(queries, keys, tile, block, heads, sh
         np.flatnonzero(kept), [*shape, *block], queries, keys
     )
     assert np.array_equal(unpacked(tiles), wanted)
+    ours = listed(tiles.starts, tiles.full, tiles.at, tiles.bits, tiles.down)
+    turned = listed(*tiles.by_keys(), tiles.across)
+    assert sorted((pattern, i, j, *rest) for pattern, j, i, *rest in turned) == sorted(ours)
+
+
+def listed(starts, full, at, bits, along):
+    """Pattern, row, place along it, whether partial, and squares of each tile."""
+    assert len(full) == len(starts) - 1
+    assert len(at) == len(bits) == starts[-1] + 1
+    return [
+        (*divmod(row, along), at[place], place >= full[row], bits[place])
+        for row in range(len(full))
+        for place in range(starts[row], starts[row + 1])
+    ]
 
 
 def test_what_is_kept_whole_needs_no_masks():

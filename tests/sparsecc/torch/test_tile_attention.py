@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from sparsecc.backends.cuda.tiles import Rule
 from sparsecc.errors import BackendError, PlanError
 from sparsecc.ops.block_sparse_attention import seen_by_blocks, seen_by_rule
-from sparsecc.torch.tile_attention import TileAttention, tile_attention
+from sparsecc.torch.tile_attention import TileAttention
+from sparsecc.torch.tile_operator import tile_attention
 
 BLOCK = (32, 64)
 
@@ -79,9 +80,8 @@ def test_is_dense_attention_under_the_mask_and_so_are_gradients(
 def test_torch_accepts_the_operator(dtype):
     q, k, v = drawn(1, 2, 2, 70, 90, 0, dtype)
     made = TileAttention(70, 90, 64, kept=some(2, 70, 90, 0.5, 0), block=BLOCK)
-    indices = (made.order, made.starts, made.full, made.at, made.bits, None)
-    sizes = ([made.tiles.rows, made.tiles.columns], list(made.sizes.values()))
-    torch.library.opcheck(tile_attention, (q, k, v, *indices, *sizes, 0.125))
+    listed = vars(made.listed(2)).values()
+    torch.library.opcheck(tile_attention, (q, k, v, *listed, 0.125))
 
 
 def test_compiles_as_one_graph():
