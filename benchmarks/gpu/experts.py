@@ -24,6 +24,7 @@ from sparsecc.backends.cuda.kernel import DTYPES, Arch, Launch
 from sparsecc.backends.cuda.launch import launch
 from sparsecc.backends.cuda.recipe import Recipe, Step, run
 from sparsecc.backends.cuda.rows.experts import ROWS
+from sparsecc.cost.gpu import mixtures
 
 SIZES = (
     # experts, slots, features, hidden features, activation, gated
@@ -193,6 +194,7 @@ def _case(mixture: Mixture, weights: Tensors) -> Case:
             if name in answers and "loop" in answers
         },
         share=share_of(mixture, places),
+        tasks={"ours": mixtures.mixture(mixture, [(1.0, len(at)) for at, _ in places.values()])},
     )
 
 

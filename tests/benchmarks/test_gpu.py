@@ -225,6 +225,7 @@ def test_experts_are_timed_beside_what_computes_the_same(interpreted, monkeypatc
         assert not case.failed
         assert case.share > 0
         assert max(case.errors.values()) < 2e-2
+        assert {task.family for task in case.tasks.values()} == {"experts"}
 
 
 def test_other_launches_of_experts_compute_the_same(interpreted, monkeypatch):
