@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx_ir as ir
@@ -14,15 +14,18 @@ from sparsecc.backends.mobile.arrange import arrange
 from sparsecc.backends.onnxruntime.emit import emit
 from sparsecc.backends.onnxruntime.generate import patterns
 from sparsecc.backends.onnxruntime.lower import lower
+from sparsecc.backends.tvm.cuda.library import build_cuda_library
+from sparsecc.backends.tvm.cuda.parts import PASS_NAME as CUDA_PASS
 from sparsecc.backends.tvm.library import build_library
 from sparsecc.backends.tvm.tuning.tuner import Tuner
 from sparsecc.backends.web.build import write_demo, write_module
-from sparsecc.passes.base import Context, run
+from sparsecc.passes.base import Context, Refusal, run
 from sparsecc.passes.canonicalize.dead_code import DeadCode
 from sparsecc.passes.regions.form import FormRegions, Region
 from sparsecc.passes.regions.whole import ends_of, parts_of, whole_of
 from sparsecc.passes.weights.to_dense import twin_of
 from sparsecc.progress import Progress
+from sparsecc.report.rows import TVM_KERNEL
 from sparsecc.request import Request
 
 TVM = ("apache-tvm", "apache-tvm-ffi")
@@ -40,6 +43,8 @@ class Emitted:
         inputs: Of a model without ONNX Runtime.
         outputs: Likewise.
         tools: Packages that took part beside those that always do.
+        kernels: What runs sparse layers and attentions, by their names, where that is another than
+            was planned: on a GPU.
     """
 
     regions: tuple[Region, ...]
@@ -47,6 +52,7 @@ class Emitted:
     inputs: tuple[Port, ...] = ()
     outputs: tuple[Port, ...] = ()
     tools: tuple[str, ...] = ()
+    kernels: Mapping[str, str] = field(default_factory=dict)
 
 
 Emitter = Callable[[ir.Model, Request, Path, Context, Progress], Emitted]
@@ -97,6 +103,8 @@ def tvm(
     graph: ir.Model, request: Request, folder: Path, ctx: Context, progress: Progress
 ) -> Emitted:
     """A library for TVM's virtual machine, which calls ours for what it has steps for."""
+    if request.target.family == "cuda":
+        return _tvm_on_gpu(graph, request, folder, ctx)
     units, rest = parts_of(graph, request.target, ctx)
     tuner = _tuner(request, progress)
     library = build_library(graph, units, rest, request.target, request.name, folder, tuner)
@@ -108,6 +116,25 @@ def tvm(
     )
     inputs, outputs = ends_of(graph)
     return Emitted(regions, inputs=inputs, outputs=outputs, tools=TVM)
+
+
+def _tvm_on_gpu(graph: ir.Model, request: Request, folder: Path, ctx: Context) -> Emitted:
+    """A library that computes on a GPU: our kernels what is sparse, TVM's the rest."""
+    library = build_cuda_library(graph, request.target, request.name, folder)
+    for name, reason in library.parts.reasons.items():
+        ctx.refusals.append(Refusal(CUDA_PASS, name, reason))
+    if library.captured:
+        part = f"{library.captured} of {library.launches} launches are recorded as a CUDA graph"
+        ctx.refusals.append(Refusal(CUDA_PASS, "", part + ", all but those at inputs and outputs"))
+    kernels = {name: each.kernel for name, each in library.parts.regions.items()}
+    regions = tuple(
+        Region(each.name, len(each.recipe.steps), (name,))
+        for name, each in library.parts.regions.items()
+    )
+    inputs, outputs = ends_of(graph)
+    kernels |= dict.fromkeys(library.parts.reasons, TVM_KERNEL)
+    tools = (*TVM, *(("triton",) if regions else ()))
+    return Emitted(regions, inputs=inputs, outputs=outputs, tools=tools, kernels=kernels)
 
 
 def _tuner(request: Request, progress: Progress) -> Tuner | None:

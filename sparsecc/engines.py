@@ -57,7 +57,9 @@ def open_variants(folder: Path, manifest: Manifest) -> dict[str, Session]:
         from sparsecc.backends.tvm.library import LIBRARY_NAME
         from sparsecc.backends.tvm.run import TvmSession
 
-        return {"": TvmSession(folder / LIBRARY_NAME, manifest.inputs, manifest.outputs)}
+        device = "cuda" if target.family == "cuda" else "cpu"
+        ends = manifest.inputs, manifest.outputs
+        return {"": TvmSession(folder / LIBRARY_NAME, *ends, device)}
     if target.family == "wasm":
         from sparsecc.backends.web.run import MODULE, RELAXED, WebSession
 
@@ -83,6 +85,8 @@ def why_not_here(target: Target) -> str:
     if target.family == "wasm":
         found = importlib.util.find_spec("wasmtime") is not None
         return "" if found else "wasmtime, which runs WebAssembly here, is not installed"
+    if target.family == "cuda" and not targets.runs_here(target):
+        return f"there is no GPU here for {target.name}: it was built, and not run"
     from sparsecc.backends.bundle.emulated import emulator
 
     if targets.runs_here(target) or (target.backend != "tvm" and emulator(target.triple)):

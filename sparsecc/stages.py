@@ -21,7 +21,7 @@ from sparsecc.backends.onnxruntime.run import session_of_model
 from sparsecc.backends.onnxruntime.save import weight_bytes
 from sparsecc.capture import capture
 from sparsecc.compiled import Compiled
-from sparsecc.emission import EMITTERS
+from sparsecc.emission import EMITTERS, Emitted
 from sparsecc.engines import open_engine, open_variants, why_not_here
 from sparsecc.errors import CalibrationError, PlanError
 from sparsecc.identity import model_hash
@@ -60,7 +60,7 @@ from sparsecc.quality.samples import read_source
 from sparsecc.reference import reference
 from sparsecc.report import Report
 from sparsecc.report.nodes import nodes_of
-from sparsecc.report.rows import DENSE_KERNEL, LayerRow
+from sparsecc.report.rows import DENSE_KERNEL, TVM_KERNEL, LayerRow
 from sparsecc.request import EXPERT_BITS, INT8, Request
 from sparsecc.search.allocation import Decision
 from sparsecc.search.attentions import PlanAttention
@@ -124,7 +124,7 @@ def finish(job: Job, outcome: Outcome, progress: Progress) -> Compiled:
         progress(f"building for {target.name}", 0.78)
         told = part(progress, 0.78, 0.88)
         emitted = EMITTERS[target.backend](graph, request, folder, ctx, told)
-        files = manifests.files_of(folder)
+        files, rows = manifests.files_of(folder), _with_kernels(rows, emitted, ctx)
 
         progress("comparing with the twin and the dense model", 0.88)
         made = Manifest(
@@ -218,6 +218,19 @@ def rows_of(job: Job, outcome: Outcome) -> list[LayerRow]:
         whole = rewrite(job.graph.clone(), target, Context(target=target))
         rows = _with_dense_times(rows, {row.name: row.dense_ms for row in whole})
     return _of_networks(rows, outcome.source.get("experts", ()))
+
+
+def _with_kernels(rows: Sequence[LayerRow], emitted: Emitted, ctx: Context) -> list[LayerRow]:
+    """Rows in which layers have the kernels that were found for them as the files were written."""
+    why = {each.node: each.reason for each in ctx.refusals if each.node in emitted.kernels}
+    return [
+        row
+        if row.name not in emitted.kernels
+        else dataclasses.replace(row, kernel=TVM_KERNEL, est_ms=row.dense_ms, why=why[row.name])
+        if emitted.kernels[row.name] == TVM_KERNEL
+        else dataclasses.replace(row, kernel=emitted.kernels[row.name])
+        for row in rows
+    ]
 
 
 def _with_dense_times(rows: Sequence[LayerRow], dense: Mapping[str, float]) -> list[LayerRow]:

@@ -8,7 +8,7 @@ from typing import Any
 from sparsecc.backends.cuda.kernel import DTYPES, Arch, Kernel
 from sparsecc.backends.cuda.rows.attention import FORWARD, attention_name, stride_names
 from sparsecc.backends.cuda.table import KERNELS
-from sparsecc.backends.cuda.tiles import Tiles
+from sparsecc.backends.cuda.tiles import Flags, Rule, Tiles, pack
 from sparsecc.errors import BackendError
 
 FEATURES = (64, 128)
@@ -19,6 +19,9 @@ SIZES = ("tiles", "pattern_heads", "grain", "left", "right", "sinks")
 """Numbers of tiles by their names in the kernel."""
 LISTS = ("Rows", "Full", "Columns", "Bits")
 """Lists of tiles by their names in the kernel."""
+LESS = 0.8
+"""Tiles of 64 queries are taken where they do less than this share of the arithmetic of those of
+128, which read half as much. Not measured yet."""
 LOG2_E = 1.4426950408889634
 _MOST_ELEMENTS = 2**31
 
@@ -60,6 +63,41 @@ def tile_of(dtype: str, features: int, rows: int, ordered: bool, arch: Arch) -> 
     """
     kernel = kernel_of(dtype, features, rows, ordered)
     return rows, kernel.constants_on(arch)["COLUMNS"]
+
+
+def tiles_of(
+    dtype: str,
+    features: int,
+    tokens: tuple[int, int],
+    arch: Arch,
+    *,
+    rows: Sequence[int] = (128, 64),
+    ordered: bool = False,
+    kept: Flags | None = None,
+    block: tuple[int, int] = (64, 64),
+    rule: Rule | None = None,
+) -> Tiles:
+    """The tiles of an attention, of as many queries as is best.
+
+    Args:
+        dtype: Of queries, keys and values, as torch names it.
+        features: Of a head.
+        tokens: Queries and keys.
+        arch: Of the GPU.
+        rows: Queries of a tile to choose from: the second where that is :data:`LESS`.
+        ordered: Whether tiles are of another order of tokens.
+        kept: As :func:`sparsecc.backends.cuda.tiles.pack` has it, like the next two.
+        block: Queries and keys of a block.
+        rule: What is seen.
+
+    Raises:
+        BackendError: There is no kernel for heads like that.
+        PlanError: The blocks are not of these tokens.
+        TargetError: There are no kernels for the architecture.
+    """
+    sizes = [tile_of(dtype, features, each, ordered, arch) for each in rows]
+    packed = [pack(*tokens, size, kept=kept, block=block, rule=rule) for size in sizes]
+    return packed[-1] if packed[-1].share < LESS * packed[0].share else packed[0]
 
 
 def grid_of(order: Any, q: Any) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
@@ -90,7 +91,7 @@ def signature(kernel: Kernel, arch: Arch) -> tuple[dict[str, str], dict[tuple[in
 def _with_nvcc(kernel: Kernel, arch: Arch, folder: Path) -> Binary:
     launch = kernel.launch(arch)
     code, registers, stack = compiled(kernel, arch, folder)
-    return Binary(kernel.function, code, launch.warps, launch.shared, registers, stack)
+    return Binary(kernel.symbol, code, launch.warps, launch.shared, registers, stack)
 
 
 def _with_triton(kernel: Kernel, arch: Arch, folder: Path) -> Binary:
@@ -98,7 +99,7 @@ def _with_triton(kernel: Kernel, arch: Arch, folder: Path) -> Binary:
     launch = kernel.launch(arch)
     types, aligned = signature(kernel, arch)
     source = triton.compiler.ASTSource(
-        function(kernel.module, kernel.function),
+        _named(function(kernel.module, kernel.function), kernel.symbol),
         signature=types,
         constexprs=kernel.constants_on(arch),
         attrs=aligned,
@@ -125,6 +126,13 @@ def _with_triton(kernel: Kernel, arch: Arch, folder: Path) -> Binary:
 _BUILDS = {"triton": _with_triton, "cuda": _with_nvcc}
 
 
+def _named(function: Any, symbol: str) -> Any:
+    """A Triton function that is called so in what is made of it."""
+    named = copy.copy(function)
+    named._repr = lambda _: symbol
+    return named
+
+
 def _usage(triton: Any, code: bytes, folder: Path) -> tuple[int, int]:
     """Registers of a thread and bytes of its stack, as the code says."""
     file = folder / "kernel.cubin"
@@ -147,7 +155,7 @@ def _key(kernel: Kernel, arch: Arch) -> str:
     source = function(kernel.module, kernel.function).cache_key  # of what it calls, too
     launch = kernel.launch(arch)
     how = (kernel.arguments, kernel.constants_on(arch), launch.warps, launch.stages, PIN)
-    return _hash((source, how), arch)
+    return _hash((source, how, kernel.symbol), arch)
 
 
 def _hash(what: Any, arch: Arch) -> str:

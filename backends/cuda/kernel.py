@@ -60,6 +60,11 @@ class Kernel:
     launches: Mapping[Arch, Launch]
     language: Literal["triton", "cuda"] = "triton"
 
+    @property
+    def symbol(self) -> str:
+        """Name in the machine code: other than that of the function, no other row has it."""
+        return self.name.replace("-", "_")
+
     def launch(self, arch: Arch) -> Launch:
         """How it is started on an architecture.
 

@@ -14,6 +14,7 @@ PIN = "3.7.1"
 """The one that torch 2.13 comes with; what the table says is of its builds."""
 FIX = f"pip install 'sparsecc[gpu]', which is pip install triton=={PIN}"
 NVCC_PINS = {
+    "nvidia-cuda-cccl": "13.0.85",
     "nvidia-cuda-nvcc": "13.0.88",
     "nvidia-cuda-crt": "13.0.88",
     "nvidia-nvvm": "13.0.88",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def check_arguments(kernel: Kernel) -> None:
 
 def made_of(kernel: Kernel, arch: Arch) -> Any:
     """All that a build is made of."""
-    return texts(kernel), defines(kernel, arch), kernel.function, FLAGS, NVCC_PINS
+    return texts(kernel), defines(kernel, arch), kernel.function, kernel.symbol, FLAGS, NVCC_PINS
 
 
 def compiled(kernel: Kernel, arch: Arch, folder: Path) -> tuple[bytes, int, int]:
@@ -63,15 +63,31 @@ def compiled(kernel: Kernel, arch: Arch, folder: Path) -> tuple[bytes, int, int]
         BackendError: nvcc is missing or of another version, or fails.
     """
     check_arguments(kernel)
-    tool = str(nvcc())
     for name, text in texts(kernel).items():
         (folder / name).write_text(text)
-    macros = [f"-D{each}" for each in defines(kernel, arch)]
-    command = [tool, *FLAGS, f"-arch={arch}", *macros, f"{kernel.module}.cu", "-o", "kernel.cubin"]
+    named = f"{kernel.function}={kernel.symbol}"
+    macros = [f"-D{each}" for each in (*defines(kernel, arch), named)]
+    flags = (*FLAGS, f"-arch={arch}", *macros)
+    failed, said = run_nvcc([*flags, f"{kernel.module}.cu", "-o", "kernel.cubin"], folder)
+    used = _USED.search(said)
+    if failed or used is None:
+        raise BackendError(
+            f"nvcc cannot build {kernel.name} for {arch}:\n{said.strip()[-STDERR_TAIL:]}",
+            fix="install gcc, which nvcc calls, or " + NVCC_FIX,
+        )
+    return (folder / "kernel.cubin").read_bytes(), int(used[2]), int(used[1])
+
+
+def run_nvcc(arguments: Sequence[str], folder: Path) -> tuple[bool, str]:
+    """Run nvcc in a folder: whether it failed, and what it said.
+
+    Raises:
+        BackendError: It is missing or of another version, or cannot be started.
+    """
     environment = {name: value for name, value in os.environ.items() if name not in _READS}
     try:
         done = subprocess.run(
-            command,
+            [str(nvcc()), *arguments],
             cwd=folder,
             env=environment,
             capture_output=True,
@@ -81,11 +97,4 @@ def compiled(kernel: Kernel, arch: Arch, folder: Path) -> tuple[bytes, int, int]
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BackendError(f"nvcc could not run: {error}", fix=NVCC_FIX) from error
-    said = done.stdout + done.stderr
-    used = _USED.search(said)
-    if done.returncode or used is None:
-        raise BackendError(
-            f"nvcc cannot build {kernel.name} for {arch}:\n{said.strip()[-STDERR_TAIL:]}",
-            fix="install gcc, which nvcc calls, or " + NVCC_FIX,
-        )
-    return (folder / "kernel.cubin").read_bytes(), int(used[2]), int(used[1])
+    return bool(done.returncode), done.stdout + done.stderr

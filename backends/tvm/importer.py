@@ -6,7 +6,7 @@ import contextlib
 import io
 import types
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,24 @@ class Call:
     outputs: tuple[ir.Value, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Made:
+    """Nodes in the place of which something else is written.
+
+    Attributes:
+        inputs: What they read.
+        outputs: What they make.
+        write: From the builder of the function and the operands to the results.
+    """
+
+    inputs: tuple[ir.Value, ...]
+    outputs: tuple[ir.Value, ...]
+    write: Callable[[Any, list[Any]], list[Any]]
+
+
+Item = ir.Node | Call | Made
+
+
 @dataclass(frozen=True)
 class Imported:
     """A Relax function and what its parameters are.
@@ -61,7 +79,7 @@ class Imported:
 
 
 def import_nodes(
-    nodes: Sequence[ir.Node | Call],
+    nodes: Sequence[Item],
     inputs: Sequence[ir.Value],
     outputs: Sequence[ir.Value],
     shapes: Shapes,
@@ -71,7 +89,7 @@ def import_nodes(
     """Nodes as one Relax function.
 
     Args:
-        nodes: Nodes, and calls in the place of some, in an order in which they can run.
+        nodes: Nodes, and what stands in the place of some, in an order in which they can run.
         inputs: What they read from outside, besides constants and sizes that `shapes` knows.
         outputs: What is wanted of them.
         shapes: Of the model.
@@ -105,7 +123,7 @@ class _Importer:
             )
         return terms
 
-    def run(self, nodes: Sequence[ir.Node | Call], outputs: Sequence[ir.Value]) -> Imported:
+    def run(self, nodes: Sequence[Item], outputs: Sequence[ir.Value]) -> Imported:
         relax = self.tvm.relax
         for at, value in enumerate(self.inputs):
             self.base._nodes[value.name] = relax.Var(f"in{at}", self._kind(value))
@@ -113,7 +131,7 @@ class _Importer:
         with self.bb.function("main", params=parameters):
             with self._last_block_ended(), self.bb.dataflow():
                 for each in nodes:
-                    self._call(each) if isinstance(each, Call) else self._node(each)
+                    self._item(each)
                 made = [self._operand(value, None) for value in outputs]
                 result = self.bb.emit_output(relax.Tuple(made))
             self.bb.emit_func_output(result)
@@ -129,6 +147,16 @@ class _Importer:
         except BaseException:
             self.bb._end_block()
             raise
+
+    def _item(self, item: Item) -> None:
+        if isinstance(item, Call):
+            self._call(item)
+        elif isinstance(item, Made):
+            made = item.write(self.bb, [self._operand(value, None) for value in item.inputs])
+            names = [value.name for value in item.outputs]
+            self.base._nodes |= dict(zip(names, made, strict=True))
+        else:
+            self._node(item)
 
     def _call(self, call: Call) -> None:
         """A call of a function by name, which writes into tensors that the caller made."""

@@ -58,9 +58,10 @@ from tvm import relax
 if len(sys.argv) != 2:
     sys.exit("usage: python run.py inputs.npz, with an array for each of " + ", ".join({inputs}))
 here = pathlib.Path(__file__).resolve().parent
-machine = relax.VirtualMachine(tvm.runtime.load_module(str(here / "{library}")), tvm.cpu())
+device = tvm.{device}()
+machine = relax.VirtualMachine(tvm.runtime.load_module(str(here / "{library}")), device)
 inputs = numpy.load(sys.argv[1], allow_pickle=False)
-outputs = machine["main"](*(tvm.runtime.tensor(inputs[name]) for name in {inputs}))
+outputs = machine["main"](*(tvm.runtime.tensor(inputs[name], device) for name in {inputs}))
 for name, output in zip({outputs}, outputs):
     print(name, output.shape, output.dtype, output.numpy().ravel()[:8])
 '''
@@ -115,13 +116,19 @@ def build_library(
         objects = _objects(regions, target, name, Path(scratch))
         executable = _executable(module, how)
         linked = Path(scratch) / LIBRARY_NAME
-        executable.export_library(str(linked), fcompile=_linker(Path(scratch)), addons=objects)
+        executable.export_library(str(linked), fcompile=linker(Path(scratch)), addons=objects)
         with aside(folder / LIBRARY_NAME) as made_aside:
             shutil.copyfile(linked, made_aside)
-    read, made = ([str(value.name) for value in values] for values in ends)
-    run = _RUN.format(library=LIBRARY_NAME, inputs=tuple(read), outputs=tuple(made))
-    write_aside(folder / RUN_NAME, run)
+    write_run(model, "cpu", folder)
     return Library(tuple(regions), tuple(notes))
+
+
+def write_run(model: ir.Model, device: str, folder: Path) -> None:
+    """Write ``run.py``, which runs the library on a device as TVM names it, ``cpu`` or ``cuda``."""
+    ends = model.graph.inputs, model.graph.outputs
+    read, made = (tuple(str(value.name) for value in values) for values in ends)
+    run = _RUN.format(library=LIBRARY_NAME, inputs=read, outputs=made, device=device)
+    write_aside(folder / RUN_NAME, run)
 
 
 def _worth(
@@ -202,7 +209,7 @@ def _executable(module: Any, how: Any) -> Any:
         step.LowerRuntimeBuiltin(),
         step.ComputePrimValue(),
         step.VMShapeLower(),
-        tvm.transform.module_pass(_in_order, opt_level=0, name="sizes-in-order"),
+        tvm.transform.module_pass(sizes_in_order, opt_level=0, name="sizes-in-order"),
         step.AttachGlobalSymbol(),
     ]
     pipeline = tvm.transform.Sequential(passes)
@@ -213,7 +220,7 @@ def _executable(module: Any, how: Any) -> Any:
         return tvm.relax.build(module, target=how, relax_pipeline=pipeline)
 
 
-def _in_order(module: Any, _: Any) -> Any:
+def sizes_in_order(module: Any, _: Any) -> Any:
     """Functions that compute sizes, from a table into other places of it, by place.
 
     TVM's order is that of addresses in this process.
@@ -231,7 +238,7 @@ def _in_order(module: Any, _: Any) -> Any:
     return module
 
 
-def _linker(folder: Path) -> Any:
+def linker(folder: Path) -> Any:
     """The function that TVM calls to link: nothing of the machine it is on takes part."""
 
     def link(output: str, objects: Sequence[str], options: Sequence[str] | None = None) -> None:

@@ -23,18 +23,24 @@ class TvmSession:
         library: The library.
         inputs: Of the model, in the order of the function's parameters.
         outputs: Of the model, in the order of its results.
+        device: What it is for, as TVM names it: ``cpu`` or ``cuda``.
 
     Raises:
         BackendError: TVM is missing or of another version, or the library does not load.
     """
 
     def __init__(
-        self, library: Path, inputs: Sequence[PortEntry], outputs: Sequence[PortEntry]
+        self,
+        library: Path,
+        inputs: Sequence[PortEntry],
+        outputs: Sequence[PortEntry],
+        device: str = "cpu",
     ) -> None:
         self._inputs, self._outputs, self._tvm = list(inputs), list(outputs), load()
         try:
             module = self._tvm.runtime.load_module(str(library.resolve()))
-            machine = self._tvm.relax.VirtualMachine(module, self._tvm.cpu())
+            self._device = self._tvm.device(device, 0)
+            machine = self._tvm.relax.VirtualMachine(module, self._device)
         except Exception as error:
             raise BackendError(
                 f"TVM cannot load {library.name}: {first_line(error)}",
@@ -62,7 +68,7 @@ class TvmSession:
         if set(feed) != set(wanted):
             raise ModelError(f"got the inputs {sorted(feed)}, the model wants {wanted}")
         tensors = [
-            self._tvm.runtime.tensor(fitted(feed[p.name], p.name, p.dtype, p.dims))
+            self._tvm.runtime.tensor(fitted(feed[p.name], p.name, p.dtype, p.dims), self._device)
             for p in self._inputs
         ]
         try:

@@ -168,7 +168,11 @@ class Document:
     @property
     def other(self) -> str:
         """Who runs what the library does not."""
-        return "code by TVM" if self.target and self.target.stands_alone else "ONNX Runtime"
+        return (
+            "code by TVM"
+            if self.target and self.target.backend != "onnxruntime"
+            else "ONNX Runtime"
+        )
 
     def count(self, kind: Kind) -> int:
         """How many layers are of a kind."""

@@ -115,8 +115,11 @@ class Target:
 
     @property
     def stands_alone(self) -> bool:
-        """Whether no ONNX Runtime is there to leave a layer to: the library runs dense ones too."""
-        return self.backend != "onnxruntime"
+        """Whether dense layers run in our library as well: no runtime is there to leave them to.
+
+        On a GPU they are TVM's.
+        """
+        return self.backend != "onnxruntime" and self.family != "cuda"
 
     @property
     def llc_bytes(self) -> int:

@@ -21,6 +21,7 @@ CUDA_SM_80 = Target(
     bandwidths=(19_000.0, 5_000.0, 2_039.0),
     int8_gain=32.0,
     tensor_tflops=312.0,
+    backend="tvm",
 )
 CUDA_SM_90 = dataclasses.replace(
     CUDA_SM_80,

@@ -21,7 +21,8 @@ from sparsecc.targets.arm import (
     ARM64_X1,
 )
 from sparsecc.targets.base import Backend, Isa, Target, Triple
-from sparsecc.targets.cuda import CUDA_SM_80, CUDA_SM_90, named_arch
+from sparsecc.targets.cuda import CUDA_SM_80, CUDA_SM_90, MULTIPROCESSORS, named_arch
+from sparsecc.targets.device import capability, runs_on
 from sparsecc.targets.web import WASM, WASM_RELAXED
 from sparsecc.targets.x86 import X86_64, X86_64_V3, X86_64_V4, X86_64_WINDOWS
 
@@ -44,6 +45,8 @@ BACKENDS: Mapping[str, tuple[Backend, ...]] = {
     "x86_64-windows-gnu": ("onnxruntime", "bundle"),
 }
 """Triple → what can be made for it; for any other only a target's own backend."""
+GPU_HOST: Triple = "x86_64-linux-gnu"
+"""Of the machine that a GPU is in."""
 FILE_SUFFIX = ".json"
 """Ends the name of a target that is the path of a file."""
 
@@ -181,6 +184,8 @@ def described(name: str, hardware: Mapping[str, Any]) -> Target:
 
 def is_buildable(target: Target) -> bool:
     """Whether a backend can make artifacts for a target."""
+    if target.family == "cuda":
+        return named_arch(target.name) in MULTIPROCESSORS and target.backend == "tvm"
     return bool(target.isas) and _LEAST.get(target.family, target.isas[0]) in target.isas
 
 
@@ -204,6 +209,8 @@ def runs_here(target: Target) -> bool:
 
     Outside Linux nothing tells what its processor has: the library itself does when it is loaded.
     """
+    if target.family == "cuda":
+        return _here() == GPU_HOST and runs_on(named_arch(target.name), capability())
     if not target.isas or target.triple != _here():
         return False
     if target.triple != X86_64.triple:

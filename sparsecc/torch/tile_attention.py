@@ -10,16 +10,13 @@ from torch import Tensor, nn
 from sparsecc.backends.cuda import attention as kernels
 from sparsecc.backends.cuda.kernel import Arch
 from sparsecc.backends.cuda.launch import arch_of
-from sparsecc.backends.cuda.tiles import Rule, pack
+from sparsecc.backends.cuda.tiles import Rule
 from sparsecc.errors import BackendError, PlanError
 from sparsecc.torch.tile_kernels import Listed
 from sparsecc.torch.tile_operator import tile_attention
 
 USUAL_ARCH: Arch = "sm_90"
 """Whose tiles are packed where there is no GPU."""
-LESS = 0.8
-"""Tiles of 64 queries are taken where they do less than this share of the arithmetic of those of
-128, which read half as much. Not measured yet."""
 _ROWS = ("starts", "full", "at", "bits")
 _COLUMNS = tuple(f"{name}_by_keys" for name in _ROWS)
 """Buffers with the tiles, and with the same listed by their keys."""
@@ -43,7 +40,7 @@ class TileAttention(nn.Module):  # type: ignore[misc]
         orders: ``[patterns, tokens]``: blocks are of tokens in this order, place i is token
             ``orders[i]``; None: as they stand.
         rows: Queries of a tile, 64 or 128. Fewer compute less that is not kept, more read less;
-            by default what :data:`LESS` says.
+            by default what ``tiles_of`` finds best.
         arch: Of the GPU, as ``sm_90``; by default of the one that is here.
 
     Raises:
@@ -72,9 +69,14 @@ class TileAttention(nn.Module):  # type: ignore[misc]
             arch = arch_of("cuda") if torch.cuda.is_available() else USUAL_ARCH
         rule, ordered = Rule(left, right, sinks), orders is not None
         choices = (128, 64) if rows is None and not ordered else (rows or 128,)
-        sizes = [kernels.tile_of(_LIKE, features, each, ordered, arch) for each in choices]
-        packed = [pack(queries, keys, each, kept=kept, block=block, rule=rule) for each in sizes]
-        self.tiles = packed[-1] if packed[-1].share < LESS * packed[0].share else packed[0]
+        self.tiles = kernels.tiles_of(
+            *(_LIKE, features, (queries, keys), arch),
+            rows=choices,
+            ordered=ordered,
+            kept=kept,
+            block=block,
+            rule=rule,
+        )
         self.sizes = kernels.sizes_of(self.tiles)
         tiles = self.tiles
         arrays = dict(zip(_ROWS, (tiles.starts, tiles.full, tiles.at, tiles.bits), strict=True))

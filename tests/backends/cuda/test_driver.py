@@ -26,7 +26,7 @@ int cuModuleLoadData(void **module, const char *code) {
 }
 int cuModuleGetFunction(void **function, void *module, const char *name) {
     *function = &most;
-    return module == &loaded && name[0] == 'm' ? 0 : 2;
+    return module == &loaded && name[0] == 'b' ? 0 : 2;
 }
 int cuFuncSetAttribute(void *function, int which, int bytes) {
     most = bytes;

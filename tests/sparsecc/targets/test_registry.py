@@ -98,7 +98,8 @@ def test_the_peak_is_lanes_ports_clock_and_two_flops() -> None:
 @pytest.mark.parametrize("name", TARGETS)
 def test_what_cannot_be_built_for_says_so(name: str) -> None:
     target = TARGETS[name]
-    assert targets.is_buildable(target) == (target.family in ("x86-64", "arm64") or name == "wasm")
+    families = ("x86-64", "arm64", "cuda")
+    assert targets.is_buildable(target) == (target.family in families or name == "wasm")
     if targets.is_buildable(target):
         assert targets.buildable(target) is target
         return
@@ -145,3 +146,30 @@ def test_an_artifacts_target_is_what_it_describes_or_else_its_name() -> None:
         targets.described("yours", json.loads(mine.to_json()))
     with pytest.raises(TargetError, match="the artifact's target"):
         targets.described("mine", {"name": "mine"})
+
+
+@pytest.mark.parametrize(
+    ("arch", "device", "runs"),
+    [
+        ("sm_80", (8, 0), True),
+        ("sm_80", (8, 6), True),
+        ("sm_80", (9, 0), False),
+        ("sm_90", (8, 0), False),
+        ("sm_90", (9, 0), True),
+        ("sm_90", None, False),
+    ],
+)
+def test_machine_code_runs_within_a_major_version(
+    monkeypatch: pytest.MonkeyPatch, arch: str, device: tuple[int, int] | None, runs: bool
+) -> None:
+    monkeypatch.setattr(registry, "capability", lambda: device)
+    monkeypatch.setattr(registry, "_here", lambda: registry.GPU_HOST)
+    assert registry.runs_here(TARGETS[f"cuda-{arch}"]) == runs
+
+
+def test_a_gpu_that_only_times_are_known_of_is_not_built_for() -> None:
+    gpu = dataclasses.replace(TARGETS["cuda-sm_90"], name="mine")
+    with pytest.raises(TargetError, match="mine"):
+        registry.buildable(gpu)
+    with pytest.raises(TargetError, match="use one of tvm"):
+        registry.with_backend(TARGETS["cuda-sm_90"], "onnxruntime")

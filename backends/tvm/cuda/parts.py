@@ -1,0 +1,110 @@
+"""What of a model becomes launches of our kernels, and what is left to TVM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import onnx_ir as ir
+
+from sparsecc import ops
+from sparsecc.backends.cuda.kernel import Arch
+from sparsecc.backends.tvm.cuda.attention import attention_region
+from sparsecc.backends.tvm.cuda.products import product_region
+from sparsecc.backends.tvm.cuda.regions import Region
+from sparsecc.cost.model import cost_model
+from sparsecc.errors import BackendError, PlanError
+from sparsecc.passes import edit
+from sparsecc.passes.base import Context, run
+from sparsecc.passes.canonicalize.constant_folding import ConstantFolding
+from sparsecc.passes.canonicalize.dead_code import DeadCode
+from sparsecc.passes.canonicalize.shape_inference import ShapeInference
+from sparsecc.passes.fuse.shapes import Shapes
+from sparsecc.passes.weights.choose import packed_work
+from sparsecc.passes.weights.to_dense import ToDense
+from sparsecc.targets import Target
+from sparsecc.targets.cuda import arch_of_target
+
+PASS_NAME = "cuda"
+PLACE = "sparsecc.launched"
+"""Domain of nodes that stand for a region: no pass knows what they compute."""
+
+Maker = Callable[[ir.Node, Shapes, str, Arch], Region]
+"""Makes the region of a node; raises BackendError or PlanError where there is no kernel."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A model in parts.
+
+    Attributes:
+        model: Of standard ops, and of nodes of the domain :data:`PLACE`.
+        regions: What computes these, by name of the node.
+        reasons: Why a sparse layer or attention runs dense, by its name.
+    """
+
+    model: ir.Model
+    regions: dict[str, Region] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+def parts_of(model: ir.Model, name: str, target: Target) -> Parts:
+    """Take a rewritten model apart; it is left as it is.
+
+    Args:
+        model: With ops of our domain where the plan has something sparse.
+        name: What names of functions begin with.
+        target: What it is for.
+    """
+    parts, context = Parts(model.clone()), Context()
+    graph = parts.model.graph
+    attentions = {str(each.name): attention_region for each in graph if ops.is_attention(each)}
+    products = {_product(each): each for each in graph if ops.is_sparse(each)}
+    forms = {each: _form(node, target) for each, node in products.items()}
+    _place(parts, attentions, name, target)
+    for each in graph:
+        if ops.is_ours(each) and each not in products.values() and each.name not in attentions:
+            parts.reasons[str(each.name)] = "no kernel for GPUs yet"
+    run([ToDense(), ShapeInference(), ConstantFolding(), DeadCode()], parts.model, context)
+    makers = {each: partial(product_region, form=form) for each, form in forms.items()}
+    _place(parts, makers, name, target, {each: str(node.name) for each, node in products.items()})
+    run([DeadCode()], parts.model, context)
+    return parts
+
+
+def _product(node: ir.Node) -> str:
+    """Name of the standard product that a sparse layer becomes."""
+    return f"{node.name}.0"
+
+
+def _form(node: ir.Node, target: Target) -> str:
+    """The form that the cost model chose for a sparse layer; "" for a convolution."""
+    if ops.parse(node.op_type).base != "SparseMatMul":
+        return ""
+    weight = ops.read_packed(node)
+    return cost_model(target).form(packed_work(node), weight.block, len(weight.index))
+
+
+def _place(
+    parts: Parts,
+    makers: Mapping[str, Maker],
+    name: str,
+    target: Target,
+    layers: Mapping[str, str] | None = None,
+) -> None:
+    """Put places for nodes, by their names, where a region can be made; note why elsewhere."""
+    shapes, arch = Shapes(parts.model), arch_of_target(target)
+    for node in [each for each in parts.model.graph if each.name in makers]:
+        layer = (layers or {}).get(str(node.name), str(node.name))
+        function = f"{name}_region{len(parts.regions)}"
+        try:
+            region = makers[str(node.name)](node, shapes, function, arch)
+        except (BackendError, PlanError) as error:
+            parts.reasons[layer] = error.message
+            continue
+        parts.regions[layer] = region
+        place = ir.Node(PLACE, "Region", list(node.inputs[: len(region.inputs)]), name=layer)
+        old, new = node.outputs[0], place.outputs[0]
+        new.type, new.shape = old.type, old.shape
+        edit.replace([node], [place], at=node)

@@ -1,0 +1,144 @@
+"""Models with sparse parts that a GPU runs by our kernels, as the compiler has them by then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from sparsecc import ops
+from sparsecc.capture import capture
+from sparsecc.passes import pipeline
+from sparsecc.passes.base import Context, run
+from sparsecc.passes.canonicalize.shape_inference import ShapeInference
+from sparsecc.passes.weights.layers import find_layers
+from sparsecc.passes.weights.to_sparse import replace_layer
+from tests import small
+
+Arrays = Mapping[str, NDArray[np.generic]]
+CAUSAL = "left = 2147483647, right = 0, sinks = 0"
+WINDOW = "left = 40, right = 40, sinks = 3"
+ALL = "left = 2147483647, right = 2147483647, sinks = 0"
+HEAD = '<ir_version: 8, opset_import: ["" : 17, "sparsecc" : 1]>'
+_BLOCK = (16, 1)
+
+
+def _of(text: str, weights: Arrays) -> ir.Model:
+    proto = onnx.parser.parse_model(f"{HEAD}\n{text}")
+    proto.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in weights.items())
+    return ir.from_proto(proto)
+
+
+def _finished(model: ir.Model) -> ir.Model:
+    ops.attach_functions(model)
+    run([ShapeInference(), *pipeline.EXACT_AFTER[1:]], model, Context())
+    return model
+
+
+def _pruned(rng: np.random.Generator, rows: int, columns: int, kept: float) -> NDArray[np.float32]:
+    """A weight ``[columns, rows]`` of which blocks of 16 outputs are kept."""
+    blocks = rng.random((columns, -(-rows // _BLOCK[0]))) < kept
+    weight = rng.standard_normal((columns, rows)) / (columns * kept) ** 0.5
+    return (weight * np.repeat(blocks, _BLOCK[0], axis=1)[:, :rows]).astype(np.float32)
+
+
+def _packed(model: ir.Model, names: set[str]) -> ir.Model:
+    run(pipeline.EXACT_BEFORE, model, Context())
+    for layer in find_layers(model).layers:
+        if layer.name in names:
+            replace_layer(layer, _BLOCK)
+    model.opset_imports[ops.DOMAIN] = ops.VERSION
+    return _finished(model)
+
+
+def mlp(rows: int = 37) -> ir.Model:
+    """Two sparse linears with bias and ReLU, and a dense one."""
+    proto = small.mlp(rows)
+    rng = np.random.default_rng(3)
+    for each in proto.graph.initializer:
+        if each.name in ("fc1.weight", "fc2.weight"):
+            each.CopyFrom(numpy_helper.from_array(_pruned(rng, 256, 256, 0.25), each.name))
+    return _packed(capture(proto), {"fc1", "fc2"})
+
+
+def residual() -> ir.Model:
+    """A sparse linear over tokens of a batch whose output meets a residual: 3 × 5 × 72 → 72."""
+    rng = np.random.default_rng(4)
+    text = """g (float[3, 5, 72] x) => (float[3, 5, 72] y) {
+        [fc] a = MatMul(x, w)  b = Add(a, bias)  c = Add(b, x)  y = Relu(c) }"""
+    weights = {"w": _pruned(rng, 72, 72, 0.4), "bias": rng.standard_normal(72).astype(np.float32)}
+    return _packed(_of(text, weights), {"fc"})
+
+
+def token() -> ir.Model:
+    """One token of many inputs: columns are split into parts that a launch of its own adds."""
+    rng = np.random.default_rng(5)
+    text = "g (float[1, 4096] x) => (float[1, 48] y) { [fc] a = MatMul(x, w)  y = Tanh(a) }"
+    return _packed(_of(text, {"w": _pruned(rng, 48, 4096, 0.5)}), {"fc"})
+
+
+def attention(
+    rule: str = CAUSAL, shared: int = 1, features: int = 64, length: int = 150
+) -> ir.Model:
+    """An attention of four heads between products, with fewer heads of keys if they are shared."""
+    rng, heads = np.random.default_rng(6), 4
+    wide, few = heads * features, heads // shared * features
+    text = f"""g (float[2, {length}, 96] x) => (float[2, {length}, 96] y) {{
+        qf = MatMul(x, wq)  kf = MatMul(x, wk)  vf = MatMul(x, wv)
+        qs = Reshape(qf, many)  ks = Reshape(kf, less)  vs = Reshape(vf, less)
+        q = Transpose <perm = [0, 2, 1, 3]> (qs)
+        k = Transpose <perm = [0, 2, 1, 3]> (ks)
+        v = Transpose <perm = [0, 2, 1, 3]> (vs)
+        [attend] a = sparsecc.BlockSparseAttention <scale = 0.2, {rule}> (q, k, v)
+        t = Transpose <perm = [0, 2, 1, 3]> (a)
+        f = Reshape(t, flat)
+        y = MatMul(f, wo) }}"""
+    weights: dict[str, NDArray[np.generic]] = {
+        "wq": rng.standard_normal((96, wide)).astype(np.float32) / 10,
+        "wk": rng.standard_normal((96, few)).astype(np.float32) / 10,
+        "wv": rng.standard_normal((96, few)).astype(np.float32) / 10,
+        "wo": rng.standard_normal((wide, 96)).astype(np.float32) / 16,
+        "many": np.array([2, length, heads, features]),
+        "less": np.array([2, length, heads // shared, features]),
+        "flat": np.array([2, length, wide]),
+    }
+    return _finished(_of(text, weights))
+
+
+def blocks(features: int = 128) -> ir.Model:
+    """Attention over kept blocks of 32 × 64 tokens, other ones for each of two heads."""
+    rng, grid = np.random.default_rng(7), (2, 5, 3, 32, 64)
+    kept = rng.random(grid[:3]) < 0.5
+    kept[0, 1] = False  # queries that see nothing
+    text = f"""g (float[1, 2, 150, {features}] q, float[1, 2, 170, {features}] k)
+        => (float[1, 2, 150, {features}] y) {{
+        [attend] y = sparsecc.BlockSparseAttention_blocks <scale = 0.1, {ALL}>
+            (q, k, k, at, grid) }}"""
+    index = np.flatnonzero(kept).astype(np.int32)
+    return _finished(_of(text, {"at": index, "grid": np.array(grid)}))
+
+
+CASES: Mapping[str, Callable[[], ir.Model]] = {
+    "mlp": mlp,
+    "residual": residual,
+    "token": token,
+    "causal": attention,
+    "window": lambda: attention(WINDOW, shared=2, length=129),
+    "blocks": blocks,
+    "wide": lambda: attention(CAUSAL, features=128, length=70),
+}
+
+
+def feed(model: ir.Model, seed: int = 0) -> dict[str, NDArray[np.float32]]:
+    """Inputs of a model."""
+    rng = np.random.default_rng(seed)
+    return {
+        str(each.name): rng.standard_normal([int(dim) for dim in each.shape or ()]).astype(
+            np.float32
+        )
+        for each in model.graph.inputs
+    }

@@ -1,0 +1,67 @@
+"""Libraries for GPUs, on a machine without one.
+
+The same functions of the host that start kernels are built for the CPU, and what they start is
+replaced by the interpreter: order and types of arguments, strides, grids and scratch are then those
+of the library.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+pytest.importorskip("tvm")
+pytest.importorskip("triton")
+
+from sparsecc.backends.tvm.cuda.library import lowered
+from sparsecc.backends.tvm.library import linker
+from sparsecc.backends.tvm.load import load
+from sparsecc.passes.weights.to_dense import twin_of
+from sparsecc.targets import TARGETS
+from tests import exact
+from tests.backends.tvm.gpu_models import CASES, feed
+
+ARCHES = ("sm_80", "sm_90")
+CLOSE = 3e-3
+"""Relative to the largest value: float16 rounds what kernels read to 5e-4, and what they write."""
+
+
+def _for_cpu(model: ir.Model, arch: str, library: Path) -> None:
+    """The model with its launches as a library that a CPU runs."""
+    tvm = load()
+    _, module = lowered(model, TARGETS[f"cuda-{arch}"], "m")
+    with tvm.transform.PassContext(opt_level=3):
+        executable = tvm.relax.build(module, target=tvm.target.Target({"kind": "llvm"}))
+    executable.export_library(str(library), fcompile=linker(library.parent))
+
+
+@pytest.fixture(scope="module", params=ARCHES)
+def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the outputs of every case, made in one process."""
+    folder, arch = tmp_path_factory.mktemp("gpu"), str(request.param)
+    for name, make in CASES.items():
+        model = make()
+        _for_cpu(model, arch, folder / f"{name}.so")
+        np.savez(folder / f"{name}.in.npz", **feed(model))
+    poison = {"MALLOC_PERTURB_": "3"}  # what nothing writes to is NaN in float16
+    command = [sys.executable, "-m", "tests.backends.tvm.gpu_child", str(folder), arch]
+    done = subprocess.run(command, env=os.environ | poison, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_launches_compute_what_the_model_says(results: Path, name: str) -> None:
+    model = CASES[name]()
+    (wanted,) = exact.outputs(twin_of(model), feed(model))
+    with np.load(results / f"{name}.out.npz") as made:
+        got, calls = made["arr_0"], made["calls"]
+    assert len(calls)
+    assert got.shape == wanted.shape
+    assert np.abs(got - wanted).max() <= CLOSE * np.abs(wanted).max()

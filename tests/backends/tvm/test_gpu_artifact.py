@@ -1,0 +1,97 @@
+"""Artifacts for GPUs, compiled on a machine without one: what is in them, and what is said."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("tvm")
+pytest.importorskip("triton")
+
+import sparsecc
+from sparsecc import targets
+from sparsecc.backends.cuda.build import build
+from sparsecc.backends.cuda.table import KERNELS
+from sparsecc.backends.tvm.cuda import modules
+from sparsecc.backends.tvm.load import load
+from sparsecc.errors import TargetError
+from sparsecc.passes.weights import choose
+from sparsecc.verify import verify
+from tests import small
+
+ARCHES = ("sm_80", "sm_90")
+PRUNED = {"sparsity": "16x1:0.8", "executor": "serial"}
+
+pytestmark = pytest.mark.skipif(
+    any(targets.runs_here(targets.get(f"cuda-{arch}")) for arch in ARCHES),
+    reason="is about machines without a GPU",
+)
+
+
+def held(library: Path) -> dict[str, bytes]:
+    """Kernels of a library, and the cubin of each."""
+    load()
+    loaded = ctypes.CDLL(str(library))
+    start = ctypes.addressof(ctypes.c_char.in_dll(loaded, "__tvm_ffi__library_bin"))
+    length = ctypes.c_uint64.from_address(start).value
+    return modules.symbols_of(ctypes.string_at(start, 8 + length))
+
+
+def kernels_of(made: sparsecc.Compiled) -> dict[str, str]:
+    """What runs each layer, as the manifest says."""
+    return {str(row["name"]): str(row["kernel"]) for row in made.manifest.layers}
+
+
+def test_what_is_written_is_read_again() -> None:
+    held = [("relax", b"abc"), ("_lib", b""), ("cuda", b""), ("cuda", b"\0" * 5)]
+    tree = modules.Imports([[1], [2, 3], [], []], held)
+    assert modules.read(modules.written(tree)) == tree
+
+
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sparse kernels in layers so small that dense ones are quicker."""
+    monkeypatch.setattr(choose, "WORTHWHILE", 1e3)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_an_mlp_holds_our_kernels_and_the_same_bytes_each_time(arch: str, always: None) -> None:
+    made = [sparsecc.compile(small.mlp(), target=f"cuda-{arch}", **PRUNED) for _ in range(2)]
+    for name in made[0].manifest.files:
+        assert (made[0].path / name).read_bytes() == (made[1].path / name).read_bytes()
+    manifest = made[0].manifest
+    assert set(manifest.files) == {"model.so", "report.html", "run.py"}
+    assert manifest.not_run == f"there is no GPU here for cuda-{arch}: it was built, and not run"
+    assert kernels_of(made[0]) == {
+        "fc1": "columns-float16",
+        "fc2": "columns-float16",
+        "head": "tvm",
+    }
+    kernels = held(made[0].path / "model.so")
+    ours = {each.symbol: each for each in KERNELS.values()}
+    assert len(set(kernels) & set(ours)) >= 2
+    for symbol, code in kernels.items():
+        assert symbol.encode() in code
+        if symbol in ours:
+            assert code == build(ours[symbol], arch).code
+
+
+def test_commands_say_that_it_was_not_run(tmp_path: Path, always: None) -> None:
+    made = sparsecc.compile(small.mlp(), target="cuda-sm_90", **PRUNED)
+    folder = made.save(tmp_path / "artifact")
+    for call in (lambda: made(small.tokens(0)), lambda: verify(folder)):
+        with pytest.raises(
+            TargetError, match="no GPU here for cuda-sm_90: it was built, and not run"
+        ):
+            call()
+
+
+def test_a_network_over_images_is_tvms() -> None:
+    made = sparsecc.compile(small.mobilenet(), target="cuda-sm_80", sparsity="dense")
+    assert set(kernels_of(made).values()) == {"tvm"}
+    assert not made.manifest.regions
+    kernels = held(made.path / "model.so")
+    assert len(kernels) > 3
+    assert all(code.startswith(b"\x7fELF") for code in kernels.values())
