@@ -27,7 +27,7 @@ from sparsecc.backends.cuda.launch import launch
 from sparsecc.backends.cuda.recipe import run, tensor_of
 from sparsecc.cost.gpu import layers as libraries
 from sparsecc.cost.gpu.bounds import Task
-from sparsecc.cost.gpu.weights import COSTED, Weight, task_of
+from sparsecc.cost.gpu.weights import Weight, is_known, task_of
 from sparsecc.cost.model import cost_model
 from sparsecc.cost.roofline import Work
 
@@ -150,7 +150,7 @@ def _tasks(packed: Mapping[str, Packed], x: Tensor, arch: Arch) -> dict[str, Tas
     for side, each in packed.items():
         product = Product(each.rows, each.columns, each.sizes, len(x), DTYPE, arch)
         family: Any = each.form
-        if family in COSTED:
+        if is_known(family):
             found[side] = task_of(family, product, Weight(each.sizes, each.nbytes))
     return {side: Task(task.family, task.launches * LAYERS) for side, task in found.items()}
 

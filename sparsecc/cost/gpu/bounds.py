@@ -7,6 +7,7 @@ programs that one of them holds at a time, which its registers, shared memory an
 from __future__ import annotations
 
 import math
+import operator
 from typing import Annotated, NamedTuple
 
 import pydantic
@@ -23,11 +24,12 @@ WARP = 32
 BUSY_WARPS = 8
 """Resident warps from which on a multiprocessor's units have work: two for each scheduler, one
 that computes while the other waits. First principles, not measured."""
-LATENCY_S = 600e-9
-"""Of a read from memory: about what is published for both architectures. What is under way has to
-cover it (Little's law), so that few programs do not reach the bandwidth."""
-LOAD_BYTES = 16
-"""That one instruction of a thread reads."""
+LATENCY_S, NEAR_LATENCY_S = 600e-9, 300e-9
+"""Of a read from memory and from the second-level cache: about what is published for both
+architectures. What is under way has to cover it (Little's law), so that few programs do not reach
+the bandwidth."""
+LOADED_BYTES = 32
+"""That a thread has under way where no shared memory is filled: two loads of 16 bytes."""
 LINE_CLOCKS = 1.0
 """A multiprocessor looks up one line of 128 bytes of its first cache per cycle."""
 
@@ -107,11 +109,13 @@ class Bound(NamedTuple):
     """The least times of one launch or more, ms, where units reach what data sheets say.
 
     Attributes:
-        arithmetic: By matrix units, instructions, exponentials and look-ups, over the waves.
+        matrix: By matrix units, over the waves.
+        issue: By instructions, exponentials and look-ups, over the waves.
         memory: By the bandwidths of memory and of the second-level cache.
     """
 
-    arithmetic: float
+    matrix: float
+    issue: float
     memory: float
 
 
@@ -178,33 +182,33 @@ def bound(launched: Launched, target: Target) -> Bound:
     """
     demand, how = launched.demand, launched.how
     if not demand.programs:
-        return Bound(0.0, 0.0)
+        return Bound(0.0, 0.0, 0.0)
     sm, count = MULTIPROCESSORS[arch_of_target(target)], target.threads
     held = resident(how, sm)
     clocks = target.ghz * 1e9 * count  # of all multiprocessors
-    seconds = max(
-        demand.flops / (target.tensor_tflops * 1e12 * launched.gain),
+    over = 1e3 * waves(demand.programs, held, how.warps, count, demand.longest)
+    issue = max(
         demand.issued / (sm.schedulers * clocks),
         demand.exponentials / (sm.exponentials * clocks),
         demand.lines * LINE_CLOCKS / clocks,
-    ) * waves(demand.programs, held, how.warps, count, demand.longest)
+    )
     at_once = min(demand.programs, held * count)
-    under_way = at_once * max(how.shared, how.stages * how.warps * WARP * LOAD_BYTES)
-    l2, dram = (each * 1e9 for each in target.bandwidths[-2:])
-    reached = min(1.0, under_way / (LATENCY_S * dram))
-    memory = max(demand.read / (dram * reached), (demand.read + demand.again) / l2)
-    return Bound(1e3 * seconds, 1e3 * memory)
+    under_way = at_once * max(how.shared, how.stages * how.warps * WARP * LOADED_BYTES)
+    near, far = (each * 1e9 for each in target.bandwidths[-2:])
+    memory = max(
+        demand.read / min(far, under_way / LATENCY_S),
+        (demand.read + demand.again) / min(near, under_way / NEAR_LATENCY_S),
+    )
+    matrix = demand.flops / (target.tensor_tflops * 1e12 * launched.gain)
+    return Bound(over * matrix, over * issue, 1e3 * memory)
 
 
 def ms_of(task: Task, target: Target, known: Coefficients) -> float:
-    """The time of a task, ms: of its launches, and the slower of arithmetic and memory in each.
+    """The time of a task, ms: of its launches, and the slowest of what bounds each.
 
     Raises:
         TargetError: As :func:`bound`.
     """
-    reached = known.reached[task.family]
+    shares = known.reached[task.family].shares
     each = (bound(launched, target) for launched in task.launches)
-    return sum(
-        known.launch_ms + max(least.arithmetic / reached.arithmetic, least.memory / reached.memory)
-        for least in each
-    )
+    return sum((known.launch_ms + max(map(operator.truediv, least, shares)) for least in each), 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import operator
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ import pydantic
 
 from sparsecc import targets
 from sparsecc.cost.gpu.assumed import assumed_table
-from sparsecc.cost.gpu.bounds import Task, bound, ms_of
+from sparsecc.cost.gpu.bounds import Bound, Task, bound, ms_of
 from sparsecc.cost.gpu.coefficients import SPREAD, Coefficients, Family, Reached
 from sparsecc.cost.table import MAX_BYTES, TABLE_FILE, Table, kernels_hash, own_path
 from sparsecc.errors import CostTableError, TargetError
@@ -223,8 +224,8 @@ def _of_family(
     target: Target,
     known: Coefficients,
 ) -> Reached:
-    """Times over predictions, of the cases that arithmetic bounds and of those that memory does."""
-    faster: dict[str, list[float]] = {"arithmetic": [], "memory": []}
+    """Times over predictions, of the cases that each of the bounds is the largest of."""
+    faster: dict[str, list[float]] = {name: [] for name in Bound._fields}
     for task, ms in cases:
         launches = len(task.launches) * known.launch_ms
         own = max(ms - launches, _LEAST_OWN * ms)
@@ -247,9 +248,9 @@ def _of_family(
 def _bound_of(task: Task, target: Target, reached: Reached) -> str:
     """What takes longer in all of its launches together."""
     each = [bound(launched, target) for launched in task.launches]
-    arithmetic = sum(one.arithmetic for one in each) / reached.arithmetic
-    memory = sum(one.memory for one in each) / reached.memory
-    return "arithmetic" if arithmetic >= memory else "memory"
+    sums = map(sum, zip(*each, strict=True))
+    times = map(operator.truediv, sums, reached.shares)
+    return max(zip(times, Bound._fields, strict=True))[1]
 
 
 def _four(number: float) -> float:

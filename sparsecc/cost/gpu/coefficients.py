@@ -38,7 +38,8 @@ class Reached(pydantic.BaseModel):
     """How much of its bounds a family of kernels reaches.
 
     Attributes:
-        arithmetic: Of the bound by arithmetic.
+        matrix: Of the bound by matrix units.
+        issue: Of the bound by instructions.
         memory: Of the bound by bandwidths.
         spread: Relative error of a time, one sigma.
         cases: How many times were measured; 0 where all of this is assumed.
@@ -46,10 +47,16 @@ class Reached(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(strict=True, frozen=True, extra="forbid")
 
-    arithmetic: Share
+    matrix: Share
+    issue: Share
     memory: Share
     spread: Annotated[float, pydantic.Field(ge=0, le=10, allow_inf_nan=False)] = SPREAD
     cases: Annotated[int, pydantic.Field(ge=0, le=100_000)] = 0
+
+    @property
+    def shares(self) -> tuple[float, float, float]:
+        """In the order of ``bounds.Bound``."""
+        return self.matrix, self.issue, self.memory
 
 
 class Coefficients(pydantic.BaseModel):
@@ -72,7 +79,7 @@ class Coefficients(pydantic.BaseModel):
         return self
 
 
-_ARITHMETIC: Mapping[str, Mapping[Family, float]] = {
+_MATRIX: Mapping[str, Mapping[Family, float]] = {
     # cuBLAS reaches about 270 of 312 TFLOP/s on an A100 and, held back by its power, 700 of 989 on
     # an H100; flash attention 2 on an A100 200, cuDNN on an H100 600. Kernels of mma.sync reach
     # .62 of an H100's matrix units at most (wgmma alone reaches all). What ours reach of that is
@@ -100,6 +107,8 @@ _ARITHMETIC: Mapping[str, Mapping[Family, float]] = {
         "experts": 0.5,
     },
 }
+_ISSUE = 0.7
+"""Of instructions where they are all that counts: schedulers wait for operands now and then."""
 _MEMORY: Mapping[Family, float] = dict.fromkeys(FAMILIES, 0.8) | {
     "dense": 0.9,  # of a copy of a large array, which is what a matrix by few tokens comes close to
     "attention-dense": 0.9,
@@ -111,7 +120,7 @@ def assumed(arch: str) -> Coefficients:
     return Coefficients(
         launch_ms=LAUNCH_MS,
         reached={
-            family: Reached(arithmetic=share, memory=_MEMORY[family])
-            for family, share in _ARITHMETIC[arch].items()
+            family: Reached(matrix=share, issue=_ISSUE, memory=_MEMORY[family])
+            for family, share in _MATRIX[arch].items()
         },
     )

@@ -5,6 +5,7 @@ Numbers are of 16 bits, which is what the kernels take.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Mapping
@@ -55,8 +56,13 @@ def resources(launch: Launch) -> Resources:
     return Resources(launch.warps, launch.stages, launch.registers, launch.shared)
 
 
-def dense(work: Work, arch: Arch) -> Iterator[Task]:
+@functools.lru_cache(maxsize=4096)
+def dense(work: Work, arch: Arch) -> tuple[Task, ...]:
     """A layer with its whole weight in every tile that a library has; the best is meant."""
+    return tuple(_dense(work, arch))
+
+
+def _dense(work: Work, arch: Arch) -> Iterator[Task]:
     moved = BYTES * (work.input_elements + work.rows * work.points + work.rows * work.cols)
     if work.groups == work.rows > 1:
         programs = math.ceil(work.rows * work.points / (WARP * _LANES.warps))

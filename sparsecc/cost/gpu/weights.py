@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sparsecc.backends.cuda.forms.base import Product
-from sparsecc.backends.cuda.forms.columns import TILES
 from sparsecc.backends.cuda.forms.registry import FORMS
 from sparsecc.backends.cuda.kernel import Arch
 from sparsecc.backends.cuda.recipe import Step
-from sparsecc.backends.cuda.rows.columns import STEP
+from sparsecc.backends.cuda.rows import bitmap, columns
 from sparsecc.cost.gpu.bounds import WARP, Demand, Launched, Task
 from sparsecc.cost.gpu.coefficients import Family
 from sparsecc.cost.gpu.layers import BYTES, PART_BYTES, resources
@@ -26,6 +26,11 @@ LINE = 128
 """Bytes of a line of a cache."""
 PER_VECTOR = 2
 """Instructions to fetch one: an address and a load. By hand, not measured."""
+SQUARE = 8
+"""Rows and columns of a square of a tensor core's operand."""
+UNPACKED = 14
+"""Instructions of a warp that unpack a square from bits and values, with its part of the table:
+counted in the source, not measured."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +46,9 @@ class Weight:
     nbytes: int
 
 
-GAINS: Mapping[Family, float] = {"2:4": 2.0}
-"""Forms whose matrix instructions are quicker than dense ones, and how much."""
-Does = Callable[[Step, Product, Weight], Demand]
-"""What the programs of a step do."""
-
-
 @dataclass(frozen=True)
 class Priced:
-    """A form of weights whose time can be told.
+    """A form of weights whose time can be told before there is a weight.
 
     Attributes:
         form: Its name.
@@ -62,22 +61,40 @@ class Priced:
     weight: Callable[[int, int, int], Weight]
 
 
-def _columns(rows: int, columns: int, blocks: int, tile: int) -> Weight:
+Does = Callable[[Step, Product, Weight], Demand]
+"""What the programs of a step do."""
+
+
+def _columns(rows: int, cols: int, blocks: int, tile: int) -> Weight:
     """Tiles of rows keep as many columns each, up to a multiple of a step."""
     tiles = math.ceil(rows / tile)
-    steps = tiles * math.ceil(blocks / tiles / STEP)
-    return Weight({"tile": tile, "steps": steps}, steps * STEP * (tile * BYTES + 2) + 8 * tiles)
+    steps = tiles * math.ceil(blocks / tiles / columns.STEP)
+    nbytes = steps * columns.STEP * (tile * BYTES + 2) + 8 * tiles
+    return Weight({"tile": tile, "steps": steps}, nbytes)
 
 
-COSTED: frozenset[Family] = frozenset({"columns"})
-"""Forms whose launches are known here."""
-PRICED: tuple[Priced, ...] = tuple(
-    Priced("columns", (tile, 1), functools.partial(_columns, tile=tile)) for tile in TILES
+def _bitmap(rows: int, cols: int, blocks: int) -> Weight:
+    """Tiles have a bit for each number, a place, and values in whole 16 bytes, half of one lost."""
+    tiles = _bitmap_tiles(rows, cols)
+    bits = bitmap.ROWS * bitmap.COLUMNS // 8
+    return Weight({"bfloat": 0}, tiles * (bits + 4 + VECTOR // 2) + BYTES * blocks)
+
+
+def _bitmap_tiles(rows: int, cols: int) -> int:
+    strips = bitmap.WARPS * math.ceil(rows / (bitmap.WARPS * bitmap.ROWS))
+    return strips * math.ceil(cols / bitmap.COLUMNS)
+
+
+PRICED: tuple[Priced, ...] = (
+    Priced("columns", (16, 1), functools.partial(_columns, tile=16)),
+    Priced("columns", (64, 1), functools.partial(_columns, tile=64)),
+    Priced("bitmap", (1, 1), _bitmap),
 )
-"""Every form whose kernels are built."""
+"""Forms that keep weights as they are, which is what a plan without codes asks for."""
 
 
-def tasks(work: Work, block: Block, blocks: int, arch: Arch) -> list[Task]:
+@functools.lru_cache(maxsize=4096)
+def tasks(work: Work, block: Block, blocks: int, arch: Arch) -> tuple[Task, ...]:
     """Everything that can multiply by a weight of stored blocks on an architecture.
 
     Args:
@@ -90,8 +107,8 @@ def tasks(work: Work, block: Block, blocks: int, arch: Arch) -> list[Task]:
         Nothing where there is no kernel: for blocks of another form, for convolutions.
     """
     if why_not(work):
-        return []
-    return [_task(priced, work, blocks, arch) for priced in PRICED if priced.block == block]
+        return ()
+    return tuple(_task(priced, work, blocks, arch) for priced in PRICED if priced.block == block)
 
 
 def blocks_served() -> tuple[Block, ...]:
@@ -112,43 +129,50 @@ def _task(priced: Priced, work: Work, blocks: int, arch: Arch) -> Task:
     return task_of(priced.form, product, weight)
 
 
+def is_known(form: str) -> bool:
+    """Whether the time of a form's products can be told."""
+    return form in _KNOWN
+
+
 def task_of(form: Family, product: Product, weight: Weight) -> Task:
     """What a product with a weight of a form launches, also one that is packed."""
     launches = []
     for step in FORMS[form].recipe(product).steps:
         kernel = step.kernel
         demand = _DOES[kernel.module, kernel.function](step, product, weight)
-        how = resources(kernel.launch(product.arch))
-        launches.append(Launched(demand, how, GAINS.get(form, 1.0)))
+        launches.append(Launched(demand, resources(kernel.launch(product.arch))))
     return Task(form, tuple(launches))
 
 
 def _turn(step: Step, product: Product, _: Weight) -> Demand:
     """Reads X and writes Xᵀ."""
-    tokens, padded = product.tokens, int(step.given["padded"])
-    moved = BYTES * product.columns * (tokens + padded)
-    return _moving(step, moved)
+    return moving(step, BYTES * product.columns * (product.tokens + _number(step, "padded")))
 
 
 def _add(step: Step, product: Product, _: Weight) -> Demand:
-    """Reads all parts, writes outputs."""
-    splits = int(step.given["splits"])
-    return _moving(step, product.tokens * product.rows * (PART_BYTES * splits + BYTES))
+    """Reads all parts, which are near, and writes outputs."""
+    count = product.tokens * product.rows
+    parts = PART_BYTES * _number(step, "splits") * count
+    return dataclasses.replace(moving(step, BYTES * count), again=float(parts))
 
 
-def _moving(step: Step, moved: float) -> Demand:
+def moving(step: Step, moved: float) -> Demand:
     """Of a launch that reads and writes and computes next to nothing."""
-    return Demand(
-        math.prod(step.grid), read=float(moved), issued=PER_VECTOR * moved / VECTOR / WARP
-    )
+    issued = PER_VECTOR * moved / VECTOR / WARP
+    return Demand(math.prod(step.grid), read=float(moved), issued=issued)
+
+
+def _number(step: Step, name: str) -> int:
+    """What an argument that is no tensor is given."""
+    return int(step.given[name])
 
 
 def _multiply_columns(step: Step, product: Product, weight: Weight) -> Demand:
     """Gathers rows of Xᵀ for every column a tile keeps; single numbers of X where it lies."""
-    _, wide, splits = step.grid
-    tile, tokens = weight.sizes["tile"], step.kernel.constants["TOKENS"]
-    gathered = weight.sizes["steps"] * STEP * wide  # columns, by each tile of tokens
-    if step.kernel.constants["TURNED"]:
+    constants, (_, wide, splits) = step.kernel.constants, step.grid
+    tile, tokens = constants["ROWS"], constants["TOKENS"]
+    gathered = weight.sizes["steps"] * columns.STEP * wide  # columns, by each tile of tokens
+    if constants["TURNED"]:
         lines = gathered * math.ceil(tokens * BYTES / LINE)
         fetched = gathered * tokens * BYTES / VECTOR
     else:
@@ -158,21 +182,46 @@ def _multiply_columns(step: Step, product: Product, weight: Weight) -> Demand:
         math.prod(step.grid),
         flops=2.0 * tile * tokens * gathered,
         read=float(weight.nbytes + _inputs_and_outputs(product, splits)),
-        again=float(weight.nbytes * (wide - 1) + gathered * tokens * BYTES),
+        again=float(
+            weight.nbytes * (wide - 1) + gathered * tokens * BYTES + _parts(product, splits)
+        ),
         issued=PER_VECTOR * fetched / WARP,
         lines=float(lines),
     )
 
 
+def _multiply_bitmap(step: Step, product: Product, weight: Weight) -> Demand:
+    """Unpacks every tile, its zeros too, for each tile of tokens, and multiplies all of it."""
+    tall, wide, splits = step.grid
+    tokens = step.kernel.constants["TOKENS"]
+    numbers = _bitmap_tiles(product.rows, product.columns) * bitmap.ROWS * bitmap.COLUMNS * wide
+    inputs = tall * wide * tokens * product.columns * BYTES
+    fetched = (weight.nbytes * wide + inputs) / VECTOR
+    squares = numbers / SQUARE**2
+    return Demand(
+        math.prod(step.grid),
+        flops=2.0 * numbers * tokens,
+        read=float(weight.nbytes + _inputs_and_outputs(product, splits)),
+        again=float(weight.nbytes * (wide - 1) + inputs + _parts(product, splits)),
+        issued=PER_VECTOR * fetched / WARP + squares * (UNPACKED + tokens / SQUARE / 4),
+    )
+
+
 def _inputs_and_outputs(product: Product, splits: int) -> int:
-    """Bytes of X, and of Out or the parts of it."""
-    each = BYTES if splits == 1 else PART_BYTES * splits
-    return product.tokens * (BYTES * product.columns + each * product.rows)
+    """Bytes of X, and of Out where it is written at once."""
+    return BYTES * product.tokens * (product.columns + (product.rows if splits == 1 else 0))
+
+
+def _parts(product: Product, splits: int) -> int:
+    """Bytes of sums that are not complete: they are read soon, from the second-level cache."""
+    return PART_BYTES * splits * product.tokens * product.rows if splits > 1 else 0
 
 
 _DOES: Mapping[tuple[str, str], Does] = {
     ("parts", "turn"): _turn,
     ("parts", "add"): _add,
     ("columns", "multiply"): _multiply_columns,
+    ("bitmap", "multiply"): _multiply_bitmap,
 }
 """By module and function of a kernel."""
+_KNOWN: frozenset[Family] = frozenset({"columns", "bitmap"})

@@ -24,7 +24,7 @@ GPU = TARGETS["cuda-sm_90"]
 LAUNCH, NEAR, FAR = 0.0025, 5600.0, 3000.0
 """What the GPU of these tests has: ms, and GB/s."""
 SHARES = {"dense": (0.8, 0.95), "columns": (0.45, 0.5), "attention": (0.4, 0.8)}
-"""Of arithmetic and of memory that its kernels reach. Of columns arithmetic bounds none of these
+"""Of matrix units and of memory that its kernels reach. Of columns matrix units bound none of these
 layers, of attention memory bounds none: what is assumed stays."""
 
 
@@ -54,8 +54,8 @@ def the_gpu() -> tuple[Target, Coefficients]:
     """The GPU whose figures a calibration has to find."""
     before = assumed("sm_90")
     reached = before.reached | {
-        family: Reached(arithmetic=arithmetic, memory=memory)
-        for family, (arithmetic, memory) in SHARES.items()
+        family: Reached(matrix=matrix, issue=0.7, memory=memory)
+        for family, (matrix, memory) in SHARES.items()
     }
     target = dataclasses.replace(GPU, bandwidths=(GPU.bandwidths[0], NEAR, FAR))
     return target, Coefficients(launch_ms=LAUNCH, reached=reached)
@@ -102,10 +102,10 @@ def test_it_finds_the_figures_of_the_gpu(tmp_path: Path) -> None:
     assert table.bandwidths == (GPU.bandwidths[0], NEAR, FAR)
     assert table.gpu is not None
     assert table.gpu.launch_ms == LAUNCH
-    for family, (arithmetic, memory) in SHARES.items():
+    for family, (matrix, memory) in SHARES.items():
         found = table.gpu.reached[family]
         assert found.memory == pytest.approx(memory, rel=0.02), family
-        assert found.arithmetic == pytest.approx(arithmetic, rel=0.02), family
+        assert found.matrix == pytest.approx(matrix, rel=0.02), family
     assert table.gpu.reached["dense"].cases == 6
     assert table.gpu.reached["dense"].spread == 0.05
     untouched = assumed("sm_90").reached["bitmap"]

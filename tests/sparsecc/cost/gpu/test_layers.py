@@ -114,7 +114,7 @@ def test_exponentials_bound_small_heads() -> None:
         bound(dataclasses.replace(each, demand=dataclasses.replace(each.demand, **without)), gpu)
         for without in ({"exponentials": 0.0}, {"flops": 0.0})
     ]
-    assert parts[0].arithmetic == pytest.approx(parts[1].arithmetic, rel=0.01)
+    assert parts[0].matrix == pytest.approx(parts[1].issue, rel=0.01)
 
 
 def test_one_long_row_of_tiles_is_waited_for() -> None:
