@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from sparsecc.backends.cuda.forms.base import Product
-from sparsecc.backends.cuda.kernel import Arch
-from sparsecc.backends.cuda.recipe import Given, Step
+from sparsecc.backends.cuda.kernel import Arch, Kernel
+from sparsecc.backends.cuda.recipe import Given, Recipe, Step
 from sparsecc.backends.cuda.rows.parts import add_name, turn_name
 from sparsecc.backends.cuda.table import KERNELS
 from sparsecc.targets import TARGETS
@@ -47,3 +48,24 @@ def sum_of(product: Product, splits: int) -> tuple[Step, ...]:
     count = product.tokens * product.rows
     given: dict[str, Given] = {"Parts": "Parts", "Out": "Out", "count": count, "splits": splits}
     return (Step(kernel, (math.ceil(count / kernel.constants["COUNT"]),), given),)
+
+
+def tiled(
+    product: Product, kernel: Kernel, arrays: Sequence[str], tile: tuple[int, int], depth: int
+) -> Recipe:
+    """Multiply in tiles of rows and tokens, and add the parts where columns were split.
+
+    Args:
+        product: What is wanted.
+        kernel: Takes X, Out, Parts, the arrays, ``tokens``, ``rows``, ``columns`` and ``splits``.
+        arrays: Names of the arrays of the weight.
+        tile: Rows and tokens of a block.
+        depth: Columns of one turn of its loop.
+    """
+    tiles = math.ceil(product.rows / tile[0]), math.ceil(product.tokens / tile[1])
+    splits = splits_of(math.prod(tiles), math.ceil(product.columns / depth), product.arch)
+    given: dict[str, Given] = {name: name for name in ("X", *arrays, "Out", "Parts")}
+    given |= {"tokens": product.tokens, "rows": product.rows, "columns": product.columns}
+    multiply = Step(kernel, (*tiles, splits), given | {"splits": splits})
+    parts = (splits, product.tokens, product.rows) if splits > 1 else (1,)
+    return Recipe((multiply, *sum_of(product, splits)), {"Parts": ("float32", parts)})

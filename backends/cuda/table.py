@@ -17,6 +17,7 @@ from sparsecc.backends.cuda.rows.columns import COLUMNS
 from sparsecc.backends.cuda.rows.experts import EXPERTS
 from sparsecc.backends.cuda.rows.groups import GROUP_KERNELS
 from sparsecc.backends.cuda.rows.parts import ADD, TURN
+from sparsecc.backends.cuda.rows.two_of_four import TWO_OF_FOUR
 
 KERNELS: Mapping[str, Kernel] = {
     kernel.name: kernel
@@ -27,6 +28,7 @@ KERNELS: Mapping[str, Kernel] = {
         COLUMNS,
         GROUP_KERNELS,
         EXPERTS,
+        TWO_OF_FOUR,
         TURN,
         ADD,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.sparse import (
+    SparseSemiStructuredTensorCUSPARSELT,
+    SparseSemiStructuredTensorCUTLASS,
+)
 
 from benchmarks.gpu.family import Case, Check, Family, answers_of, error_of
 from benchmarks.gpu.timing import DEVICE, Run, graphed
@@ -40,6 +44,12 @@ LAYERS = 6
 BOUNDS = {"float16": 2e-3, "bfloat16": 1.6e-2}
 """Of errors, relative to the largest value."""
 DTYPE = "float16"
+TWO_OF_FOUR = "2:4"
+PEERS: Mapping[str, Any] = {
+    "2:4 cuSPARSELt": SparseSemiStructuredTensorCUSPARSELT,
+    "2:4 CUTLASS": SparseSemiStructuredTensorCUTLASS,
+}
+"""What torch has for weights of two of four."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,7 @@ ZEROS: Mapping[str, Zeros] = {
     "columns 64×1 80 %": Zeros("columns", 0.8, height=64),
     "bitmap 60 %": Zeros("bitmap", 0.6),
     "bitmap 80 %": Zeros("bitmap", 0.8),
+    TWO_OF_FOUR: Zeros("2:4", 0.5, keep=2),
 }
 """Side → its zeros."""
 
@@ -131,6 +142,7 @@ def cases(arch: Arch) -> Iterator[Case]:
                 side: functools.partial(_sparse, packed[side], layers[side], x, arch)
                 for side in packed
             }
+            sides |= {name: _peer(kind, packed[TWO_OF_FOUR], x) for name, kind in PEERS.items()}
             _, failed = answers_of(sides)
             yield Case(
                 name=f"{LAYERS} layers [{rows}, {columns}], {tokens} tokens",
@@ -155,7 +167,7 @@ def _tasks(packed: Mapping[str, Packed], x: Tensor, arch: Arch) -> dict[str, Tas
     return {side: Task(task.family, task.launches * LAYERS) for side, task in found.items()}
 
 
-def _dense(weights: Tensor, x: Tensor) -> None:
+def _dense(weights: Iterable[Tensor], x: Tensor) -> None:
     for weight in weights:
         functional.linear(x, weight)
 
@@ -163,6 +175,19 @@ def _dense(weights: Tensor, x: Tensor) -> None:
 def _sparse(packed: Packed, layers: list[dict[str, Tensor]], x: Tensor, arch: Arch) -> None:
     for arrays in layers:
         multiply(packed, arrays, x, x.new_empty(len(x), packed.rows), arch)
+
+
+def _peer(kind: Any, packed: Packed, x: Tensor) -> Run:
+    """A side of torch's, whose weights are made when it runs first, where it may fail."""
+    weights: list[Tensor] = []
+
+    def run_all() -> None:
+        if not weights:
+            held = torch.from_numpy(FORMS[packed.form].unpack(packed)).to(x.device, x.dtype)
+            weights.extend(kind.from_dense(held) for _ in range(LAYERS))
+        _dense(weights, x)
+
+    return run_all
 
 
 def others(_: Arch) -> Iterator[tuple[str, Callable[[], Run]]]:

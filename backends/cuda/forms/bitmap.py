@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecc.backends.cuda.forms.base import Form, Matrix, Packed, Product, rounded
-from sparsecc.backends.cuda.recipe import Recipe, Step
+from sparsecc.backends.cuda.recipe import Recipe
 from sparsecc.backends.cuda.rows.bitmap import COLUMNS, ROWS, TOKENS, WARPS, bitmap_name
-from sparsecc.backends.cuda.steps import splits_of, sum_of
+from sparsecc.backends.cuda.steps import tiled
 from sparsecc.backends.cuda.table import KERNELS
 
 _UNIT = 8
@@ -87,16 +87,7 @@ def recipe(product: Product) -> Recipe:
     """Multiply, and add the parts where columns were split."""
     wide = next((each for each in TOKENS if each >= product.tokens), TOKENS[-1])
     kernel = KERNELS[bitmap_name(product.dtype, wide)]
-    tiles = math.ceil(product.rows / (WARPS * ROWS)), math.ceil(product.tokens / wide)
-    splits = splits_of(math.prod(tiles), math.ceil(product.columns / COLUMNS), product.arch)
-    sizes = {"tokens": product.tokens, "rows": product.rows, "columns": product.columns}
-    multiply = Step(
-        kernel,
-        (*tiles, splits),
-        {name: name for name in ("X", *BITMAP.arrays, "Out", "Parts")} | sizes | {"splits": splits},
-    )
-    parts = (splits, product.tokens, product.rows) if splits > 1 else (1,)
-    return Recipe((multiply, *sum_of(product, splits)), {"Parts": ("float32", parts)})
+    return tiled(product, kernel, BITMAP.arrays, (WARPS * ROWS, wide), COLUMNS)
 
 
 BITMAP = Form(

@@ -16,8 +16,8 @@ constexpr int TILE = MASKS + 2 * ROWS * DEPTH;  // bytes, where no weight is zer
 constexpr int STAGE = TOKENS * TOKEN_BYTES + WARPS * TILE;
 static_assert(SHARED == STAGES * STAGE + WARPS * WORDS * 8, "shared memory of the row");
 
-// Four registers of A: entries of a table are the bits and the place of the first of their values.
-DEVICE void unpack(u32 (&a)[4], const Four* table, const u16* values) {
+// Four registers of A: entries of a table are bits, and where the first of their values lies.
+DEVICE void unpack(u32 (&a)[4], const Four* table, const unsigned char* memory) {
     u32 lane = threadIdx.x % 32, shift = 2 * (lane & 15), below = (1u << shift) - 1;
     UNROLL
     for (int pair = 0; pair < 2; ++pair) {
@@ -25,24 +25,20 @@ DEVICE void unpack(u32 (&a)[4], const Four* table, const u16* values) {
         u32 bits[2] = {two.x, two.z}, first[2] = {two.y, two.w};
         UNROLL
         for (int each = 0; each < 2; ++each) {
-            const u16* from = values + first[each] + popcount(bits[each] & below);
+            u32 at = first[each] + 2 * popcount(bits[each] & below);
             u32 mine = bits[each] >> shift, low = 0, high = 0;
-            if (mine & 1) low = from[0];
-            if (mine & 2) high = from[mine & 1];
-            a[2 * pair + each] = low | high << 16;
+            if (mine & 1) low = *reinterpret_cast<const u16*>(memory + at);
+            if (mine & 2) high = *reinterpret_cast<const u16*>(memory + at + 2 * (mine & 1));
+            a[2 * pair + each] = paired(low, high);
         }
     }
 }
 
-// Writes the table of a tile: each lane sums up what words before its own hold.
-DEVICE void index(Two* table, const u32* masks) {
-    u32 lane = threadIdx.x % 32, bits = masks[lane], many = popcount(bits), until = many;
-    UNROLL
-    for (u32 by = 1; by < 32; by *= 2) {
-        u32 before = shuffle_up(until, by);
-        if (lane >= by) until += before;
-    }
-    table[(lane & ~7u) | (lane & 1) << 2 | (lane >> 1 & 3)] = {bits, until - many};
+// Writes the table of a tile whose values lie from a place on.
+DEVICE void index(Two* table, const u32* masks, u32 place) {
+    u32 lane = threadIdx.x % 32, bits = masks[lane], many = popcount(bits);
+    u32 before = summed_up(many) - many;
+    table[(lane & ~7u) | (lane & 1) << 2 | (lane >> 1 & 3)] = {bits, place + 2 * before};
 }
 
 KERNEL(multiply, const u16* X, const int* Stream, const int* Starts, u16* Out, float* Parts,
@@ -57,39 +53,43 @@ KERNEL(multiply, const u16* X, const int* Stream, const int* Starts, u16* Out, f
     const int* starts = Starts + static_cast<long long>(strip) * steps;
     Two* table = reinterpret_cast<Two*>(memory + STAGES * STAGE) + warp * WORDS;
     int from = starts[begin], until = starts[begin + 1];  // of the next tile, in 16 bytes
-
-    auto stage = [&](int step) { return memory + (step - begin) % STAGES * STAGE; };
-    auto stream = [&](int step) { return stage(step) + TOKENS * TOKEN_BYTES + warp * TILE; };
-    auto fetch = [&](int step) {
-        if (step < end) {
+    Tokens<TOKENS> inputs(X, token, begin * DEPTH, tokens, columns);
+    u32 mine = TOKENS * TOKEN_BYTES + warp * TILE;  // of a stage
+    int fetched = begin;
+    auto fetch = [&](u32 stage) {
+        if (fetched < end) {
             const Four* source = reinterpret_cast<const Four*>(Stream) + from;
+            ONE_BY_ONE
             for (int each = lane; each < until - from; each += 32)
-                copy_async(stream(step) + 16 * each, source + each, 16);
+                copy_async(memory + stage + mine + 16 * each, source + each, 16);
             from = until;
-            if (step + 1 < end) until = starts[step + 2];
-            copy_tokens<TOKENS>(stage(step), X, token, step * DEPTH, tokens, columns);
+            if (++fetched < end) until = starts[fetched + 1];
+            inputs.copy(memory + stage);
         }
         copy_commit();
     };
 
     float c[TOKENS / 8][4] = {};
-    for (int ahead = 0; ahead < STAGES - 1; ++ahead) fetch(begin + ahead);
+    for (int ahead = 0; ahead < STAGES - 1; ++ahead) fetch(ahead * STAGE);
+    u32 stage = 0, free = (STAGES - 1) * STAGE;
+    ONE_BY_ONE
     for (int step = begin; step < end; ++step) {
         copy_wait<STAGES - 2>();
         barrier();
-        fetch(step + STAGES - 1);
-        index(table, reinterpret_cast<const u32*>(stream(step)));
+        fetch(free);
+        free = stage;
+        index(table, reinterpret_cast<const u32*>(memory + stage + mine), stage + mine + MASKS);
         warp_barrier();
         UNROLL
         for (int which = 0; which < DEPTH / 16; ++which) {
             u32 a[4], b[TOKENS / 8][2];
-            unpack(a, reinterpret_cast<const Four*>(table + 8 * which),
-                   reinterpret_cast<const u16*>(stream(step) + MASKS));
-            load_tokens(b, stage(step), 0, which);
+            unpack(a, reinterpret_cast<const Four*>(table + 8 * which), memory);
+            load_tokens(b, memory + stage, 0, which);
             UNROLL
             for (int each = 0; each < TOKENS / 8; ++each) multiply_dense(c[each], a, b[each]);
         }
         warp_barrier();
+        stage = stage + STAGE == STAGES * STAGE ? 0 : stage + STAGE;
     }
     UNROLL
     for (int each = 0; each < TOKENS / 8; ++each)

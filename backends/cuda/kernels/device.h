@@ -11,7 +11,9 @@ using u32 = unsigned int;
 using u64 = unsigned long long;
 
 #define DEVICE static __device__ __forceinline__
+#define DEVICE_MEMBER __device__ __forceinline__
 #define UNROLL _Pragma("unroll")
+#define ONE_BY_ONE _Pragma("unroll 1")
 
 struct alignas(16) Four {
     u32 x, y, z, w;
@@ -23,11 +25,25 @@ struct alignas(8) Two {
 DEVICE void barrier() { __syncthreads(); }
 DEVICE void warp_barrier() { __syncwarp(); }
 
-// The value of another lane; `shuffle_up` gives the first `by` lanes their own.
+// The value of another lane.
 DEVICE u32 shuffle(u32 value, u32 from) { return __shfl_sync(0xffffffff, value, from); }
-DEVICE u32 shuffle_up(u32 value, u32 by) { return __shfl_up_sync(0xffffffff, value, by); }
+
+// The sum of the values of all lanes up to this one.
+DEVICE u32 summed_up(u32 value) {
+    UNROLL
+    for (int by = 1; by < 32; by *= 2)
+        asm volatile("{ .reg .pred there; .reg .b32 other;\n"
+                     "shfl.sync.up.b32 other|there, %0, %1, 0, 0xffffffff;\n"
+                     "@there add.u32 %0, %0, other; }"
+                     : "+r"(value)
+                     : "r"(by));
+    return value;
+}
 
 DEVICE u32 popcount(u32 bits) { return __popc(bits); }
+
+// One register of two halves.
+DEVICE u32 paired(u32 low, u32 high) { return __byte_perm(low, high, 0x5410); }
 
 // Starts a copy of 16 bytes past the L1 cache, of which the first `bytes` are read, zeros follow.
 DEVICE void copy_async(void* shared, const void* from, int bytes) {

@@ -13,7 +13,9 @@ using u32 = uint32_t;
 using u64 = uint64_t;
 
 #define DEVICE static inline
+#define DEVICE_MEMBER inline
 #define UNROLL _Pragma("unroll")
+#define ONE_BY_ONE
 
 struct Index {
     u32 x, y, z;

@@ -121,12 +121,16 @@ DEVICE u32 shuffled(u32 value, u32 from, int line) {
     return mine.result;
 }
 DEVICE u32 shuffle(u32 value, u32 from, HERE) { return shuffled(value, from, line); }
-DEVICE u32 shuffle_up(u32 value, u32 by, HERE) {
-    u32 lane = emulator::lane();
-    return shuffled(value, lane < by ? lane : lane - by, line);
+DEVICE u32 summed_up(u32 value, HERE) {
+    for (u32 by = 1, lane = emulator::lane(); by < emulator::LANES; by *= 2) {
+        u32 other = shuffled(value, lane - by, line);
+        if (lane >= by) value += other;
+    }
+    return value;
 }
 
 DEVICE u32 popcount(u32 bits) { return static_cast<u32>(__builtin_popcount(bits)); }
+DEVICE u32 paired(u32 low, u32 high) { return (low & 0xffff) | high << 16; }
 
 DEVICE void copy_async(void* shared, const void* from, int bytes) {
     using namespace emulator;

@@ -12,46 +12,72 @@ DEVICE unsigned char* piece(unsigned char* tile, int token, int which) {
     return tile + token * TOKEN_BYTES + ((which ^ (token & 7)) << 4);
 }
 
-// Starts to copy many tokens of X from a column on, with zeros beyond the end of either. Rows that
-// are no multiple of 16 bytes long are read one number after the other, at once.
+// Many tokens of X, DEPTH columns at a time, with zeros beyond the end of either. Rows that are no
+// multiple of 16 bytes long are read one number after the other, at once. A thread copies the same
+// piece of every AT_ONCE-th token.
 template <int MANY>
-DEVICE void copy_tokens(unsigned char* tile, const u16* X, int token, int column, int tokens,
-                        int columns) {
+struct Tokens {
+    static constexpr int AT_ONCE = 4 * WARPS;
+    const u16* from;
+    int there, left, columns;  // tokens from the first on; columns from the piece on, and of X
+
+    DEVICE_MEMBER Tokens(const u16* X, int token, int column, int tokens, int columns)
+        : columns(columns) {
+        int row = token + static_cast<int>(threadIdx.x) / 8;
+        column += static_cast<int>(threadIdx.x) % 8 * 8;
+        there = tokens - row;
+        left = columns - column;
+        from = X + static_cast<long long>(row) * columns + column;
+    }
+
+    // Starts to copy the next columns into a tile.
+    DEVICE_MEMBER void copy(unsigned char* tile) {
+        int first = static_cast<int>(threadIdx.x) / 8;
+        unsigned char* place = piece(tile, first, static_cast<int>(threadIdx.x) % 8);
+        int many = left < 0 ? 0 : left < 8 ? left : 8;
+        UNROLL
+        for (int token = 0; token < MANY; token += AT_ONCE) {
+            if (MANY % AT_ONCE != 0 && first + token >= MANY) break;
+            int mine = token < there ? many : 0;
+            const u16* source = from + static_cast<long long>(token) * columns;
+            unsigned char* to = place + token * TOKEN_BYTES;
+            if (columns % 8 == 0) {
+                copy_async(to, source, 2 * mine);
+            } else {
+                UNROLL
+                for (int at = 0; at < 8; ++at)
+                    reinterpret_cast<u16*>(to)[at] = at < mine ? source[at] : u16(0);
+            }
+        }
+        from += DEPTH;
+        left -= DEPTH;
+    }
+};
+
+// Registers of B for 8 · MANY tokens of a tile from one on, and 8 · PARTS columns, from the `which`-th
+// 16 on.
+template <int MANY, int PARTS>
+DEVICE void load_tokens(u32 (&b)[MANY][PARTS], unsigned char* tile, int token, int which) {
+    int lane = static_cast<int>(threadIdx.x) % 32;
     UNROLL
-    for (int at = 0; at < MANY * 8; at += 32 * WARPS) {
-        int mine = at + static_cast<int>(threadIdx.x);
-        if (MANY * 8 % (32 * WARPS) != 0 && mine >= MANY * 8) break;
-        int row = token + mine / 8, first = column + mine % 8 * 8;
-        int left = row < tokens && first < columns ? columns - first : 0;
-        int there = left < 8 ? left : 8;
-        const u16* from = X + (there ? static_cast<long long>(row) * columns + first : 0);
-        unsigned char* to = piece(tile, mine / 8, mine % 8);
-        if (columns % 8 == 0) {
-            copy_async(to, from, 2 * there);
+    for (int part = 0; part < PARTS; part += 2) {
+        int half = 2 * which + part + (lane >> 3 & 1);
+        if constexpr (MANY == 1) {
+            u32 two[2];
+            load_matrices(two, piece(tile, token + (lane & 7), half));
+            b[0][part] = two[0];
+            b[0][part + 1] = two[1];
         } else {
             UNROLL
-            for (int each = 0; each < 8; ++each)
-                reinterpret_cast<u16*>(to)[each] = each < there ? from[each] : u16(0);
-        }
-    }
-}
-
-// Registers of B for 16 columns, the `which`-th of a tile, and 8 · MANY tokens from one on.
-template <int MANY>
-DEVICE void load_tokens(u32 (&b)[MANY][2], unsigned char* tile, int token, int which) {
-    int lane = static_cast<int>(threadIdx.x) % 32;
-    int half = 2 * which + (lane >> 3 & 1);
-    if constexpr (MANY == 1) {
-        load_matrices(b[0], piece(tile, token + (lane & 7), half));
-    } else {
-        UNROLL
-        for (int each = 0; each < MANY; each += 2) {
-            u32 four[4];
-            load_matrices(four, piece(tile, token + 8 * each + 8 * (lane >> 4) + (lane & 7), half));
-            b[each][0] = four[0];
-            b[each][1] = four[1];
-            b[each + 1][0] = four[2];
-            b[each + 1][1] = four[3];
+            for (int each = 0; each < MANY; each += 2) {
+                u32 four[4];
+                int mine = token + 8 * each + 8 * (lane >> 4) + (lane & 7);
+                load_matrices(four, piece(tile, mine, half));
+                b[each][part] = four[0];
+                b[each][part + 1] = four[1];
+                b[each + 1][part] = four[2];
+                b[each + 1][part + 1] = four[3];
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.sparse._semi_structured_conversions import sparse_semi_structured_from_dense_cutlass
 
 from sparsecc.backends.cuda.forms.base import Product
 from sparsecc.backends.cuda.forms.registry import FORMS
@@ -108,3 +109,24 @@ def test_tiles_are_of_the_blocks_that_are_there():
         weight = np.broadcast_to(kept, (256 // block, block, 128)).reshape(256, 128)
         packed = FORMS["columns"].pack(weight.astype(float), "float16")
         assert packed.sizes["tile"] == tile
+
+
+def test_bits_of_two_of_four_lie_as_those_of_cutlass():
+    """Which torch computes for its own sparse tensors, on any device."""
+    weight = weight_of("2:4", 96, 192, 1.0, 0)
+    packed = FORMS["2:4"].pack(weight, "float16")
+    of_torch = torch.from_numpy(weight).half().contiguous()
+    values, bits = sparse_semi_structured_from_dense_cutlass(of_torch)
+    words = bits.numpy().view(np.int32).reshape(192 // 32, 96 // 32, 32)
+    ours = packed.arrays["Bits"].reshape(-1, 192 // 32, 32)[: 96 // 32]
+    assert np.array_equal(ours, words.swapaxes(0, 1))
+    held = packed.arrays["Values"][: 96 // 16]  # strip, turn, half, row, place, across, down, pair
+    rows = held.transpose(0, 6, 3, 1, 2, 5, 4, 7).reshape(96, -1)
+    assert np.array_equal(rows, values.numpy())
+
+
+def test_a_weight_that_is_not_two_of_four():
+    weight = weight_of("2:4", 40, 64, 1.0, 0)
+    weight[17, 8:11] = 1
+    with pytest.raises(BackendError, match=r"\[40, 64\] is not 2:4: row 17 .* columns 8 to 11"):
+        FORMS["2:4"].pack(weight, "float16")

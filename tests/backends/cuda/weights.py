@@ -17,7 +17,10 @@ def coded(weight, held, _):
     return (lost <= 0).all() and not held[weight == 0].any()
 
 
-HOLDS = {"columns": rounded, "bitmap": rounded, "groups": coded, "codes4": coded}
+HOLDS = {
+    **dict.fromkeys(("columns", "bitmap", "2:4"), rounded),
+    **dict.fromkeys(("groups", "codes4"), coded),
+}
 """Form → whether what is held is the weight that was packed."""
 WIDTHS = {"groups": 16, "codes4": 32}
 """Form → what columns are a multiple of, where they are not any number."""
@@ -28,6 +31,9 @@ def weight_of(form, rows, columns, density, seed):
     draws = np.random.default_rng(seed)
     columns += -columns % WIDTHS.get(form, 1)
     weight = draws.standard_normal((rows, columns))
+    if form == "2:4":
+        fours = draws.random((rows, -(-columns // 4), 4)).argsort(-1) < 2
+        weight *= fours.reshape(rows, -1)[:, :columns]
     height = draws.choice([1, 4, 16, 64]) if form == "columns" else 1
     width = draws.choice([16, 32]) if form == "groups" else 1
     kept = draws.random((-(-rows // height), -(-columns // width))) < density
