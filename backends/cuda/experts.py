@@ -161,7 +161,8 @@ def _down(mixture: Mixture, rows: int, tiles: int) -> tuple[Step, int]:
     constants = kernel.constants_on(mixture.arch)
     columns = math.ceil(mixture.features / constants["COLUMNS"])
     turns = math.ceil(mixture.inner / constants["DEPTH"])
-    span = math.ceil(turns / splits_of(tiles * columns, turns, mixture.arch)) * constants["DEPTH"]
+    span = math.ceil(turns / splits_of(tiles * columns, rows, turns, mixture.arch))
+    span *= constants["DEPTH"]
     splits = math.ceil(mixture.inner / span)
     given: dict[str, Given] = {
         **{name: name for name in ("Hidden", "Down", "Gates", "Parts")},

@@ -13,17 +13,26 @@ from sparsecc.backends.cuda.table import KERNELS
 from sparsecc.targets import TARGETS
 
 PROGRAMS = 4
-"""Wanted for each multiprocessor, so that enough reads are under way. Not measured yet."""
+"""At most wanted for each multiprocessor, so that enough reads are under way. Not measured yet."""
+ENOUGH_TOKENS = 64
+"""Of all programs of a multiprocessor: more compute enough to hide what they read."""
 LEAST_STEPS = 4
 """Of a loop: a split that leaves fewer spends its time on starting."""
 
 
-def splits_of(programs: int, steps: int, arch: Arch) -> int:
-    """Into how many parts a loop of so many steps is cut, so that the GPU is full.
+def splits_of(programs: int, wide: int, steps: int, arch: Arch) -> int:
+    """Into how many parts a loop is cut, so that the GPU is full.
 
     The result does not depend on the device at hand, so that equal inputs give equal bits.
+
+    Args:
+        programs: How many there are without.
+        wide: Tokens that each computes.
+        steps: Of the loop.
+        arch: Of the GPU.
     """
-    wanted = PROGRAMS * TARGETS[f"cuda-{arch}"].threads // max(1, programs)
+    of_each = min(PROGRAMS, max(1, ENOUGH_TOKENS // wide))
+    wanted = of_each * TARGETS[f"cuda-{arch}"].threads // max(1, programs)
     return max(1, min(wanted, steps // LEAST_STEPS))
 
 
@@ -63,7 +72,7 @@ def tiled(
         depth: Columns of one turn of its loop.
     """
     tiles = math.ceil(product.rows / tile[0]), math.ceil(product.tokens / tile[1])
-    splits = splits_of(math.prod(tiles), math.ceil(product.columns / depth), product.arch)
+    splits = splits_of(math.prod(tiles), tile[1], math.ceil(product.columns / depth), product.arch)
     given: dict[str, Given] = {name: name for name in ("X", *arrays, "Out", "Parts")}
     given |= {"tokens": product.tokens, "rows": product.rows, "columns": product.columns}
     multiply = Step(kernel, (*tiles, splits), given | {"splits": splits})

@@ -14,6 +14,7 @@ from sparsecc.backends.cuda.kernel import Kernel
 from sparsecc.backends.cuda.rows.attention import ATTENTION, ATTENTION_BACKWARD
 from sparsecc.backends.cuda.rows.bitmap import BITMAP
 from sparsecc.backends.cuda.rows.columns import COLUMNS
+from sparsecc.backends.cuda.rows.dense import DENSE
 from sparsecc.backends.cuda.rows.experts import EXPERTS
 from sparsecc.backends.cuda.rows.groups import GROUP_KERNELS
 from sparsecc.backends.cuda.rows.parts import ADD, TURN
@@ -26,6 +27,7 @@ KERNELS: Mapping[str, Kernel] = {
         ATTENTION_BACKWARD,
         BITMAP,
         COLUMNS,
+        DENSE,
         GROUP_KERNELS,
         EXPERTS,
         TWO_OF_FOUR,

@@ -96,14 +96,16 @@ def check_dtype(dtype: str) -> None:
 
 
 def rounded(values: Matrix, dtype: str) -> NDArray[Any]:
-    """The nearest numbers of a 16-bit element type, ties to even.
+    """The nearest numbers of a 16-bit element type to those of float32, ties to even.
 
     Raises:
         BackendError: Of another element type, or a number becomes infinite.
     """
     check_dtype(dtype)
     with np.errstate(over="ignore"):
-        made = values.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float16)
+        made = np.asarray(values, np.float32).astype(
+            ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float16
+        )
     if not np.isfinite(made).all():
         raise BackendError(
             f"a weight is no finite {dtype}: the largest is {np.abs(values).max():g}",

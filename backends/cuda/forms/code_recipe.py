@@ -36,8 +36,9 @@ def recipe_of(
     given |= {name: getattr(product, name) for name in ("tokens", "rows", "columns")}
     if tokens <= FEW:
         return Recipe((Step(kernel, (programs,), {**given, **few}),))
-    tiles = math.ceil(rows / ROWS), math.ceil(tokens / kernel.constants["TOKENS"])
-    splits = splits_of(math.prod(tiles), math.ceil(product.columns / STEP), product.arch)
+    wide = kernel.constants["TOKENS"]
+    tiles = math.ceil(rows / ROWS), math.ceil(tokens / wide)
+    splits = splits_of(math.prod(tiles), wide, math.ceil(product.columns / STEP), product.arch)
     parts = (splits, tokens, rows) if splits > 1 else (1,)
     given |= {"Parts": "Parts", "splits": splits, **many}
     step = Step(kernel, (*tiles, splits), given)

@@ -88,7 +88,9 @@ def recipe(product: Product) -> Recipe:
     kernel = KERNELS[columns_name(product.dtype, tile, _kind(tokens))]
     wide = kernel.constants["TOKENS"]
     tiles = math.ceil(product.rows / tile), math.ceil(tokens / wide)
-    splits = splits_of(math.prod(tiles), product.sizes["steps"] // max(1, tiles[0]), product.arch)
+    splits = splits_of(
+        math.prod(tiles), wide, product.sizes["steps"] // max(1, tiles[0]), product.arch
+    )
     first, x, strides = [], "X", (1, product.columns)
     parts = (splits, tokens, product.rows) if splits > 1 else (1,)
     scratch: dict[str, Scratch] = {"Parts": ("float32", parts)}

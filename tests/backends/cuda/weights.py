@@ -18,11 +18,11 @@ def coded(weight, held, _):
 
 
 HOLDS = {
-    **dict.fromkeys(("columns", "bitmap", "2:4"), rounded),
+    **dict.fromkeys(("columns", "bitmap", "2:4", "dense"), rounded),
     **dict.fromkeys(("groups", "codes4"), coded),
 }
 """Form → whether what is held is the weight that was packed."""
-WIDTHS = {"groups": 16, "codes4": 32}
+WIDTHS = {"groups": 16, "codes4": 32, "dense": 16}
 """Form → what columns are a multiple of, where they are not any number."""
 
 
