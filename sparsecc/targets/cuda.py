@@ -40,7 +40,8 @@ class Multiprocessor:
     """What the programs on one streaming multiprocessor share.
 
     From the table "technical specifications per compute capability" of the CUDA C++ programming
-    guide.
+    guide; look-ups as NVIDIA's forum says for Volta and later (forums.developer.nvidia.com,
+    "Understanding L1/TEX Cache Sectors/Req").
 
     Attributes:
         registers: Of 32 bits, of all threads; a warp's come in units of ``register_unit``.
@@ -52,6 +53,7 @@ class Multiprocessor:
         programs: That are resident at most.
         schedulers: Each starts an instruction of a warp per cycle.
         exponentials: That its special function units compute per cycle.
+        lines: Of its first-level cache, of 128 bytes, that it looks up per cycle.
     """
 
     registers: int = 65536
@@ -63,6 +65,7 @@ class Multiprocessor:
     programs: int = 32
     schedulers: int = 4
     exponentials: int = 16
+    lines: int = 4
 
 
 MULTIPROCESSORS: Mapping[str, Multiprocessor] = {

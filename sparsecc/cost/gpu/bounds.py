@@ -30,8 +30,6 @@ architectures. What is under way has to cover it (Little's law), so that few pro
 the bandwidth."""
 LOADED_BYTES = 32
 """That a thread has under way where no shared memory is filled: two loads of 16 bytes."""
-LINE_CLOCKS = 1.0
-"""A multiprocessor looks up one line of 128 bytes of its first cache per cycle."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -46,7 +44,7 @@ class Demand:
         again: Bytes that are read again, by other programs, from the second-level cache.
         issued: Instructions of warps besides those of matrix units.
         exponentials: Numbers that are exponentiated.
-        lines: Lines that are looked up in first-level caches one by one: gathered inputs.
+        lines: Lines of 128 bytes that are looked up in first-level caches: gathered inputs.
         longest: What the longest program does over the mean.
     """
 
@@ -190,7 +188,7 @@ def bound(launched: Launched, target: Target) -> Bound:
     issue = max(
         demand.issued / (sm.schedulers * clocks),
         demand.exponentials / (sm.exponentials * clocks),
-        demand.lines * LINE_CLOCKS / clocks,
+        demand.lines / (sm.lines * clocks),
     )
     at_once = min(demand.programs, held * count)
     under_way = at_once * max(how.shared, how.stages * how.warps * WARP * LOADED_BYTES)

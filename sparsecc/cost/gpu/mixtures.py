@@ -79,15 +79,15 @@ def _up(step: Step, what: Mixture, tiles: float, distinct: float) -> Demand:
 
 
 def _down(step: Step, what: Mixture, tiles: float, distinct: float) -> Demand:
-    """Reads hidden features and weights, and writes a part of each pair."""
+    """Reads hidden features and weights, and writes a part of each pair, which stays near."""
     read = distinct * what.features * what.inner + what.pairs * what.inner
     parts = PART_BYTES * step.grid[1] * what.pairs * what.features
     made = _product(step, what, tiles, what.features, what.inner, 1)
     return Demand(
         step.grid[1] * made.programs,
         flops=made.flops,
-        read=BYTES * read + parts,
-        again=made.again,
+        read=BYTES * read,
+        again=made.again + parts,
         issued=made.issued,
     )
 
@@ -111,5 +111,6 @@ def _product(
 def _combine(step: Step, what: Mixture) -> Demand:
     """Reads all parts and writes tokens."""
     parts = PART_BYTES * int(step.given["parts"]) * what.pairs
-    moved = float((parts + BYTES * what.tokens) * what.features)
-    return Demand(math.prod(step.grid), read=moved, issued=PER_VECTOR * moved / VECTOR / WARP)
+    again, made = float(parts * what.features), float(BYTES * what.tokens * what.features)
+    issued = PER_VECTOR * (again + made) / VECTOR / WARP
+    return Demand(math.prod(step.grid), read=made, again=again, issued=issued)

@@ -13,11 +13,13 @@ from sparsecc.backends.cuda.forms.registry import FORMS
 from sparsecc.backends.cuda.kernel import Arch
 from sparsecc.backends.cuda.recipe import Step
 from sparsecc.backends.cuda.rows import bitmap, columns
+from sparsecc.backends.cuda.rows import groups as codes
 from sparsecc.cost.gpu.bounds import WARP, Demand, Launched, Task
 from sparsecc.cost.gpu.coefficients import Family
 from sparsecc.cost.gpu.layers import BYTES, PART_BYTES, resources
 from sparsecc.cost.roofline import Work
 from sparsecc.formats.blocks import Block
+from sparsecc.targets import TARGETS
 
 DTYPE = "float16"
 VECTOR = 16
@@ -31,6 +33,10 @@ SQUARE = 8
 UNPACKED = 14
 """Instructions of a warp that unpack a square from bits and values, with its part of the table:
 counted in the source, not measured."""
+
+OF_CODE, OF_CODE_AND_TOKEN, OF_TILE = 3, 2, 6
+"""Instructions of a weight that is a code: once, for each token, and where a tile is made: as
+`kernels/groups.py` and `kernels/code_tiles.py` say, not measured."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +91,30 @@ def _bitmap_tiles(rows: int, cols: int) -> int:
     return strips * math.ceil(cols / bitmap.COLUMNS)
 
 
+def _groups(rows: int, cols: int, blocks: int, group: int) -> Weight:
+    """Codes of four bits and a word for each group; a slot for each row, and places for tiles."""
+    slots = codes.SLOTS * math.ceil(rows / codes.SLOTS)
+    places = 4 * rows * math.ceil(cols / codes.STEP)
+    nbytes = blocks * (group // 2 + 4) + 8 * slots + 4 * rows + places
+    return Weight({"group": group, "slots": slots}, nbytes)
+
+
+def _codes4(rows: int, cols: int, blocks: int) -> Weight:
+    """All of a weight, and a word for each group."""
+    return Weight({}, rows * (cols // 2 + 4 * math.ceil(cols / codes.GROUP_OF_ALL)))
+
+
 PRICED: tuple[Priced, ...] = (
     Priced("columns", (16, 1), functools.partial(_columns, tile=16)),
     Priced("columns", (64, 1), functools.partial(_columns, tile=64)),
     Priced("bitmap", (1, 1), _bitmap),
 )
-"""Forms that keep weights as they are, which is what a plan without codes asks for."""
+"""Forms that keep weights as they are: no plan asks for others, which are codes, yet."""
+ROUNDED: tuple[Priced, ...] = (
+    *(Priced("groups", (1, each), functools.partial(_groups, group=each)) for each in codes.GROUPS),
+    Priced("codes4", (1, codes.GROUP_OF_ALL), _codes4),
+)
+"""Forms that round them."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -108,7 +132,9 @@ def tasks(work: Work, block: Block, blocks: int, arch: Arch) -> tuple[Task, ...]
     """
     if why_not(work):
         return ()
-    return tuple(_task(priced, work, blocks, arch) for priced in PRICED if priced.block == block)
+    return tuple(
+        task_before(priced, work, blocks, arch) for priced in PRICED if priced.block == block
+    )
 
 
 def blocks_served() -> tuple[Block, ...]:
@@ -123,7 +149,8 @@ def why_not(work: Work) -> str:
     return ""
 
 
-def _task(priced: Priced, work: Work, blocks: int, arch: Arch) -> Task:
+def task_before(priced: Priced, work: Work, blocks: int, arch: Arch) -> Task:
+    """What a layer launches once its weight is packed, with so many blocks stored."""
     weight = priced.weight(work.rows, work.cols, blocks)
     product = Product(work.rows, work.cols, weight.sizes, work.points, DTYPE, arch)
     return task_of(priced.form, product, weight)
@@ -174,18 +201,18 @@ def _multiply_columns(step: Step, product: Product, weight: Weight) -> Demand:
     gathered = weight.sizes["steps"] * columns.STEP * wide  # columns, by each tile of tokens
     if constants["TURNED"]:
         lines = gathered * math.ceil(tokens * BYTES / LINE)
-        fetched = gathered * tokens * BYTES / VECTOR
+        inputs = float(gathered * tokens * BYTES)
+        loads = inputs / VECTOR
     else:
-        lines, fetched = gathered * product.tokens, gathered * product.tokens
-    fetched += weight.nbytes * wide / VECTOR
+        lines, loads = gathered * product.tokens, float(gathered * product.tokens)
+        inputs = _near(product, lines * BYTES)
+    loads += weight.nbytes * wide / VECTOR
     return Demand(
         math.prod(step.grid),
         flops=2.0 * tile * tokens * gathered,
         read=float(weight.nbytes + _inputs_and_outputs(product, splits)),
-        again=float(
-            weight.nbytes * (wide - 1) + gathered * tokens * BYTES + _parts(product, splits)
-        ),
-        issued=PER_VECTOR * fetched / WARP,
+        again=float(weight.nbytes * (wide - 1) + inputs + _parts(product, splits)),
+        issued=PER_VECTOR * loads / WARP,
         lines=float(lines),
     )
 
@@ -207,9 +234,49 @@ def _multiply_bitmap(step: Step, product: Product, weight: Weight) -> Demand:
     )
 
 
+def _few_codes(step: Step, product: Product, weight: Weight) -> Demand:
+    """Codes are multiplied as they are read, for each token of a program."""
+    constants = step.kernel.constants
+    group, tokens = constants["GROUP"], constants["TOKENS"]
+    kept = 2 * weight.nbytes * group / (group + 8)  # a word beside the codes of each group
+    lines = kept / min(group, LINE // BYTES) * tokens
+    return Demand(
+        math.prod(step.grid),
+        read=float(weight.nbytes + _inputs_and_outputs(product, 1)),
+        again=_near(product, kept * BYTES * tokens),
+        issued=kept * (OF_CODE + OF_CODE_AND_TOKEN * tokens) / WARP,
+        lines=lines,
+    )
+
+
+def _many_codes(step: Step, product: Product, weight: Weight) -> Demand:
+    """Tiles are made from codes, zeros where none is kept, for each tile of tokens."""
+    constants, (tall, wide, splits) = step.kernel.constants, step.grid
+    tokens = constants["TOKENS"]
+    width = math.ceil(product.columns / constants["STEP"]) * constants["STEP"]
+    numbers = tall * constants["ROWS"] * width * wide
+    inputs = tall * wide * tokens * product.columns * BYTES
+    return Demand(
+        math.prod(step.grid),
+        flops=2.0 * numbers * tokens,
+        read=float(weight.nbytes + _inputs_and_outputs(product, splits)),
+        again=float(weight.nbytes * (wide - 1) + inputs + _parts(product, splits)),
+        issued=(numbers * OF_TILE + PER_VECTOR * inputs / VECTOR) / WARP,
+    )
+
+
 def _inputs_and_outputs(product: Product, splits: int) -> int:
     """Bytes of X, and of Out where it is written at once."""
     return BYTES * product.tokens * (product.columns + (product.rows if splits == 1 else 0))
+
+
+def _near(product: Product, fetched: float) -> float:
+    """Bytes of X that come from the second-level cache where programs load so many.
+
+    What the first-level cache holds each multiprocessor reads once.
+    """
+    gpu, inputs = TARGETS[f"cuda-{product.arch}"], BYTES * product.tokens * product.columns
+    return min(fetched, gpu.threads * inputs) if inputs <= gpu.caches[0] / 2 else fetched
 
 
 def _parts(product: Product, splits: int) -> int:
@@ -222,6 +289,9 @@ _DOES: Mapping[tuple[str, str], Does] = {
     ("parts", "add"): _add,
     ("columns", "multiply"): _multiply_columns,
     ("bitmap", "multiply"): _multiply_bitmap,
+    ("groups", "kept"): _few_codes,
+    ("groups", "every"): _few_codes,
+    ("code_tiles", "multiply"): _many_codes,
 }
 """By module and function of a kernel."""
-_KNOWN: frozenset[Family] = frozenset({"columns", "bitmap"})
+_KNOWN: frozenset[Family] = frozenset({"columns", "bitmap", "groups", "codes4"})

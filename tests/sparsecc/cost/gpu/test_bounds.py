@@ -112,7 +112,7 @@ def test_each_bound_by_hand() -> None:
         "flops": 312e12,
         "issued": 4 * clocks,
         "exponentials": 16 * clocks,
-        "lines": clocks,
+        "lines": 4 * clocks,
     }
     for name, rate in by_hand.items():
         found = bound(launched(**{name: 1e9}), A100)
