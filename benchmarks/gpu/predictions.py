@@ -28,6 +28,8 @@ COUNTS = (1, 8, 32, 512)
 ZEROS = 0.8
 STEPS = np.arange(0.05, 1.0, 0.05)
 """Shares of zeros that are tried for the least one that pays."""
+CHOSEN = tuple(each for each in PRICED if not each.halved)
+"""Forms that any share of zeros may be."""
 MIXTURES = ((8, 2, 4096, 14336), (64, 4, 4096, 14336))
 """Experts, experts of a token, features, hidden features; gated."""
 Row = tuple[str, ...]
@@ -36,7 +38,11 @@ Row = tuple[str, ...]
 def name_of(priced: Priced) -> str:
     """A form with its blocks, as columns of tables are called."""
     rows, columns = priced.block
-    return priced.form if priced.form in ("bitmap", "codes4") else f"{priced.form} {rows}×{columns}"
+    return (
+        priced.form
+        if priced.form in ("bitmap", "2:4", "codes4")
+        else f"{priced.form} {rows}×{columns}"
+    )
 
 
 def linear(rows: int, columns: int, tokens: int) -> Work:
@@ -57,7 +63,7 @@ def ms(costs: CostModel, work: Work, priced: Priced, zeros: float) -> float:
 
 
 def forms(costs: CostModel) -> Iterator[Row]:
-    """Times over dense of every form at :data:`ZEROS`; of codes at half of that."""
+    """Times over dense of every form at :data:`ZEROS`, and of codes where half is kept."""
     for rows, columns in SHAPES:
         for tokens in COUNTS:
             work = linear(rows, columns, tokens)
@@ -74,7 +80,7 @@ def least(costs: CostModel) -> Iterator[Row]:
             work = linear(rows, columns, tokens)
             dense = costs.dense(work).ms
             found = []
-            for each in PRICED:
+            for each in CHOSEN:
                 paying = [share for share in STEPS if ms(costs, work, each, share) <= dense]
                 found.append(f"{min(paying):.0%}" if paying else "never")
             yield f"{rows} × {columns}", str(tokens), *found
@@ -116,12 +122,12 @@ def table(heads: Row, rows: Iterator[Row]) -> str:
 
 
 TABLES: dict[str, tuple[Row, Callable[[CostModel], Iterator[Row]]]] = {
-    f"Linear layers in float16, times dense is slower: {ZEROS:.0%} of zeros, of codes half": (
+    f"Linear layers in float16, times dense is slower: {ZEROS:.0%} of zeros, of 2:4 and groups half": (
         ("layer", "tokens", "dense µs", *map(name_of, (*PRICED, *ROUNDED))),
         forms,
     ),
     "Zeros from which a form is as quick as dense": (
-        ("layer", "tokens", *map(name_of, PRICED)),
+        ("layer", "tokens", *map(name_of, CHOSEN)),
         least,
     ),
     "Attention": (("attention", "kept", "dense ms", "ours ms", "ratio"), attentions),

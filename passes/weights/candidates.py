@@ -14,7 +14,7 @@ from sparsecc.cost import roofline
 from sparsecc.cost.model import Estimate, cost_model, total
 from sparsecc.executor import Executor
 from sparsecc.formats.blocks import Block
-from sparsecc.formats.patterns import Pattern, detect
+from sparsecc.formats.patterns import HALVES, Pattern, detect
 from sparsecc.passes.structured.carry_out import offer_of
 from sparsecc.passes.structured.cost import estimate, is_covered
 from sparsecc.passes.structured.detect import exactly, structure_that_pays
@@ -46,10 +46,12 @@ _GRIDS: dict[Mode, dict[str, tuple[float, ...]]] = {
 """Pattern → sparsities tried."""
 _GPU_GRIDS: dict[Mode, dict[str, tuple[float, ...]]] = {
     "fast": {
+        "2:4": (0.5,),
         "64x1": (0.5, 0.65, 0.8, 0.9),
         "unstructured": (0.5, 0.65, 0.8, 0.9),
     },
     "thorough": {
+        "2:4": (0.5,),
         "64x1": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
         "16x1": (0.5, 0.6, 0.7, 0.8, 0.85, 0.9),
         "unstructured": (0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.94),
@@ -267,7 +269,8 @@ def _made(layer: Layer, target: Target, choice: Choice) -> Candidate:
     density, block = 1 - choice.sparsity, choice.pattern.block
     blocks = _blocks(layer, block, density)
     work = work_of(layer)
-    estimate = cost_model(target).sparse(work, block, blocks, beside=True)
+    halved = (choice.pattern.keep, choice.pattern.group) == HALVES
+    estimate = cost_model(target).sparse(work, block, blocks, beside=True, halved=halved)
     return Candidate(choice, density, estimate.ms, _bytes(layer, block, density), estimate.spread)
 
 

@@ -16,7 +16,7 @@ from sparsecc.cost.model import CostModel, Estimate, cost_model
 from sparsecc.cost.rates import NOTHING, Sums
 from sparsecc.cost.roofline import UNKNOWN_BATCH, UNKNOWN_SIDE, UNKNOWN_TOKENS, WORTHWHILE
 from sparsecc.formats.blocks import Block, count_blocks
-from sparsecc.formats.patterns import detect
+from sparsecc.formats.patterns import HALVES, detect, keeps_within
 from sparsecc.passes import edit
 from sparsecc.passes.weights.layers import Layer, matrix
 from sparsecc.report.rows import DENSE_KERNEL, LayerRow
@@ -118,7 +118,9 @@ def kernel_name(layer: Layer, block: Block, target: Target) -> str:
     """
     work = work_of(layer)
     if target.family == "cuda":
-        return cost_model(target).form(work, block, count_blocks(matrix(layer) != 0, block))
+        nonzero = matrix(layer) != 0
+        halved = keeps_within(nonzero, *HALVES)
+        return cost_model(target).form(work, block, count_blocks(nonzero, block), halved=halved)
     kind, points = ("conv", None) if layer.op == "Conv" else ("matmul", work.points)
     code = "-code" if roofline.generates(block, layer.groups, points, target) else ""
     return f"{kind}-{block[0]}x{block[1]}{code}"
@@ -251,9 +253,10 @@ def _sparse_times(
     served = costs.blocks or BLOCKS
     fitting = [block for block in served if layer.groups == 1 or rows_per_group % block[0] == 0]
     nonzero = weight != 0
+    halved = costs.is_gpu and keeps_within(nonzero, *HALVES)
     stored = {block: count_blocks(nonzero, block) for block in fitting}
     return {
-        block: costs.sparse(work, block, count, beside=beside)
+        block: costs.sparse(work, block, count, beside=beside, halved=halved)
         for block, count in stored.items()
         if count <= (1 - LEAST_SKIPPED) * _cells(weight.shape, block)
     }

@@ -98,7 +98,9 @@ class CostModel:
         packings = [((each, 1), math.ceil(work.rows / each) * work.cols) for each in heights]
         return min(packings, key=lambda packing: self.sparse(work, *packing, beside=True).ms)
 
-    def sparse(self, work: Work, block: Block, blocks: int, *, beside: bool = False) -> Estimate:
+    def sparse(
+        self, work: Work, block: Block, blocks: int, *, beside: bool = False, halved: bool = False
+    ) -> Estimate:
         """The layer with ``blocks`` stored r×c blocks in our kernels.
 
         Where a GPU has none for it, it takes for ever.
@@ -109,9 +111,11 @@ class CostModel:
             blocks: How many are stored.
             beside: Whether other layers of the library stand beside it, in one region: then it is
                 no node of its own, and nothing changes its layout.
+            halved: Whether single weights are stored, at most two of four inputs (2:4): GPUs have
+                matrix units for that.
         """
         if self.is_gpu:
-            found = weights.tasks(work, block, blocks, self._arch)
+            found = weights.tasks(work, block, blocks, self._arch, halved)
             return self.task(*found) if found else Estimate(math.inf, UNMEASURED_SPREAD)
         if self.table is None:
             ms = roofline.sparse_ms(work, block, blocks, self.target, beside=beside)
@@ -125,9 +129,9 @@ class CostModel:
         """Blocks of zeros that a GPU has kernels for; empty for other targets."""
         return weights.blocks_served() if self.is_gpu else ()
 
-    def form(self, work: Work, block: Block, blocks: int) -> str:
+    def form(self, work: Work, block: Block, blocks: int, *, halved: bool = False) -> str:
         """The form of a weight of stored blocks that a GPU is quickest with."""
-        return self.quickest(weights.tasks(work, block, blocks, self._arch)).family
+        return self.quickest(weights.tasks(work, block, blocks, self._arch, halved)).family
 
     def why_not(self, work: Work) -> str:
         """Why no kernel of ours can run a layer, whatever its zeros are, or ""."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,8 @@ BLOCK_SIDES = (2, 4, 8, 16, 32, 64)
 SQUARE = (4, 4)
 """The block that int8 kernels meet in one lane: four outputs by four inputs."""
 LARGEST_GROUP = 64
+HALVES = 2, 4
+"""Kept of consecutive inputs: the N:M that GPUs have matrix units for."""
 ACCEPTED = (
     "PATTERN:SPARSITY with PATTERN one of unstructured, Nx1 or 1xG (N and G one of "
     f"{', '.join(map(str, BLOCK_SIDES))}), or 4x4, and SPARSITY a fraction such as 0.8 "
@@ -165,7 +167,7 @@ def _fraction(amount: str, text: str) -> float:
     return value
 
 
-def block_sums(values: NDArray[np.floating], block: tuple[int, int]) -> NDArray[np.float64]:
+def block_sums(values: NDArray[Any], block: tuple[int, int]) -> NDArray[np.float64]:
     """Sum ``values[R, K]`` over r×c blocks to ``[ceil(R/r), ceil(K/c)]``; edge blocks are cut."""
     summed = np.asarray(values, np.float64)
     for axis, side in enumerate(block):
@@ -260,6 +262,11 @@ class Detected:
     pattern: Pattern
     density: float
     block_density: float
+
+
+def keeps_within(nonzero: Mask, keep: int, group: int) -> bool:
+    """Whether no group of so many consecutive inputs of a row holds more than it may (N:M)."""
+    return bool(block_sums(nonzero, (1, group)).max(initial=0) <= keep)
 
 
 def detect(matrix: NDArray[np.floating]) -> Detected:

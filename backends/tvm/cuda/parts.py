@@ -15,6 +15,8 @@ from sparsecc.backends.tvm.cuda.products import product_region
 from sparsecc.backends.tvm.cuda.regions import Region
 from sparsecc.cost.model import cost_model
 from sparsecc.errors import BackendError, PlanError
+from sparsecc.formats.blocks import unpack_blocks
+from sparsecc.formats.patterns import HALVES, keeps_within
 from sparsecc.passes import edit
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.canonicalize.constant_folding import ConstantFolding
@@ -83,7 +85,9 @@ def _form(node: ir.Node, target: Target) -> str:
     if ops.parse(node.op_type).base != "SparseMatMul":
         return ""
     weight = ops.read_packed(node)
-    return cost_model(target).form(packed_work(node), weight.block, len(weight.index))
+    halved = keeps_within(unpack_blocks(weight) != 0, *HALVES)
+    work, blocks = packed_work(node), len(weight.index)
+    return cost_model(target).form(work, weight.block, blocks, halved=halved)
 
 
 def _place(

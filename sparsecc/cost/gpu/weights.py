@@ -14,6 +14,7 @@ from sparsecc.backends.cuda.kernel import Arch
 from sparsecc.backends.cuda.recipe import Step
 from sparsecc.backends.cuda.rows import bitmap, columns
 from sparsecc.backends.cuda.rows import groups as codes
+from sparsecc.backends.cuda.rows import two_of_four as halves
 from sparsecc.cost.gpu.bounds import WARP, Demand, Launched, Task
 from sparsecc.cost.gpu.coefficients import Family
 from sparsecc.cost.gpu.layers import BYTES, PART_BYTES, resources
@@ -30,6 +31,11 @@ PER_VECTOR = 2
 """Instructions to fetch one: an address and a load. By hand, not measured."""
 SQUARE = 8
 """Rows and columns of a square of a tensor core's operand."""
+HALVED_OPERAND = 16 * 32
+"""Numbers of the weight that one sparse instruction takes, by eight tokens; operands and their bits
+are loaded beside, as counted in the source."""
+GAINS: Mapping[str, float] = {"two_of_four": 2.0}
+"""Modules whose matrix instructions are quicker than dense ones, and how much."""
 UNPACKED = 14
 """Instructions of a warp that unpack a square from bits and values, with its part of the table:
 counted in the source, not measured."""
@@ -60,11 +66,13 @@ class Priced:
         form: Its name.
         block: Rows and columns of the blocks of zeros that it skips.
         weight: Makes the weight of ``[rows, columns]`` with so many blocks stored.
+        halved: Whether it takes at most two of four inputs (2:4).
     """
 
     form: Family
     block: Block
     weight: Callable[[int, int, int], Weight]
+    halved: bool = False
 
 
 Does = Callable[[Step, Product, Weight], Demand]
@@ -91,6 +99,14 @@ def _bitmap_tiles(rows: int, cols: int) -> int:
     return strips * math.ceil(cols / bitmap.COLUMNS)
 
 
+def _two_of_four(rows: int, cols: int, blocks: int) -> Weight:
+    """Half of the values and two bits for each, whatever is kept, in whole blocks."""
+    high, wide = (
+        math.ceil(size / step) * step for size, step in ((rows, halves.TALL), (cols, halves.DEPTH))
+    )
+    return Weight({}, high * wide // 2 * BYTES + high * wide // 8)
+
+
 def _groups(rows: int, cols: int, blocks: int, group: int) -> Weight:
     """Codes of four bits and a word for each group; a slot for each row, and places for tiles."""
     slots = codes.SLOTS * math.ceil(rows / codes.SLOTS)
@@ -108,6 +124,7 @@ PRICED: tuple[Priced, ...] = (
     Priced("columns", (16, 1), functools.partial(_columns, tile=16)),
     Priced("columns", (64, 1), functools.partial(_columns, tile=64)),
     Priced("bitmap", (1, 1), _bitmap),
+    Priced("2:4", (1, 1), _two_of_four, halved=True),
 )
 """Forms that keep weights as they are: no plan asks for others, which are codes, yet."""
 ROUNDED: tuple[Priced, ...] = (
@@ -118,7 +135,9 @@ ROUNDED: tuple[Priced, ...] = (
 
 
 @functools.lru_cache(maxsize=4096)
-def tasks(work: Work, block: Block, blocks: int, arch: Arch) -> tuple[Task, ...]:
+def tasks(
+    work: Work, block: Block, blocks: int, arch: Arch, halved: bool = False
+) -> tuple[Task, ...]:
     """Everything that can multiply by a weight of stored blocks on an architecture.
 
     Args:
@@ -126,6 +145,7 @@ def tasks(work: Work, block: Block, blocks: int, arch: Arch) -> tuple[Task, ...]
         block: Rows and columns of a block.
         blocks: How many are stored.
         arch: Of the GPU.
+        halved: Whether at most two of four inputs are stored.
 
     Returns:
         Nothing where there is no kernel: for blocks of another form, for convolutions.
@@ -133,7 +153,9 @@ def tasks(work: Work, block: Block, blocks: int, arch: Arch) -> tuple[Task, ...]
     if why_not(work):
         return ()
     return tuple(
-        task_before(priced, work, blocks, arch) for priced in PRICED if priced.block == block
+        task_before(priced, work, blocks, arch)
+        for priced in PRICED
+        if priced.block == block and (halved or not priced.halved)
     )
 
 
@@ -167,7 +189,8 @@ def task_of(form: Family, product: Product, weight: Weight) -> Task:
     for step in FORMS[form].recipe(product).steps:
         kernel = step.kernel
         demand = _DOES[kernel.module, kernel.function](step, product, weight)
-        launches.append(Launched(demand, resources(kernel.launch(product.arch))))
+        how, gain = resources(kernel.launch(product.arch)), GAINS.get(kernel.module, 1.0)
+        launches.append(Launched(demand, how, gain))
     return Task(form, tuple(launches))
 
 
@@ -234,6 +257,24 @@ def _multiply_bitmap(step: Step, product: Product, weight: Weight) -> Demand:
     )
 
 
+def _multiply_two_of_four(step: Step, product: Product, weight: Weight) -> Demand:
+    """Multiplies half of the weight, for each tile of tokens; zeros beyond two of four too."""
+    tall, wide, splits = step.grid
+    tokens = step.kernel.constants["TOKENS"]
+    width = math.ceil(product.columns / halves.DEPTH) * halves.DEPTH
+    numbers = tall * halves.TALL * width * wide
+    inputs = tall * wide * tokens * width * BYTES
+    operands = numbers / HALVED_OPERAND
+    fetched = (weight.nbytes * wide + inputs) / VECTOR
+    return Demand(
+        math.prod(step.grid),
+        flops=2.0 * numbers * tokens,
+        read=float(weight.nbytes + _inputs_and_outputs(product, splits)),
+        again=float(weight.nbytes * (wide - 1) + inputs + _parts(product, splits)),
+        issued=PER_VECTOR * fetched / WARP + operands * (2 + 1.5 * tokens / SQUARE),
+    )
+
+
 def _few_codes(step: Step, product: Product, weight: Weight) -> Demand:
     """Codes are multiplied as they are read, for each token of a program."""
     constants = step.kernel.constants
@@ -289,9 +330,10 @@ _DOES: Mapping[tuple[str, str], Does] = {
     ("parts", "add"): _add,
     ("columns", "multiply"): _multiply_columns,
     ("bitmap", "multiply"): _multiply_bitmap,
+    ("two_of_four", "multiply"): _multiply_two_of_four,
     ("groups", "kept"): _few_codes,
     ("groups", "every"): _few_codes,
     ("code_tiles", "multiply"): _many_codes,
 }
 """By module and function of a kernel."""
-_KNOWN: frozenset[Family] = frozenset({"columns", "bitmap", "groups", "codes4"})
+_KNOWN: frozenset[Family] = frozenset({"columns", "bitmap", "2:4", "groups", "codes4"})

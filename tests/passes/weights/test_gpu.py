@@ -94,7 +94,7 @@ def test_only_what_kernels_have_is_offered_to_a_search(gpu: str) -> None:
     layer = dataclasses.replace(layer, keep_dense="")
     found = offer(layer, target, "thorough", "alps")
     patterns = {str(each.choice.pattern) for each in found[1:] if not each.choice.structure}
-    assert patterns == {"16x1", "64x1", "unstructured"}
+    assert patterns == {"16x1", "64x1", "unstructured", "2:4"}
     assert all(each.ms < found[0].ms for each in found[1:])
     (image,) = find_layers(capture(conv())).layers
     assert len(offer(dataclasses.replace(image, keep_dense=""), target, "thorough", "alps")) == 1
