@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparsecc.backends.cuda.kernel import DTYPES, Arch, Kernel
-from sparsecc.backends.cuda.rows.attention import FORWARD, attention_name, stride_names
+from sparsecc.backends.cuda.rows.attention import (
+    BLOCK,
+    FORWARD,
+    SEARCH_ROWS,
+    attention_name,
+    search_name,
+    stride_names,
+)
 from sparsecc.backends.cuda.table import KERNELS
 from sparsecc.backends.cuda.tiles import Flags, Rule, Tiles, pack
 from sparsecc.errors import BackendError
 
 FEATURES = (64, 128)
 """Of a head, that there are kernels for."""
+LIKE = "float16"
+"""Tiles of all element types are as large."""
 ALIGNMENT = 16
 """Of strides in elements, and of addresses in bytes."""
 SIZES = ("tiles", "pattern_heads", "grain", "left", "right", "sinks")
@@ -39,12 +49,7 @@ def kernel_of(dtype: str, features: int, rows: int, ordered: bool, part: str = F
     Raises:
         BackendError: There is none.
     """
-    if dtype not in DTYPES or features not in FEATURES:
-        raise BackendError(
-            f"no kernel for attention of {features} {dtype} features of a head",
-            fix=f"use {' or '.join(map(str, FEATURES))} features in {' or '.join(DTYPES)}, or "
-            "torch's own attention",
-        )
+    _check_heads(dtype, features)
     name = attention_name(dtype, features, rows, ordered, part)
     if name not in KERNELS:
         raise BackendError(
@@ -52,6 +57,34 @@ def kernel_of(dtype: str, features: int, rows: int, ordered: bool, part: str = F
             fix="use tiles of 128 queries, or of 64 where tokens stay as they stand",
         )
     return KERNELS[name]
+
+
+def search_of(dtype: str, features: int, block: int) -> Kernel:
+    """The row of the table that weighs blocks.
+
+    Args:
+        dtype: Of queries and keys, as torch names it.
+        features: Of a head.
+        block: Queries and keys of a block.
+
+    Raises:
+        BackendError: There is none.
+    """
+    _check_heads(dtype, features)
+    if block != BLOCK:
+        raise BackendError(
+            f"no kernel that searches for blocks of {block} tokens", fix=f"use blocks of {BLOCK}"
+        )
+    return KERNELS[search_name(dtype, features)]
+
+
+def _check_heads(dtype: str, features: int) -> None:
+    if dtype not in DTYPES or features not in FEATURES:
+        raise BackendError(
+            f"no kernel for attention of {features} {dtype} features of a head",
+            fix=f"use {' or '.join(map(str, FEATURES))} features in {' or '.join(DTYPES)}, or "
+            "torch's own attention",
+        )
 
 
 def tile_of(dtype: str, features: int, rows: int, ordered: bool, arch: Arch) -> tuple[int, int]:
@@ -126,15 +159,32 @@ def arguments(
     Raises:
         BackendError: A stride or an address is no multiple, or a head is too large.
     """
-    strides: dict[str, int] = {}
-    for name, tensor in tokens.items():
-        _check_strides(name, tensor.shape, tensor.stride(), tensor.data_ptr())
-        strides |= zip(stride_names(name), tensor.stride(), strict=False)
     (_, heads, queries, _), (_, shared, keys, _) = tokens["Q"].shape, tokens["K"].shape
     return (
-        {**tokens, **sums, "Places": indices["Order"], **indices, **strides}
+        {**tokens, **sums, "Places": indices["Order"], **indices, **_strides(tokens)}
         | {"queries": queries, "keys": keys, "heads": heads, "group": heads // shared}
         | {**sizes, "scale": scale * LOG2_E}
+    )
+
+
+def search_arguments(q: Any, k: Any, masses: Any, scale: float) -> dict[str, Any]:
+    """Arguments of the kernel that weighs blocks, by name.
+
+    Args:
+        q: ``[B, H, L, D]``, strides as in :func:`arguments`.
+        k: ``[B, H / g, S, D]``.
+        masses: Float32 ``[B, H, blocks of queries, blocks of keys]``, written.
+        scale: Of scores, not negative.
+
+    Raises:
+        BackendError: As there.
+    """
+    tokens = {"Q": q, "K": k}
+    (_, heads, queries, _), (_, shared, keys, _) = q.shape, k.shape
+    return (
+        {**tokens, "Masses": masses, **_strides(tokens)}
+        | {"queries": queries, "keys": keys, "heads": heads, "group": heads // shared}
+        | {"tiles": math.ceil(queries / SEARCH_ROWS), "scale": scale * LOG2_E}
     )
 
 
@@ -149,6 +199,14 @@ def is_aligned(strides: Sequence[int], address: int) -> bool:
     """Whether a kernel can read a tensor as it lies."""
     *others, last = strides
     return last == 1 and not any(each % ALIGNMENT for each in (*others, address))
+
+
+def _strides(tokens: Mapping[str, Any]) -> dict[str, int]:
+    strides: dict[str, int] = {}
+    for name, tensor in tokens.items():
+        _check_strides(name, tensor.shape, tensor.stride(), tensor.data_ptr())
+        strides |= zip(stride_names(name), tensor.stride(), strict=False)
+    return strides
 
 
 def _check_strides(name: str, shape: Sequence[int], strides: Sequence[int], address: int) -> None:

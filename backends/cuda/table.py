@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Mapping
 
 from sparsecc.backends.cuda.kernel import Kernel
-from sparsecc.backends.cuda.rows.attention import ATTENTION, ATTENTION_BACKWARD
+from sparsecc.backends.cuda.rows.attention import ATTENTION, ATTENTION_BACKWARD, ATTENTION_SEARCH
 from sparsecc.backends.cuda.rows.bitmap import BITMAP
 from sparsecc.backends.cuda.rows.columns import COLUMNS
 from sparsecc.backends.cuda.rows.dense import DENSE
@@ -25,6 +25,7 @@ KERNELS: Mapping[str, Kernel] = {
     for kernel in itertools.chain(
         ATTENTION,
         ATTENTION_BACKWARD,
+        ATTENTION_SEARCH,
         BITMAP,
         COLUMNS,
         DENSE,

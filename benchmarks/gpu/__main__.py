@@ -19,6 +19,7 @@ import typer
 
 from benchmarks.gpu.attention import ATTENTION
 from benchmarks.gpu.attention_backward import ATTENTION_BACKWARD
+from benchmarks.gpu.attention_search import ATTENTION_SEARCH
 from benchmarks.gpu.experts import EXPERTS
 from benchmarks.gpu.family import Case, Family
 from benchmarks.gpu.rates import rates
@@ -37,6 +38,7 @@ from sparsecc.targets import Target
 FAMILIES: dict[str, Family] = {
     "attention": ATTENTION,
     "attention_backward": ATTENTION_BACKWARD,
+    "attention_search": ATTENTION_SEARCH,
     "weights": WEIGHTS,
     "experts": EXPERTS,
 }

@@ -16,6 +16,7 @@ except ImportError as error:
 from sparsecc.torch.fisher import fisher
 from sparsecc.torch.interpreter import Interpreter
 from sparsecc.torch.masking import apply_masks, masks, plan_masks, remove_masks
+from sparsecc.torch.online_attention import OnlineAttention, Steps
 from sparsecc.torch.optimize import optimize
 from sparsecc.torch.precision import fast_products
 from sparsecc.torch.relufier import Relufier
@@ -31,12 +32,14 @@ __all__ = [
     "Dynamic",
     "Gradual",
     "Interpreter",
+    "OnlineAttention",
     "Progressive",
     "Relufier",
     "SparseExperts",
     "SparseLinear",
     "Sparsifier",
     "SrSte",
+    "Steps",
     "TileAttention",
     "apply_masks",
     "fast_products",

@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from sparsecc.backends.cuda.rows.attention import BLOCK
 from sparsecc.errors import PlanError
 from sparsecc.passes.attention.modes import Grid
+from sparsecc.passes.attention.online import words_of
 from sparsecc.passes.attention.plan import patterns_of
 from sparsecc.search.attentions import PlanAttention
 from sparsecc.search.plan import Plan
+from sparsecc.torch.online_attention import OnlineAttention
 from sparsecc.torch.tile_attention import TileAttention
 
 _ATTENTION = "sparse_attention"
@@ -44,8 +47,9 @@ def optimize(
 
     The module is run once to find which of its parts call ``scaled_dot_product_attention``; the
     n-th such call over the tokens of the plan's grid is the n-th attention of the plan. These parts
-    then call :class:`TileAttention` instead, under ``torch.compile`` too. Weights stay as they are,
-    and so does ``state_dict``.
+    then call :class:`TileAttention` instead, under ``torch.compile`` too, or
+    :class:`OnlineAttention` where the plan searches online: then make a :class:`Steps` of what is
+    called at each step of a sampling. Weights stay as they are, and so does ``state_dict``.
 
     Args:
         module: Changed in place.
@@ -57,8 +61,8 @@ def optimize(
         The module.
 
     Raises:
-        PlanError: The plan has no blocks, or searches them while the model runs, or is of another
-            model; or one part has several such attentions.
+        PlanError: The plan has no blocks, or is of another model; or one part has several such
+            attentions.
         BackendError: There is no kernel for its heads.
     """
     if not any(not entry.is_dense for entry in plan.attention):
@@ -140,15 +144,19 @@ def _check(calls: Sequence[_Call], entries: Sequence[PlanAttention], tokens: set
                 node=entry.name,
                 fix="call each from the forward of a module of its own",
             )
-        if entry.online is not None:
+        if entry.online is not None and entry.block != BLOCK:
             raise PlanError(
-                "its blocks are searched while the model runs, which the torch operator cannot",
+                f"it searches for blocks of {entry.block} tokens, kernels have {BLOCK}",
                 node=entry.name,
-                fix="make the plan without online",
+                fix="make the plan again with this version of sparsecc",
             )
 
 
-def _attention(call: _Call, entry: PlanAttention) -> TileAttention:
+def _attention(call: _Call, entry: PlanAttention) -> TileAttention | OnlineAttention:
+    if entry.online is not None:
+        words = words_of(Grid.parse(entry.grid))
+        sizes = call.heads, call.tokens, call.features
+        return OnlineAttention(*sizes, entry.online, words=words)
     patterns = patterns_of(entry)
     kept = np.stack([each.kept for each in patterns])
     places = np.arange(call.tokens)
@@ -205,7 +213,7 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]
 class _Instead(TorchFunctionMode):  # type: ignore[misc]
     """Computes attention of tokens to themselves by tiles."""
 
-    def __init__(self, attention: TileAttention) -> None:
+    def __init__(self, attention: TileAttention | OnlineAttention) -> None:
         super().__init__()
         self.attention = attention
 

@@ -20,8 +20,6 @@ USUAL_ARCH: Arch = "sm_90"
 _ROWS = ("starts", "full", "at", "bits")
 _COLUMNS = tuple(f"{name}_by_keys" for name in _ROWS)
 """Buffers with the tiles, and with the same listed by their keys."""
-_LIKE = "float16"
-"""Tiles of both element types are as large."""
 
 
 class TileAttention(nn.Module):  # type: ignore[misc]
@@ -65,12 +63,11 @@ class TileAttention(nn.Module):  # type: ignore[misc]
         arch: Arch | None = None,
     ) -> None:
         super().__init__()
-        if arch is None:
-            arch = arch_of("cuda") if torch.cuda.is_available() else USUAL_ARCH
+        arch = arch or here()
         rule, ordered = Rule(left, right, sinks), orders is not None
         choices = (128, 64) if rows is None and not ordered else (rows or 128,)
         self.tiles = kernels.tiles_of(
-            *(_LIKE, features, (queries, keys), arch),
+            *(kernels.LIKE, features, (queries, keys), arch),
             rows=choices,
             ordered=ordered,
             kept=kept,
@@ -107,13 +104,7 @@ class TileAttention(nn.Module):  # type: ignore[misc]
         self, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None
     ) -> tuple[Tensor, Tensor]:
         """The same, and the log-sum-exp of each query's scores ``[B, H, L]``."""
-        self._check(q, k, v)
-        if torch.is_autocast_enabled(q.device.type):
-            q, k, v = (each.to(torch.get_autocast_dtype(q.device.type)) for each in (q, k, v))
-        elif not q.dtype == k.dtype == v.dtype:
-            raise BackendError(
-                f"queries are {q.dtype}, keys {k.dtype}, values {v.dtype}", fix="give one type"
-            )
+        q, k, v = alike(q, k, v, self.tiles.queries, self.tiles.keys, self.tiles.heads)
         listed = self.listed(q.shape[1])
         made: tuple[Tensor, Tensor] = tile_attention(
             *(q, k, v, *vars(listed).values()), q.shape[-1] ** -0.5 if scale is None else scale
@@ -131,19 +122,46 @@ class TileAttention(nn.Module):  # type: ignore[misc]
         tile, sizes = [tiles.rows, tiles.columns], list(self.sizes.values())
         return Listed(order, rows, columns, self.places, tile, sizes)
 
-    def _check(self, q: Tensor, k: Tensor, v: Tensor) -> None:
-        tiles = self.tiles
-        shapes = f"Q {list(q.shape)}, K {list(k.shape)}, V {list(v.shape)}"
-        fix = f"give [B, heads, tokens, features], {tiles.queries} queries and {tiles.keys} keys"
-        if not q.dim() == k.dim() == v.dim() == len("BHLD") or k.shape != v.shape:
-            raise BackendError(f"no attention: {shapes}", fix=fix)
-        if (q.shape[2], k.shape[2]) != (tiles.queries, tiles.keys) or q.shape[3] != k.shape[3]:
-            raise BackendError(f"the tiles are of another attention than {shapes}", fix=fix)
-        if q.shape[1] % max(1, k.shape[1]) or q.shape[1] % tiles.heads or q.shape[0] != k.shape[0]:
-            raise BackendError(
-                f"heads that do not fit: {shapes}, {tiles.heads} patterns",
-                fix="heads of queries are a multiple of those of keys, and of patterns",
-            )
+
+def here() -> Arch:
+    """Architecture of the GPU, or :data:`USUAL_ARCH`."""
+    return arch_of("cuda") if torch.cuda.is_available() else USUAL_ARCH
+
+
+def alike(
+    q: Tensor, k: Tensor, v: Tensor, queries: int, keys: int, patterns: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of an attention in one type, that of autocast where it is on.
+
+    Args:
+        q: ``[B, H, L, D]``.
+        k: ``[B, H / g, S, D]``.
+        v: As k.
+        queries: How many there should be.
+        keys: How many there should be.
+        patterns: Which divide H.
+
+    Raises:
+        BackendError: They have other shapes or types.
+    """
+    shapes = f"Q {list(q.shape)}, K {list(k.shape)}, V {list(v.shape)}"
+    fix = f"give [B, heads, tokens, features], {queries} queries and {keys} keys"
+    if not q.dim() == k.dim() == v.dim() == len("BHLD") or k.shape != v.shape:
+        raise BackendError(f"no attention: {shapes}", fix=fix)
+    if (q.shape[2], k.shape[2]) != (queries, keys) or q.shape[3] != k.shape[3]:
+        raise BackendError(f"the tiles are of another attention than {shapes}", fix=fix)
+    if q.shape[1] % max(1, k.shape[1]) or q.shape[1] % patterns or q.shape[0] != k.shape[0]:
+        raise BackendError(
+            f"heads that do not fit: {shapes}, {patterns} patterns",
+            fix="heads of queries are a multiple of those of keys, and of patterns",
+        )
+    if torch.is_autocast_enabled(q.device.type):
+        q, k, v = (each.to(torch.get_autocast_dtype(q.device.type)) for each in (q, k, v))
+    elif not q.dtype == k.dtype == v.dtype:
+        raise BackendError(
+            f"queries are {q.dtype}, keys {k.dtype}, values {v.dtype}", fix="give one type"
+        )
+    return q, k, v
 
 
 def _places(

@@ -90,7 +90,7 @@ def attend(
         q, scale = (-q, -scale) if scale else (torch.zeros_like(q), 1.0)
     out, lse = made
     named = {"Q": q, "K": k, "V": v, "Out": out}
-    lying = {name: _aligned(each) for name, each in named.items()}
+    lying = {name: aligned(each) for name, each in named.items()}
     given = kernels.arguments(
         lying,
         {"Lse": lse},
@@ -130,7 +130,7 @@ def gradients(
         )
     q, k = tokens["Q"], tokens["K"]
     heads, shared = q.shape[1], k.shape[1]
-    lying = {name: _aligned(each) for name, each in tokens.items()}
+    lying = {name: aligned(each) for name, each in tokens.items()}
     delta = torch.empty_like(lse)
     of_queries = q.new_empty(q.shape)
     kernel, numbers = listed.kernel(q, arch, QUERIES), listed.numbers()
@@ -175,7 +175,7 @@ def _summed(gradients: Tensor, heads: int) -> Tensor:
     return gradients.unflatten(1, (heads, -1)).sum(2, dtype=torch.float32).to(gradients.dtype)
 
 
-def _aligned(tensor: Tensor) -> Tensor:
+def aligned(tensor: Tensor) -> Tensor:
     """The tensor, or a copy of it that kernels can read."""
     aligned = kernels.is_aligned(tensor.stride(), tensor.data_ptr())
     return tensor if aligned else tensor.clone(memory_format=torch.contiguous_format)

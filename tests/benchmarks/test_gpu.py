@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from benchmarks.gpu import __main__ as script
 from benchmarks.gpu import attention as bench
 from benchmarks.gpu import attention_backward as backward
+from benchmarks.gpu import attention_search as search
 from benchmarks.gpu import experts, family, rates, weights
 from benchmarks.rows import keep
 from sparsecc.backends.cuda.interpret import interpret
@@ -37,9 +38,9 @@ def interpreted(monkeypatch):
     def launch(kernel, grid, given):
         interpret(kernel, ARCH, grid, given)
 
-    for module in (bench, backward, experts, family, weights):
+    for module in (bench, backward, search, experts, family, weights):
         monkeypatch.setattr(module, "DEVICE", "cpu")
-    for module in (bench, backward, experts, weights):
+    for module in (bench, backward, search, experts, weights):
         monkeypatch.setattr(module, "launch", launch)
     monkeypatch.setattr(bench, "_flex", lambda: flex_attention)
     monkeypatch.setattr(bench, "HEADS", 1)
@@ -80,6 +81,16 @@ def test_gradients_of_a_case_are_those_of_torch(interpreted):
     assert set(case.sides) == {"flash", "ours"}
     assert set(case.failed) == {"cudnn", "flex"}  # that has no backward on a CPU
     assert case.errors["ours"] < 0.02
+
+
+def test_a_search_passes_its_check_and_its_case_runs(interpreted, monkeypatch):
+    made = search.check(KERNELS["attention-search-bf16-d64"], ARCH)
+    assert 0 < made.error <= made.bound
+    monkeypatch.setattr(search, "launch", lambda *_: None)
+    assert search.check(KERNELS["attention-search-bf16-d64"], ARCH).error > made.bound
+    case = next(search.cases(ARCH))
+    assert set(case.failed) == {"cudnn"}
+    assert set(case.sides) == {"flash", "masses", "search", "keep"}
 
 
 def test_a_wrong_kernel_does_not(interpreted, monkeypatch):

@@ -123,3 +123,39 @@ ATTENTION: tuple[Kernel, ...] = tuple(_rows(FORWARD))
 """Block-sparse attention."""
 ATTENTION_BACKWARD: tuple[Kernel, ...] = (*_rows(QUERIES), *_rows(KEYS))
 """Its gradients."""
+
+
+BLOCK = 64
+"""Queries and keys of a block that a search weighs."""
+SEARCH_ROWS = 128
+"""Queries of a program of it."""
+_SEARCHES: Mapping[int, Mapping[Arch, tuple[int, int, int, int]]] = {
+    # features → warps, stages, registers, shared
+    64: {"sm_80": (8, 3, 157, 33792), "sm_90": (8, 3, 117, 41984)},
+    128: {"sm_80": (8, 3, 186, 66560), "sm_90": (8, 3, 128, 82944)},
+}
+
+
+def search_name(dtype: str, features: int) -> str:
+    """Name of the search of an element type and features of a head."""
+    return f"attention-search-{DTYPES[dtype]}-d{features}"
+
+
+ATTENTION_SEARCH: tuple[Kernel, ...] = tuple(
+    Kernel(
+        name=search_name(dtype, features),
+        module="attention_search",
+        function="sum_blocks",
+        arguments={
+            **dict.fromkeys(("Q", "K"), f"*{DTYPES[dtype]}"),
+            "Masses": "*fp32",
+            **dict.fromkeys((*stride_names("Q"), *stride_names("K")), f"i32{ALIGNED}"),
+            **dict.fromkeys(("queries", "keys", "heads", "group", "tiles"), "i32"),
+            "scale": "fp32",
+        },
+        constants={"D": features, "ROWS": SEARCH_ROWS, "BLOCK": BLOCK},
+        launches={arch: Launch({}, *rest) for arch, rest in launches.items()},
+    )
+    for dtype, (features, launches) in itertools.product(DTYPES, _SEARCHES.items())
+)
+"""Masses of blocks, by which attention finds what it keeps while a model samples."""

@@ -14,10 +14,11 @@ from sparsecc.errors import BackendError, PlanError
 from sparsecc.passes.attention.plan import patterns_of
 from sparsecc.search.attentions import PlanAttention, PlanHead, PlanOnline
 from sparsecc.search.plan import Plan
-from sparsecc.torch import optimize
+from sparsecc.torch import Steps, optimize
 
 GRID = "3+5x4x6"
 TOKENS = 123
+ONLINE = PlanOnline(steps=5, full=1, searches=(1, 3), sparsity=0.8)
 FULL = PlanHead(mode="full", density=1)
 HEADS = (
     (FULL,) * 4,
@@ -165,6 +166,37 @@ def test_a_searched_plan_gives_what_its_artifact_gives():
     assert (got - dense).abs().max() > 1e-2
 
 
+@torch.no_grad()
+def test_a_plan_that_searches_online_samples_as_its_artifact_does():
+    torch.manual_seed(0)
+    model = nn.Sequential(Layer(), Layer()).eval()
+    draws = [torch.randn(1, 3 + 4 * 8 * 8, 64) for _ in range(10)]
+    made = sparsecc.compile(
+        model,
+        example_inputs=(draws[0],),
+        dynamic_shapes=({},),
+        sparsity="dense",
+        attention="3+4x8x8",
+        online="10",
+        executor="serial",
+    )
+    theirs, dense = made.steps(), model(draws[9])
+    wanted = [torch.from_numpy(np.asarray(theirs(input=x.numpy()))) for x in draws]
+    weights = set(model.state_dict())
+    optimize(model, made.plan, draws[:1])
+    steps = Steps(model)
+    got = [model(x) for x in draws]
+    torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
+    assert (got[9] - dense).abs().max() > 1e-2  # it keeps what a search has found
+    assert set(model.state_dict()) == weights
+    steps.begin()
+    fast = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with pytest.raises(RuntimeError, match="give Steps what"):
+        fast(draws[0])
+    Steps(fast)
+    torch.testing.assert_close([fast(x) for x in draws], got)
+
+
 class Twice(nn.Module):
     def forward(self, x):
         for _ in range(2):
@@ -179,7 +211,7 @@ class Twice(nn.Module):
         (planned(HEADS[:3]), "has 3 attentions, the module calls .* 4 times over 123 tokens"),
         (planned(grid="3+5x4x5"), "4 attentions, .* 0 times over 103 tokens"),
         (planned(tuple(each[:2] for each in HEADS)), "'blocks.0' has 4 heads, the plan 2"),
-        (planned(online=PlanOnline(steps=5, full=1, searches=(1, 3), sparsity=0.8)), "searched"),
+        (planned(block=32, online=ONLINE), "blocks of 32 tokens, kernels have 64"),
     ],
 )
 def test_a_plan_of_another_model(model, inputs, plan, said):
