@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sparsecc.backends.cuda.build import WARP, Binary, build
-from sparsecc.backends.cuda.kernel import Arch
-from sparsecc.backends.cuda.table import KERNELS
+from sparsecc.backends.cuda.kernel import Arch, Kernel
 from sparsecc.errors import BackendError
 
 LIBRARY = "libcuda.so.1"
@@ -20,12 +19,12 @@ _Pointer = ctypes.c_void_p
 
 
 def start(
-    name: str, arch: Arch, device: int, grid: Sequence[int], values: Sequence[Any], stream: int
+    kernel: Kernel, arch: Arch, device: int, grid: Sequence[int], values: Sequence[Any], stream: int
 ) -> None:
     """Start a kernel in CUDA C++, loaded at its first start on a device.
 
     Args:
-        name: Of the kernel.
+        kernel: A row, or a variant of one.
         arch: Of the device.
         device: Its number; it is torch's current one.
         grid: Blocks along each of up to three axes.
@@ -36,7 +35,7 @@ def start(
         BackendError: The driver is missing or refuses.
     """
     _enter(device)
-    binary, function = _loaded(name, arch, device)
+    binary, function = _loaded(kernel, arch, device)
     pointers = (_Pointer * len(values))(*(ctypes.addressof(each) for each in values))
     sides = (*grid, 1, 1)[:3]
     block = (WARP * binary.warps, 1, 1)
@@ -77,13 +76,19 @@ def _enter(device: int) -> None:
         _call("cuCtxSetCurrent", context)
 
 
-@functools.cache
-def _loaded(name: str, arch: Arch, device: int) -> tuple[Binary, _Pointer]:
+_LOADED: dict[tuple[int, Arch, int], tuple[Kernel, Binary, _Pointer]] = {}
+"""By the identity of a kernel, which is held so that no other takes it, and by the device."""
+
+
+def _loaded(kernel: Kernel, arch: Arch, device: int) -> tuple[Binary, _Pointer]:
     """The code of a kernel and its function on a device, where it stays."""
-    binary = build(KERNELS[name], arch)
-    module, function = _Pointer(), _Pointer()
-    _call("cuModuleLoadData", ctypes.byref(module), binary.code)
-    _call("cuModuleGetFunction", ctypes.byref(function), module, binary.symbol.encode())
-    if binary.shared > _AS_IT_IS:
-        _call("cuFuncSetAttribute", function, _MOST_SHARED, binary.shared)
-    return binary, function
+    key = id(kernel), arch, device
+    if key not in _LOADED:
+        binary = build(kernel, arch)
+        module, function = _Pointer(), _Pointer()
+        _call("cuModuleLoadData", ctypes.byref(module), binary.code)
+        _call("cuModuleGetFunction", ctypes.byref(function), module, binary.symbol.encode())
+        if binary.shared > _AS_IT_IS:
+            _call("cuFuncSetAttribute", function, _MOST_SHARED, binary.shared)
+        _LOADED[key] = kernel, binary, function
+    return _LOADED[key][1:]

@@ -65,4 +65,4 @@ def _start(
         for each in checked(kernel, arguments).values()
     ]
     stream = torch.cuda.current_stream(device).cuda_stream
-    start(kernel.name, arch, torch.cuda.current_device(), grid, values, stream)
+    start(kernel, arch, torch.cuda.current_device(), grid, values, stream)

@@ -6,7 +6,9 @@ graph: what decoding does.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,6 +31,8 @@ from sparsecc.backends.cuda.forms.registry import FORMS
 from sparsecc.backends.cuda.kernel import DTYPES, Arch
 from sparsecc.backends.cuda.launch import launch
 from sparsecc.backends.cuda.recipe import run, tensor_of
+from sparsecc.backends.cuda.rows.bitmap import bitmap_shared
+from sparsecc.backends.cuda.rows.two_of_four import two_of_four_shared
 from sparsecc.cost.gpu import layers as libraries
 from sparsecc.cost.gpu.bounds import Task
 from sparsecc.cost.gpu.weights import Weight, is_known, task_of
@@ -45,6 +49,8 @@ BOUNDS = {"float16": 2e-3, "bfloat16": 1.6e-2}
 """Of errors, relative to the largest value."""
 DTYPE = "float16"
 TWO_OF_FOUR = "2:4"
+_SHARED = {"sm_80": 160 << 10, "sm_90": 220 << 10}
+"""Bytes of shared memory of a multiprocessor that blocks may have, about."""
 PEERS: Mapping[str, Any] = {
     "2:4 cuSPARSELt": SparseSemiStructuredTensorCUSPARSELT,
     "2:4 CUTLASS": SparseSemiStructuredTensorCUTLASS,
@@ -190,9 +196,53 @@ def _peer(kind: Any, packed: Packed, x: Tensor) -> Run:
     return run_all
 
 
-def others(_: Arch) -> Iterator[tuple[str, Callable[[], Run]]]:
-    """None yet."""
-    yield from ()
+def others(arch: Arch) -> Iterator[tuple[str, Callable[[], Run]]]:
+    """Other stages and blocks of a multiprocessor for the kernels in CUDA C++."""
+    for side, zeros, tokens, shared in (
+        ("bitmap 80 %", ZEROS["bitmap 80 %"], 16, bitmap_shared),
+        (TWO_OF_FOUR, ZEROS[TWO_OF_FOUR], 16, two_of_four_shared),
+        (TWO_OF_FOUR, ZEROS[TWO_OF_FOUR], 128, two_of_four_shared),
+    ):
+        packed = functools.cache(functools.partial(_packed, zeros))
+        for stages, blocks in itertools.product((2, 3, 4, 6), (1, 2, 3, 4)):
+            if blocks * shared(tokens, stages) > _SHARED[arch]:
+                continue
+            name = f"{side}, {tokens} tokens, {stages} stages, {blocks} blocks"
+            bytes_of = shared(tokens, stages)
+            yield name, functools.partial(_other, packed, arch, tokens, stages, blocks, bytes_of)
+
+
+def _packed(zeros: Zeros) -> tuple[Packed, list[dict[str, Tensor]]]:
+    packed = FORMS[zeros.form].pack(zeros.weight(*SHAPES[0], 0), DTYPE)
+    return packed, [tensors_of(packed) for _ in range(LAYERS)]
+
+
+def _other(
+    weights: Callable[[], tuple[Packed, list[dict[str, Tensor]]]],
+    arch: Arch,
+    tokens: int,
+    stages: int,
+    blocks: int,
+    shared: int,
+) -> Run:
+    """A side with another launch of the kernel that multiplies."""
+    packed, layers = weights()
+    product = Product(packed.rows, packed.columns, packed.sizes, tokens, DTYPE, arch)
+    recipe = FORMS[packed.form].recipe(product)
+    first = recipe.steps[0]
+    how = dataclasses.replace(first.kernel.launch(arch), stages=stages, shared=shared)
+    kernel = dataclasses.replace(
+        first.kernel, constants={**first.kernel.constants, "BLOCKS": blocks}, launches={arch: how}
+    )
+    steps = (dataclasses.replace(first, kernel=kernel), *recipe.steps[1:])
+    recipe = dataclasses.replace(recipe, steps=steps)
+    x = torch.randn(tokens, packed.columns, device=DEVICE).to(getattr(torch, DTYPE))
+
+    def run_all() -> None:
+        for arrays in layers:
+            run(recipe, {**arrays, "X": x, "Out": x.new_empty(tokens, packed.rows)}, launch)
+
+    return graphed(run_all)
 
 
 WEIGHTS = Family(checks, cases, others)

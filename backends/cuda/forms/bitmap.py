@@ -56,8 +56,8 @@ def pack(weight: Matrix, dtype: str) -> Packed:
 
 def _tiles(padded: NDArray[np.uint16], strips: int, steps: int) -> NDArray[np.uint16]:
     """A weight as ``[tiles, numbers]`` in the order of ``kernels/bitmap.cu``."""
-    axes = (strips, 2, 8, steps, COLUMNS // 16, 2, 8)  # A's registers: down first, then across
-    return padded.reshape(axes).transpose(0, 3, 4, 5, 1, 2, 6).reshape(-1, ROWS * COLUMNS)
+    axes = (strips, 2, 8, steps, COLUMNS // 16, 2, 4, 2)  # A's registers: down first, then across
+    return padded.reshape(axes).transpose(0, 3, 4, 2, 6, 5, 1, 7).reshape(-1, ROWS * COLUMNS)
 
 
 def _places(first: NDArray[Any], counts: NDArray[Any]) -> NDArray[Any]:
@@ -76,8 +76,8 @@ def unpack(packed: Packed) -> NDArray[np.float32]:
     tiles = np.zeros(kept.shape, np.uint16)
     tiles[kept] = stream[_places(first, kept.sum(1))]
     strips = len(first) // max(1, steps)
-    axes = (strips, steps, COLUMNS // 16, 2, 2, 8, 8)
-    dense = tiles.reshape(axes).transpose(0, 4, 5, 1, 2, 3, 6).reshape(strips * ROWS, -1)
+    axes = (strips, steps, COLUMNS // 16, 8, 4, 2, 2, 2)
+    dense = tiles.reshape(axes).transpose(0, 6, 3, 1, 2, 5, 4, 7).reshape(strips * ROWS, -1)
     held = np.ascontiguousarray(dense[: packed.rows, : packed.columns])
     kind = ml_dtypes.bfloat16 if packed.sizes["bfloat"] else np.float16
     return np.asarray(held.view(kind).astype(np.float32))

@@ -1,13 +1,13 @@
 // A product with a sparse W that is read as it is stored and multiplied as if it were dense.
-// Tiles of 16 rows by 64 columns lie in Stream: 32 words of bits and, padded to 16 bytes, the
-// values of the bits that are set. A tile is four operands A of 16 × 16, one after the other, each of
-// four squares of 8 × 8 in the order of A's registers, each of two words, its rows 0 to 3 and 4 to
-// 7. Bits 2 · lane and 2 · lane + 1 of a square are then what a lane's register holds, and the
-// values of the lanes that hold any lie side by side in shared memory: no conflicts of banks.
+// Tiles of 16 rows by 64 columns lie in Stream: 128 bytes of bits and, padded to 16 bytes, the values
+// of the bits that are set. A tile is four operands A of 16 × 16, one after the other; an operand has
+// a byte for each lane, whose bits are the eight numbers of its four registers. The values of an
+// operand follow each other by lane: what lanes read at once lies close together, in different
+// banks while no more than a quarter of the weights is kept, and a lane counts bits only once.
 //
-// Bound by the bytes of Stream, density · 2 + .125 for each weight, which leaves about nine
-// instructions of a warp for a square on an H100 at a density of a fifth: the place of a value costs
-// one population count, since the counts of all words before are summed once for a tile.
+// Bound by the bytes of Stream, density · 2 + .125 for each weight, and nearly as soon by what is issued:
+// at a density of a fifth the bytes of 64 weights arrive every nine cycles of a quarter of an H100's
+// multiprocessor, which issues one instruction in each.
 #include "product.h"
 
 constexpr int WORDS = 32, ROWS = 16;
@@ -16,29 +16,29 @@ constexpr int TILE = MASKS + 2 * ROWS * DEPTH;  // bytes, where no weight is zer
 constexpr int STAGE = TOKENS * TOKEN_BYTES + WARPS * TILE;
 static_assert(SHARED == STAGES * STAGE + WARPS * WORDS * 8, "shared memory of the row");
 
-// Four registers of A: entries of a table are bits, and where the first of their values lies.
-DEVICE void unpack(u32 (&a)[4], const Four* table, const unsigned char* memory) {
-    u32 lane = threadIdx.x % 32, shift = 2 * (lane & 15), below = (1u << shift) - 1;
+// Four registers of A: an entry is the bits of four lanes, and where the first of their values lies.
+DEVICE void unpack(u32 (&a)[4], Two entry, const unsigned char* memory) {
+    u32 shift = 8 * (threadIdx.x % 4), mine = entry.x >> shift;
+    u32 at = entry.y + 2 * popcount(entry.x & ((1u << shift) - 1));
     UNROLL
-    for (int pair = 0; pair < 2; ++pair) {
-        Four two = table[2 * (lane >> 4) + pair];
-        u32 bits[2] = {two.x, two.z}, first[2] = {two.y, two.w};
-        UNROLL
-        for (int each = 0; each < 2; ++each) {
-            u32 at = first[each] + 2 * popcount(bits[each] & below);
-            u32 mine = bits[each] >> shift, low = 0, high = 0;
-            if (mine & 1) low = *reinterpret_cast<const u16*>(memory + at);
-            if (mine & 2) high = *reinterpret_cast<const u16*>(memory + at + 2 * (mine & 1));
-            a[2 * pair + each] = paired(low, high);
+    for (int each = 0; each < 4; ++each) {
+        u32 low = 0, high = 0;
+        if (mine & 1 << 2 * each) {
+            low = *reinterpret_cast<const u16*>(memory + at);
+            at += 2;
         }
+        if (mine & 2 << 2 * each) {
+            high = *reinterpret_cast<const u16*>(memory + at);
+            at += 2;
+        }
+        a[each] = paired(low, high);
     }
 }
 
 // Writes the table of a tile whose values lie from a place on.
 DEVICE void index(Two* table, const u32* masks, u32 place) {
     u32 lane = threadIdx.x % 32, bits = masks[lane], many = popcount(bits);
-    u32 before = summed_up(many) - many;
-    table[(lane & ~7u) | (lane & 1) << 2 | (lane >> 1 & 3)] = {bits, place + 2 * before};
+    table[lane] = {bits, place + 2 * (summed_up(many) - many)};
 }
 
 KERNEL(multiply, const u16* X, const int* Stream, const int* Starts, u16* Out, float* Parts,
@@ -50,20 +50,21 @@ KERNEL(multiply, const u16* X, const int* Stream, const int* Starts, u16* Out, f
     int steps = (columns + DEPTH - 1) / DEPTH;
     int begin = static_cast<int>(static_cast<long long>(steps) * split / splits);
     int end = static_cast<int>(static_cast<long long>(steps) * (split + 1) / splits);
-    const int* starts = Starts + static_cast<long long>(strip) * steps;
+    const int* starts = Starts + static_cast<long long>(strip) * steps + begin;
     Two* table = reinterpret_cast<Two*>(memory + STAGES * STAGE) + warp * WORDS;
-    int from = starts[begin], until = starts[begin + 1];  // of the next tile, in 16 bytes
+    int from = starts[0], until = begin < end ? starts[1] : from;  // of the next tile, in 16 bytes
     Tokens<TOKENS> inputs(X, token, begin * DEPTH, tokens, columns);
     u32 mine = TOKENS * TOKEN_BYTES + warp * TILE;  // of a stage
-    int fetched = begin;
+    int left = end - begin;
     auto fetch = [&](u32 stage) {
-        if (fetched < end) {
+        if (left > 0) {
             const Four* source = reinterpret_cast<const Four*>(Stream) + from;
             ONE_BY_ONE
             for (int each = lane; each < until - from; each += 32)
-                copy_async(memory + stage + mine + 16 * each, source + each, 16);
+                copy_async(memory + stage + mine + 16 * each, source + each);
             from = until;
-            if (++fetched < end) until = starts[fetched + 1];
+            ++starts;
+            if (--left > 0) until = starts[1];
             inputs.copy(memory + stage);
         }
         copy_commit();
@@ -83,7 +84,7 @@ KERNEL(multiply, const u16* X, const int* Stream, const int* Starts, u16* Out, f
         UNROLL
         for (int which = 0; which < DEPTH / 16; ++which) {
             u32 a[4], b[TOKENS / 8][2];
-            unpack(a, reinterpret_cast<const Four*>(table + 8 * which), memory);
+            unpack(a, table[8 * which + lane / 4], memory);
             load_tokens(b, memory + stage, 0, which);
             UNROLL
             for (int each = 0; each < TOKENS / 8; ++each) multiply_dense(c[each], a, b[each]);

@@ -45,11 +45,17 @@ DEVICE u32 popcount(u32 bits) { return __popc(bits); }
 // One register of two halves.
 DEVICE u32 paired(u32 low, u32 high) { return __byte_perm(low, high, 0x5410); }
 
-// Starts a copy of 16 bytes past the L1 cache, of which the first `bytes` are read, zeros follow.
-DEVICE void copy_async(void* shared, const void* from, int bytes) {
+// Starts a copy of 16 bytes past the L1 cache, or writes zeros if there is nothing to read.
+DEVICE void copy_async(void* shared, const void* from, bool there) {
     u32 to = static_cast<u32>(__cvta_generic_to_shared(shared));
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes)
+    asm volatile("{ .reg .pred nothing; setp.eq.u32 nothing, %2, 0;\n"
+                 "cp.async.cg.shared.global [%0], [%1], 16, nothing; }" ::"r"(to),
+                 "l"(from), "r"(static_cast<u32>(there))
                  : "memory");
+}
+DEVICE void copy_async(void* shared, const void* from) {
+    u32 to = static_cast<u32>(__cvta_generic_to_shared(shared));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
 DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until no more than LEFT groups of this thread are under way.

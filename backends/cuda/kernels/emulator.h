@@ -111,8 +111,7 @@ struct Meeting {  // of the lanes of a warp, or of the threads of a block
 
 struct Copy {
     unsigned char* to;
-    const unsigned char* from;
-    int bytes;
+    const unsigned char* from;  // or null, for zeros
 };
 
 struct Thread {

@@ -132,7 +132,7 @@ DEVICE u32 summed_up(u32 value, HERE) {
 DEVICE u32 popcount(u32 bits) { return static_cast<u32>(__builtin_popcount(bits)); }
 DEVICE u32 paired(u32 low, u32 high) { return (low & 0xffff) | high << 16; }
 
-DEVICE void copy_async(void* shared, const void* from, int bytes) {
+DEVICE void copy_async(void* shared, const void* from, bool there = true) {
     using namespace emulator;
     must_be_aligned(shared, 16);
     must_be_aligned(from, 16);
@@ -140,7 +140,7 @@ DEVICE void copy_async(void* shared, const void* from, int bytes) {
     if (mine.started == MOST_COPIES) forget_finished(mine);
     memset(shared, POISON, 16);
     mine.copies[mine.started++] = {static_cast<unsigned char*>(shared),
-                                   static_cast<const unsigned char*>(from), bytes};
+                                   static_cast<const unsigned char*>(there ? from : nullptr)};
 }
 DEVICE void copy_commit() {
     using namespace emulator;
@@ -156,8 +156,8 @@ DEVICE void copy_wait() {
         for (int each = mine.finished ? mine.ends[mine.finished - 1] : 0;
              each < mine.ends[mine.finished]; ++each) {
             const Copy& copy = mine.copies[each];
-            memset(copy.to, 0, 16);
-            if (copy.bytes) memcpy(copy.to, copy.from, static_cast<size_t>(copy.bytes));
+            if (copy.from) memcpy(copy.to, copy.from, 16);
+            else memset(copy.to, 0, 16);
         }
 }
 

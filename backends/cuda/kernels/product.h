@@ -42,7 +42,7 @@ struct Tokens {
             const u16* source = from + static_cast<long long>(token) * columns;
             unsigned char* to = place + token * TOKEN_BYTES;
             if (columns % 8 == 0) {
-                copy_async(to, source, 2 * mine);
+                copy_async(to, source, mine > 0);
             } else {
                 UNROLL
                 for (int at = 0; at < 8; ++at)

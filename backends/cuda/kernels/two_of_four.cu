@@ -35,7 +35,7 @@ struct Weights {
         UNROLL
         for (int unit = 0; unit < PARTS * UNITS; unit += THREADS) {
             if (PARTS * UNITS % THREADS != 0 && unit + me >= PARTS * UNITS) break;
-            copy_async(to + 16 * (unit + me), from + unit / THREADS * apart, 16);
+            copy_async(to + 16 * (unit + me), from + unit / THREADS * apart);
         }
         from += UNITS;
     }

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from sparsecc.backends.cuda.kernel import DTYPES, Arch, Kernel, Launch
 
 ROWS = 16
-"""Of a tile; each warp of a block has one."""
+"""Of a tile; each warp of a block has its own."""
 COLUMNS = 64
 WARPS = 4
 _STAGES = 4
@@ -18,10 +18,10 @@ _TABLE_BYTES = 8 * ROWS * COLUMNS // 32
 TOKENS = (8, 16, 32, 64)
 """Of a block."""
 _REGISTERS: Mapping[int, Mapping[Arch, int]] = {
-    8: {"sm_80": 72, "sm_90": 72},
-    16: {"sm_80": 72, "sm_90": 72},
-    32: {"sm_80": 90, "sm_90": 94},
-    64: {"sm_80": 118, "sm_90": 119},
+    8: {"sm_80": 64, "sm_90": 64},
+    16: {"sm_80": 79, "sm_90": 78},
+    32: {"sm_80": 82, "sm_90": 83},
+    64: {"sm_80": 107, "sm_90": 107},
 }
 
 
@@ -30,9 +30,10 @@ def bitmap_name(dtype: str, tokens: int) -> str:
     return f"bitmap-{DTYPES[dtype]}-n{tokens}"
 
 
-def _shared(tokens: int) -> int:
+def bitmap_shared(tokens: int, stages: int) -> int:
+    """Bytes of shared memory of a block with so many tokens and turns under way."""
     stage = 2 * tokens * COLUMNS + WARPS * _TILE_BYTES
-    return _STAGES * stage + WARPS * _TABLE_BYTES
+    return stages * stage + WARPS * _TABLE_BYTES
 
 
 BITMAP: tuple[Kernel, ...] = tuple(
@@ -49,7 +50,7 @@ BITMAP: tuple[Kernel, ...] = tuple(
         },
         constants={"TOKENS": tokens, "BFLOAT": int(dtype == "bfloat16"), "BLOCKS": 3},
         launches={
-            arch: Launch({}, WARPS, _STAGES, registers, _shared(tokens))
+            arch: Launch({}, WARPS, _STAGES, registers, bitmap_shared(tokens, _STAGES))
             for arch, registers in needs.items()
         },
         language="cuda",

@@ -27,7 +27,8 @@ def two_of_four_name(dtype: str, tokens: int) -> str:
     return f"two-of-four-{DTYPES[dtype]}-n{tokens}"
 
 
-def _shared(tokens: int, stages: int) -> int:
+def two_of_four_shared(tokens: int, stages: int) -> int:
+    """Bytes of shared memory of a block with so many tokens and turns under way."""
     values, bits = TALL * DEPTH, TALL * DEPTH // 8
     return stages * (values + bits + 2 * tokens * DEPTH)
 
@@ -52,7 +53,7 @@ TWO_OF_FOUR: tuple[Kernel, ...] = tuple(
             "BLOCKS": blocks,
         },
         launches={
-            arch: Launch({}, warps, stages, registers, _shared(tokens, stages))
+            arch: Launch({}, warps, stages, registers, two_of_four_shared(tokens, stages))
             for arch, registers in needs.items()
         },
         language="cuda",

@@ -1,6 +1,7 @@
 """What is told to the driver of CUDA, beside a library that keeps what it is told."""
 
 import ctypes
+import dataclasses
 import platform
 
 import pytest
@@ -56,17 +57,16 @@ def library(monkeypatch):
     monkeypatch.setattr(driver, "LIBRARY", path)
     for each in ("entered", "loaded", "most", "refuses"):
         ctypes.c_int.in_dll(made, each).value = 0
-    for cached in (driver._driver, driver._loaded):
-        cached.cache_clear()
+    monkeypatch.setattr(driver, "_LOADED", {})
+    driver._driver.cache_clear()
     yield made
-    for cached in (driver._driver, driver._loaded):
-        cached.cache_clear()
+    driver._driver.cache_clear()
 
 
-def start():
+def start(kernel=KERNELS[NAME]):
     values = [ctypes.c_void_p(2**40 + 16 * each) for each in range(5)]
     values += [ctypes.c_int32(each) for each in (5, 6, 7, -1)]
-    driver.start(NAME, "sm_90", 3, (4, 2), values, 99)
+    driver.start(kernel, "sm_90", 3, (4, 2), values, 99)
 
 
 def test_a_launch_says_all_that_a_kernel_needs(library):
@@ -84,6 +84,8 @@ def test_code_is_loaded_once(library):
     start()
     start()
     assert ctypes.c_int.in_dll(library, "loaded").value == 1
+    start(dataclasses.replace(KERNELS[NAME]))  # a variant, for all that is known
+    assert ctypes.c_int.in_dll(library, "loaded").value == 2
 
 
 def test_a_driver_that_refuses_or_is_missing(library, monkeypatch):

@@ -34,7 +34,7 @@ def probe(body, monkeypatch, warps=2, shared=4096, x=None, y=None, arguments=Non
     return y.numpy()
 
 
-COPY = "copy_async(memory + 16 * me, X + 8 * me, 16); copy_commit();"
+COPY = "copy_async(memory + 16 * me, X + 8 * me); copy_commit();"
 SECOND = "emulator::widened(reinterpret_cast<u16*>(memory)[8 * (me ^ 63)], BFLOAT)"
 
 
@@ -52,7 +52,7 @@ def test_a_copy_that_is_not_waited_for_is_not_there(after, monkeypatch):
 
 
 def test_a_copy_destroys_what_others_still_read(monkeypatch):
-    again = "copy_async(memory + 16 * me, X, 16);"
+    again = "copy_async(memory + 16 * me, X);"
     body = COPY + "copy_wait<0>(); barrier();" + again + f"Y[me] = {SECOND};"
     assert np.isnan(probe(body, monkeypatch)[:64]).any()
 
@@ -67,7 +67,7 @@ def test_a_copy_destroys_what_others_still_read(monkeypatch):
         ("memory[SHARED] = 0;", "more shared memory is written"),
         ("Y[n] = 0;", "writes outside of Y"),
         ("Y[-1] = 0;", "writes outside of Y"),
-        ("copy_async(memory + 8, X, 16);", "not aligned"),
+        ("copy_async(memory + 8, X);", "not aligned"),
     ],
 )
 def test_mistakes_are_found(body, said, monkeypatch):

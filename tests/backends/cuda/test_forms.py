@@ -1,5 +1,6 @@
 """Every form of sparse weights: packed and back, and multiplied by, beside float64."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -14,7 +15,9 @@ from sparsecc.backends.cuda.forms.registry import FORMS
 from sparsecc.backends.cuda.interpret import interpret
 from sparsecc.backends.cuda.kernel import DTYPES
 from sparsecc.backends.cuda.recipe import run, tensor_of
+from sparsecc.backends.cuda.rows.bitmap import bitmap_shared
 from sparsecc.backends.cuda.rows.groups import FEW
+from sparsecc.backends.cuda.rows.two_of_four import two_of_four_shared
 from sparsecc.errors import BackendError
 from tests.backends.cuda.weights import HOLDS, weight_of
 
@@ -130,3 +133,32 @@ def test_a_weight_that_is_not_two_of_four():
     weight[17, 8:11] = 1
     with pytest.raises(BackendError, match=r"\[40, 64\] is not 2:4: row 17 .* columns 8 to 11"):
         FORMS["2:4"].pack(weight, "float16")
+
+
+@pytest.mark.parametrize("stages", [2, 3, 6])
+@pytest.mark.parametrize(
+    ("form", "shared"), [("bitmap", bitmap_shared), ("2:4", two_of_four_shared)]
+)
+def test_turns_under_way_change_nothing(form, shared, stages):
+    weight = weight_of(form, 70, 500, 0.4, 0)
+    packed = FORMS[form].pack(weight, "float16")
+    given = {name: tensor_of(array) for name, array in packed.arrays.items()}
+    given["X"] = torch.randn(9, 500).half()
+    product = Product(70, 500, packed.sizes, 9, "float16", "sm_80")
+    step = FORMS[form].recipe(product).steps[0]
+    tokens = step.kernel.constants["TOKENS"]
+    how = dataclasses.replace(
+        step.kernel.launch("sm_80"), stages=stages, shared=shared(tokens, stages)
+    )
+    made = []
+    for kernel in (step.kernel, dataclasses.replace(step.kernel, launches={"sm_80": how})):
+        out, parts = torch.full((9, 70), math.nan).half(), torch.full((1,), math.nan)
+        every = given | {"Out": out, "Parts": parts, "splits": 1}
+        arguments = {
+            name: every[each] if isinstance(each, str) else each
+            for name, each in (step.given | {"splits": 1}).items()
+        }
+        interpret(kernel, "sm_80", (*step.grid[:2], 1), arguments)
+        made.append(out)
+    assert torch.equal(*made)
+    assert made[0].isfinite().all()
