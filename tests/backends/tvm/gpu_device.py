@@ -18,7 +18,7 @@ import numpy as np
 
 from sparsecc.backends.cuda.table import KERNELS
 from sparsecc.backends.tvm.load import load
-from tests.backends.tvm.gpu_child import started
+from tests.backends.tvm.gpu_child import start
 
 Told = ctypes.CFUNCTYPE(
     None,
@@ -64,12 +64,12 @@ class Device:
         first = ctypes.addressof(places)
         pointers = (ctypes.c_void_p * count)(*(first + 8 * at for at in range(count)))
 
-        def start() -> None:
+        def go() -> None:
             assert places  # keeps what the pointers point to
             self.calls.append(name)
             run(pointers, (ctypes.c_uint32 * 7)(*sizes))
 
-        return start
+        return go
 
     def of_row(self, name: str, sizes: list[int], parameters: Any) -> Any:
         """A launch of a kernel of ours."""
@@ -83,13 +83,13 @@ class Device:
                 given.append(READ[plain].from_address(parameters[at]).value)
         grid, (threads, *others), shared = sizes[:3], sizes[3:6], sizes[6]
         assert others == [1, 1]
-        run = started(kernel, self.arch)
+        every = [*given, *grid, threads, *([shared] if shared else [])]
 
-        def start() -> None:
+        def run() -> None:
             self.calls.append(name)
-            run(*given, *grid, threads, *([shared] if shared else []))
+            start(kernel, self.arch, every)
 
-        return start
+        return run
 
 
 def main(folder: Path, arch: str) -> None:

@@ -122,6 +122,17 @@ def blocks(features: int = 128) -> ir.Model:
     return _finished(_of(text, {"at": index, "grid": np.array(grid)}))
 
 
+def bits() -> ir.Model:
+    """Two linears with zeros anywhere, of 5 tokens."""
+    proto = small.mlp(5)
+    rng = np.random.default_rng(8)
+    for each in proto.graph.initializer:
+        if each.name in ("fc1.weight", "fc2.weight"):
+            weight = rng.standard_normal((256, 256)) * (rng.random((256, 256)) < 0.2) / 7
+            each.CopyFrom(numpy_helper.from_array(weight.astype(np.float32), each.name))
+    return _packed(capture(proto), {"fc1", "fc2"})
+
+
 CASES: Mapping[str, Callable[[], ir.Model]] = {
     "mlp": mlp,
     "residual": residual,
@@ -130,7 +141,10 @@ CASES: Mapping[str, Callable[[], ir.Model]] = {
     "window": lambda: attention(WINDOW, shared=2, length=129),
     "blocks": blocks,
     "wide": lambda: attention(CAUSAL, features=128, length=70),
+    "bits": bits,
 }
+FORMS_OF = {"bits": "bitmap"}
+"""Forms of weights where another is meant than what the cost model says."""
 
 
 def feed(model: ir.Model, seed: int = 0) -> dict[str, NDArray[np.float32]]:

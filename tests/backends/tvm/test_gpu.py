@@ -7,9 +7,11 @@ of the library.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,26 +21,43 @@ import pytest
 pytest.importorskip("tvm")
 pytest.importorskip("triton")
 
+from sparsecc.backends.cuda.recipe import Step
+from sparsecc.backends.tvm.cuda import parts as parting
 from sparsecc.backends.tvm.cuda.library import lowered
+from sparsecc.backends.tvm.cuda.parts import PLACE
+from sparsecc.backends.tvm.cuda.regions import Region
 from sparsecc.backends.tvm.library import linker
 from sparsecc.backends.tvm.load import load
 from sparsecc.passes.weights.to_dense import twin_of
 from sparsecc.targets import TARGETS
 from tests import exact
-from tests.backends.tvm.gpu_models import CASES, feed
+from tests.backends.tvm.gpu_models import CASES, FORMS_OF, feed
 
 ARCHES = ("sm_80", "sm_90")
 CLOSE = 3e-3
 """Relative to the largest value: float16 rounds what kernels read to 5e-4, and what they write."""
 
 
+def _same(form: str, *_: object) -> str:
+    return form
+
+
 def _for_cpu(model: ir.Model, arch: str, library: Path) -> None:
     """The model with its launches as a library that a CPU runs."""
     tvm = load()
-    _, module = lowered(model, TARGETS[f"cuda-{arch}"], "m")
+    parts, module = lowered(model, TARGETS[f"cuda-{arch}"], "m")
     with tvm.transform.PassContext(opt_level=3):
         executable = tvm.relax.build(module, target=tvm.target.Target({"kind": "llvm"}))
     executable.export_library(str(library), fcompile=linker(library.parent))
+    places = [parts.regions[str(each.name)] for each in parts.model.graph if each.domain == PLACE]
+    steps = [_launch(region, step) for region in places for step in region.recipe.steps]
+    library.with_suffix(".json").write_text(json.dumps(steps))
+
+
+def _launch(region: Region, step: Step) -> tuple[str, dict[str, tuple[int, ...]]]:
+    """A kernel, and the shapes of the tensors it is given."""
+    named = {name: each for name, each in step.given.items() if isinstance(each, str)}
+    return step.kernel.name, {name: region.tensors[each][1] for name, each in named.items()}
 
 
 @pytest.fixture(scope="module", params=ARCHES)
@@ -47,7 +66,10 @@ def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder, arch = tmp_path_factory.mktemp("gpu"), str(request.param)
     for name, make in CASES.items():
         model = make()
-        _for_cpu(model, arch, folder / f"{name}.so")
+        with pytest.MonkeyPatch.context() as patch:
+            if name in FORMS_OF:
+                patch.setattr(parting, "_form", partial(_same, FORMS_OF[name]))
+            _for_cpu(model, arch, folder / f"{name}.so")
         np.savez(folder / f"{name}.in.npz", **feed(model))
     poison = {"MALLOC_PERTURB_": "3"}  # what nothing writes to is NaN in float16
     command = [sys.executable, "-m", "tests.backends.tvm.gpu_child", str(folder), arch]
@@ -61,7 +83,6 @@ def test_launches_compute_what_the_model_says(results: Path, name: str) -> None:
     model = CASES[name]()
     (wanted,) = exact.outputs(twin_of(model), feed(model))
     with np.load(results / f"{name}.out.npz") as made:
-        got, calls = made["arr_0"], made["calls"]
-    assert len(calls)
+        got = made["arr_0"]
     assert got.shape == wanted.shape
     assert np.abs(got - wanted).max() <= CLOSE * np.abs(wanted).max()
