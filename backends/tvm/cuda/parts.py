@@ -11,6 +11,7 @@ import onnx_ir as ir
 from sparsecc import ops
 from sparsecc.backends.cuda.kernel import Arch
 from sparsecc.backends.tvm.cuda.attention import attention_region
+from sparsecc.backends.tvm.cuda.experts import mixture_region
 from sparsecc.backends.tvm.cuda.products import product_region
 from sparsecc.backends.tvm.cuda.regions import Region
 from sparsecc.cost.model import cost_model
@@ -61,12 +62,16 @@ def parts_of(model: ir.Model, name: str, target: Target) -> Parts:
     """
     parts, context = Parts(model.clone()), Context()
     graph = parts.model.graph
-    attentions = {str(each.name): attention_region for each in graph if ops.is_attention(each)}
+    own: dict[str, Maker] = {}
+    for each in graph:
+        if ops.is_attention(each) or ops.is_mixture(each):
+            made = attention_region if ops.is_attention(each) else mixture_region
+            own[str(each.name)] = made
     products = {_product(each): each for each in graph if ops.is_sparse(each)}
     forms = {each: _form(node, target) for each, node in products.items()}
-    _place(parts, attentions, name, target)
+    _place(parts, own, name, target)
     for each in graph:
-        if ops.is_ours(each) and each not in products.values() and each.name not in attentions:
+        if ops.is_ours(each) and each not in products.values() and each.name not in own:
             parts.reasons[str(each.name)] = "no kernel for GPUs yet"
     run([ToDense(), ShapeInference(), ConstantFolding(), DeadCode()], parts.model, context)
     makers = {each: partial(product_region, form=form) for each, form in forms.items()}

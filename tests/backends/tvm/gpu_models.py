@@ -16,7 +16,9 @@ from sparsecc.passes import pipeline
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.canonicalize.shape_inference import ShapeInference
 from sparsecc.passes.weights.layers import find_layers
+from sparsecc.passes.weights.pack_mixtures import PackMixtures
 from sparsecc.passes.weights.to_sparse import replace_layer
+from sparsecc.targets import TARGETS
 from tests import small
 
 Arrays = Mapping[str, NDArray[np.generic]]
@@ -133,6 +135,33 @@ def bits() -> ir.Model:
     return _packed(capture(proto), {"fc1", "fc2"})
 
 
+def experts(bias: bool = True) -> ir.Model:
+    """A router over nine tokens, and two of five gated experts for each."""
+    rng, count, wide, inner = np.random.default_rng(9), 5, 48, 32
+    op, biases = ("MoE_silu_gated_bias", ", bu, bg, bd") if bias else ("MoE_silu_gated", "")
+    text = f"""g (float[9, {wide}] x) => (float[9, {wide}] y) {{
+        s = MatMul(x, router)
+        p = Softmax(s)
+        gates, which = TopK(p, two)
+        [moe] m = sparsecc.{op} (x, which, gates, up, gate, down{biases})
+        y = Add(m, x) }}"""
+    sizes = {
+        "router": (wide, count),
+        "up": (count, inner, wide),
+        "gate": (count, inner, wide),
+        "down": (count, wide, inner),
+        **({"bu": (count, inner), "bg": (count, inner), "bd": (count, wide)} if bias else {}),
+    }
+    weights: dict[str, NDArray[np.generic]] = {
+        name: (rng.standard_normal(size) / size[-1] ** 0.5).astype(np.float32)
+        for name, size in sizes.items()
+    }
+    model = _of(text, {**weights, "two": np.array([2])})
+    ops.attach_functions(model)
+    run([ShapeInference(), PackMixtures(TARGETS["cuda-sm_90"])], model, Context())
+    return _finished(model)
+
+
 CASES: Mapping[str, Callable[[], ir.Model]] = {
     "mlp": mlp,
     "residual": residual,
@@ -142,6 +171,8 @@ CASES: Mapping[str, Callable[[], ir.Model]] = {
     "blocks": blocks,
     "wide": lambda: attention(CAUSAL, features=128, length=70),
     "bits": bits,
+    "experts": experts,
+    "plain-experts": lambda: experts(bias=False),
 }
 FORMS_OF = {"bits": "bitmap"}
 """Forms of weights where another is meant than what the cost model says."""

@@ -21,7 +21,9 @@ import pytest
 pytest.importorskip("tvm")
 pytest.importorskip("triton")
 
+from sparsecc import ops
 from sparsecc.backends.cuda.recipe import Step
+from sparsecc.backends.onnxruntime.run import session_of_model
 from sparsecc.backends.tvm.cuda import parts as parting
 from sparsecc.backends.tvm.cuda.library import lowered
 from sparsecc.backends.tvm.cuda.parts import PLACE
@@ -81,7 +83,10 @@ def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.mark.parametrize("name", CASES)
 def test_launches_compute_what_the_model_says(results: Path, name: str) -> None:
     model = CASES[name]()
-    (wanted,) = exact.outputs(twin_of(model), feed(model))
+    if any(map(ops.is_mixture, model.graph)):  # whose twin has a float32 constant in its loop
+        (wanted,) = session_of_model(twin_of(model)).run(None, feed(model))
+    else:
+        (wanted,) = exact.outputs(twin_of(model), feed(model))
     with np.load(results / f"{name}.out.npz") as made:
         got = made["arr_0"]
     assert got.shape == wanted.shape
