@@ -124,7 +124,7 @@ def _tvm_on_gpu(graph: ir.Model, request: Request, folder: Path, ctx: Context) -
     for name, reason in library.parts.reasons.items():
         ctx.refusals.append(Refusal(CUDA_PASS, name, reason))
     if library.captured:
-        part = f"{library.captured} of {library.launches} launches are recorded as a CUDA graph"
+        part = f"{library.captured} of {library.launches} steps are recorded as CUDA graphs"
         ctx.refusals.append(Refusal(CUDA_PASS, "", part + ", all but those at inputs and outputs"))
     kernels = {name: each.kernel for name, each in library.parts.regions.items()}
     regions = tuple(

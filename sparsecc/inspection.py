@@ -21,6 +21,7 @@ from sparsecc.passes import edit, pipeline
 from sparsecc.passes.attention.rows import attention_rows
 from sparsecc.passes.base import Context, Refusal, run
 from sparsecc.passes.quantize.rows import int8_rows
+from sparsecc.passes.quantize.to_int8 import ToInt8
 from sparsecc.passes.regions.predict import between, context, of_layers, rest
 from sparsecc.passes.regions.units import units_of
 from sparsecc.passes.structured.carry_out import Factored, exact_factors, rewrite_layers
@@ -84,7 +85,10 @@ def rewrite(graph: ir.Model, target: Target, ctx: Context) -> list[LayerRow]:
         dense = ()  # kernels for GPUs are of sparse weights alone
     elif target.stands_alone:
         dense = (DenseAlone(target),)
-    run([to_sparse, *dense, PackMixtures(target), *pipeline.EXACT_AFTER], graph, ctx)
+    after = pipeline.EXACT_AFTER
+    if target.family == "cuda":
+        after = tuple(each for each in after if not isinstance(each, ToInt8))
+    run([to_sparse, *dense, PackMixtures(target), *after], graph, ctx)
     rows = refused | {choice.row.name: choice.row for choice in to_sparse.choices}
     taken = {name: each.WHY for each in dense for name in each.replaced}
     for node in graph.graph:

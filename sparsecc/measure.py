@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecc.errors import ModelError
+from sparsecc.manifest import Manifest
 from sparsecc.quality import metrics
 
 Array = NDArray[Any]
@@ -31,8 +32,16 @@ class Session(Protocol):
 SIGNIFICANT_DIGITS = 4
 TOLERANCE = 1e-3
 """Largest accepted error relative to the largest output, float32 through a whole model."""
+HALF_TOLERANCE = 2e-2
+"""The same where kernels read and write float16, as those for GPUs do."""
 LARGEST = 1e30
 """Stands for an infinite error: JSON has no infinity."""
+
+
+def tolerance(made: Manifest) -> float:
+    """Largest accepted error of an artifact relative to the largest output."""
+    is_half = made.hardware.get("family") == "cuda" and made.regions
+    return HALF_TOLERANCE if is_half else TOLERANCE
 
 
 def run_once(session: Session, feed: Feed) -> list[Array]:

@@ -219,6 +219,11 @@ def read_request(
         )
     _check_teacher(bool(spec.removes), permute, recover is not None)
     hardware = targets.with_backend(targets.buildable(targets.read(target)), backend)
+    if quantize == INT8 and hardware.family == "cuda":
+        raise TargetError(
+            f"there are no eight-bit kernels for {hardware.name}",
+            fix="leave out quantize: kernels for GPUs compute in float16",
+        )
     return Request(
         target=hardware,
         spec=spec,

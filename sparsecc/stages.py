@@ -35,7 +35,7 @@ from sparsecc.manifest import (
     RegionEntry,
     StateEntry,
 )
-from sparsecc.measure import TOLERANCE, Feed, Session, agreement, rounded
+from sparsecc.measure import Feed, Session, agreement, rounded, tolerance
 from sparsecc.ops import int8
 from sparsecc.outcome import plan_of
 from sparsecc.passes import pipeline
@@ -294,7 +294,8 @@ def judged(made: Manifest, job: Job, graph: ir.Model, folder: Path, *, portable:
     measured = dict[str, float]()
     for name, each in variants.items():
         errors = numerics(each, twin, feeds, sampling)
-        _warn_of(errors[ERROR], INT8_TOLERANCE if int8.DOMAIN in graph.opset_imports else TOLERANCE)
+        is_int8 = int8.DOMAIN in graph.opset_imports
+        _warn_of(errors[ERROR], INT8_TOLERANCE if is_int8 else tolerance(made))
         measured |= {f"{what}_{name}".rstrip("_"): rounded(error) for what, error in errors.items()}
     searching = ours if sampling is None else AtCall(ours, sampling, sampling.begun(sampling.full))
     found: dict[str, Any] = {
@@ -307,8 +308,8 @@ def judged(made: Manifest, job: Job, graph: ir.Model, folder: Path, *, portable:
     return made.model_copy(update=found)
 
 
-def _warn_of(error: float, tolerance: float) -> None:
-    if error <= tolerance:
+def _warn_of(error: float, most: float) -> None:
+    if error <= most:
         return
     warnings.warn(
         f"the artifact differs from its masked-dense twin by {error:.1e} of the output: "

@@ -14,7 +14,7 @@ from sparsecc.backends.onnxruntime.run import check_runs_here, open_session, ses
 from sparsecc.engines import open_engine, open_variants
 from sparsecc.errors import ArtifactError
 from sparsecc.manifest import MODEL_NAME, Manifest
-from sparsecc.measure import TOLERANCE, Session, run_once
+from sparsecc.measure import Session, run_once, tolerance
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.regions.inline import InlineRegions
 from sparsecc.passes.verifier import verify_model
@@ -72,7 +72,7 @@ def _by_model(path: Path, manifest: Manifest, say: Progress) -> list[dict[str, A
     for at, (name, opened) in enumerate(others.items()):
         say(f"running the artifact and its {name}", 0.4 * (1 + at))
         found = numerics(ours, opened(), [example_inputs(model)], sampling)
-        checks.append(_check(name, found[ERROR]))
+        checks.append(_check(name, found[ERROR], manifest))
     return checks
 
 
@@ -83,12 +83,13 @@ def _by_reference(path: Path, manifest: Manifest, say: Progress) -> list[dict[st
     if not manifest.reference:
         return []
     feeds, checks = feeds_for(manifest.inputs, manifest.state), []
-    for name, session in variants.items():
+    for variant, session in variants.items():
         results, errors = run_once(session, feeds), [math.inf]
         if len(results) == len(manifest.reference):
             errors = list(map(distance, manifest.reference, results))
-        which = f" ({name})" if name else ""
-        checks.append(_check(f"masked-dense twin, as recorded{which}", max(errors)))
+        which = f" ({variant})" if variant else ""
+        name = f"masked-dense twin, as recorded{which}"
+        checks.append(_check(name, max(errors), manifest))
     return checks
 
 
@@ -105,5 +106,5 @@ def _read(path: Path) -> ir.Model:
     return model
 
 
-def _check(name: str, error: float) -> dict[str, Any]:
-    return {"name": name, "ok": error <= TOLERANCE, "max_rel_error": error}
+def _check(name: str, error: float, manifest: Manifest) -> dict[str, Any]:
+    return {"name": name, "ok": error <= tolerance(manifest), "max_rel_error": error}

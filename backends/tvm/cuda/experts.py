@@ -35,9 +35,12 @@ def mixture_region(node: ir.Node, shapes: Shapes, name: str, arch: Arch) -> Regi
         BackendError: No kernel computes it; says why.
     """
     if not ops.is_packed_mixture(node):
-        raise BackendError("the weights of its experts are not constant")
+        raise BackendError("the weights of its experts are no constants", fix="export them as such")
     if ops.bits_of(node.op_type) is not None:
-        raise BackendError("the weights of its experts are codes: no kernel on GPUs takes them yet")
+        raise BackendError(
+            "the weights of its experts are codes, and kernels for GPUs take float16",
+            fix="compile the model with its weights as numbers",
+        )
     (tokens, features), (_, slots) = (fixed_sizes(each, shapes) for each in node.inputs[:2])
     arrays, biases = _weights(node)
     biased = any(np.any(bias) for bias in biases.values())

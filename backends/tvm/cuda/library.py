@@ -50,8 +50,8 @@ class CudaLibrary:
 
     Attributes:
         parts: What our kernels compute, and why they do not compute the rest.
-        captured: Launches that are recorded as one graph.
-        launches: All launches of a run.
+        captured: Functions that start kernels whose launches are recorded as graphs.
+        launches: All such functions of a run.
     """
 
     parts: Parts

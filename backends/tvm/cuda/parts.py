@@ -59,6 +59,9 @@ def parts_of(model: ir.Model, name: str, target: Target) -> Parts:
         model: With ops of our domain where the plan has something sparse.
         name: What names of functions begin with.
         target: What it is for.
+
+    Raises:
+        BackendError: There is no kernel for a mixture of experts; names it.
     """
     parts, context = Parts(model.clone()), Context()
     graph = parts.model.graph
@@ -110,6 +113,8 @@ def _place(
         try:
             region = makers[str(node.name)](node, shapes, function, arch)
         except (BackendError, PlanError) as error:
+            if ops.is_mixture(node):  # whose body is a loop over experts, which TVM does not take
+                raise BackendError(error.message, node=layer, fix=error.fix) from error
             parts.reasons[layer] = error.message
             continue
         parts.regions[layer] = region

@@ -135,9 +135,16 @@ def bits() -> ir.Model:
     return _packed(capture(proto), {"fc1", "fc2"})
 
 
-def experts(bias: bool = True) -> ir.Model:
+def masked() -> ir.Model:
+    """Attention with a mask that is added to its scores."""
+    text = f"""g (float[1, 2, 70, 64] q, float[1, 1, 70, 70] m) => (float[1, 2, 70, 64] y) {{
+        [attend] y = sparsecc.BlockSparseAttention_mask <scale = 0.1, {ALL}> (q, q, q, m) }}"""
+    return _finished(_of(text, {}))
+
+
+def experts(bias: bool = True, wide: int = 48, inner: int = 32) -> ir.Model:
     """A router over nine tokens, and two of five gated experts for each."""
-    rng, count, wide, inner = np.random.default_rng(9), 5, 48, 32
+    rng, count = np.random.default_rng(9), 5
     op, biases = ("MoE_silu_gated_bias", ", bu, bg, bd") if bias else ("MoE_silu_gated", "")
     text = f"""g (float[9, {wide}] x) => (float[9, {wide}] y) {{
         s = MatMul(x, router)
@@ -171,6 +178,7 @@ CASES: Mapping[str, Callable[[], ir.Model]] = {
     "blocks": blocks,
     "wide": lambda: attention(CAUSAL, features=128, length=70),
     "bits": bits,
+    "narrow": lambda: attention(CAUSAL, features=32, length=40),  # no kernel: dense
     "experts": experts,
     "plain-experts": lambda: experts(bias=False),
 }

@@ -1,0 +1,85 @@
+"""What our kernels take on a GPU, and what is said of the rest."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+pytest.importorskip("tvm")
+pytest.importorskip("triton")
+
+import sparsecc
+from sparsecc import ops
+from sparsecc.backends.tvm.cuda.library import lowered
+from sparsecc.backends.tvm.cuda.parts import parts_of
+from sparsecc.errors import BackendError, TargetError
+from sparsecc.passes.weights import choose
+from sparsecc.targets import TARGETS
+from tests import small
+from tests.backends.tvm import gpu_models
+
+TARGET = TARGETS["cuda-sm_90"]
+
+
+def reasons(model: ir.Model) -> dict[str, str]:
+    parts = parts_of(model, "m", TARGET)
+    assert not parts.regions
+    return parts.reasons
+
+
+def test_a_head_size_without_a_kernel_is_dense_and_says_so() -> None:
+    said = reasons(gpu_models.attention(features=32, length=40))
+    assert said == {"attend": "no kernel for attention of 32 float16 features of a head"}
+
+
+def test_a_mask_is_dense_and_says_so() -> None:
+    model = gpu_models.masked()
+    assert reasons(model) == {"attend": "a mask is added to its scores"}
+    lowered(model, TARGET, "m")
+
+
+@pytest.mark.parametrize("scale", [-0.5])
+def test_a_negative_scale_is_dense_and_says_so(scale: float) -> None:
+    model = gpu_models.attention()
+    (node,) = (each for each in model.graph if ops.is_attention(each))
+    node.attributes["scale"] = ir.AttrFloat32("scale", scale)
+    assert reasons(model) == {"attend": "its scale is -0.5"}
+
+
+def test_open_sizes_are_dense_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "WORTHWHILE", 1e3)
+    made = sparsecc.compile(
+        small.mlp("rows"), target=TARGET.name, sparsity="16x1:0.8", executor="serial"
+    )
+    said = {each.node: each.reason for each in made.manifest.refusals if each.pass_name == "cuda"}
+    assert said == {"fc1": "its sizes are open", "fc2": "its sizes are open"}
+    rows = {row["name"]: row for row in made.manifest.layers}
+    assert rows["fc1"]["kernel"] == "tvm"
+    assert rows["fc1"]["est_ms"] == rows["fc1"]["dense_ms"]
+    assert rows["fc1"]["why"] == "its sizes are open"
+
+
+def test_weights_beyond_float16_are_dense_and_say_so() -> None:
+    model = gpu_models.token()
+    (node,) = (each for each in model.graph if ops.is_sparse(each))
+    values = node.inputs[ops.input_names(node.op_type).index("values")]
+    assert values is not None
+    assert values.const_value is not None
+    values.const_value = ir.tensor(values.const_value.numpy() * np.float32(1e6))
+    assert reasons(model)["fc"].startswith("a weight is no finite float16: the largest is")
+
+
+def test_a_mixture_without_a_kernel_is_an_error_with_its_name() -> None:
+    with pytest.raises(BackendError, match=r"32 → 8 float16 features.*'moe'"):
+        parts_of(gpu_models.experts(wide=32, inner=8), "m", TARGET)
+
+
+def test_eight_bits_are_an_error() -> None:
+    with pytest.raises(TargetError, match="no eight-bit kernels for cuda-sm_80"):
+        sparsecc.compile(small.mlp(), target="cuda-sm_80", quantize="int8")
+
+
+def test_an_architecture_without_kernels_is_an_error() -> None:
+    with pytest.raises(TargetError, match="sm_75"):
+        sparsecc.compile(small.mlp(), target="cuda-sm_75")
