@@ -124,15 +124,25 @@ def blocks(features: int = 128) -> ir.Model:
     return _finished(_of(text, {"at": index, "grid": np.array(grid)}))
 
 
-def bits() -> ir.Model:
-    """Two linears with zeros anywhere, of 5 tokens."""
-    proto = small.mlp(5)
-    rng = np.random.default_rng(8)
+def _kept(kept: NDArray[np.bool_], tokens: int) -> ir.Model:
+    """Two linears of which some weights are kept."""
+    proto, rng = small.mlp(tokens), np.random.default_rng(8)
     for each in proto.graph.initializer:
         if each.name in ("fc1.weight", "fc2.weight"):
-            weight = rng.standard_normal((256, 256)) * (rng.random((256, 256)) < 0.2) / 7
+            weight = rng.standard_normal(kept.shape) * kept / kept.sum(0).mean() ** 0.5
             each.CopyFrom(numpy_helper.from_array(weight.astype(np.float32), each.name))
     return _packed(capture(proto), {"fc1", "fc2"})
+
+
+def bits() -> ir.Model:
+    """Linears with zeros anywhere, of 5 tokens."""
+    return _kept(np.random.default_rng(8).random((256, 256)) < 0.2, 5)
+
+
+def pairs() -> ir.Model:
+    """Linears that keep two of four inputs."""
+    order = np.random.default_rng(8).random((64, 4, 256)).argsort(1)
+    return _kept((order < 2).reshape(256, 256), 20)
 
 
 def masked() -> ir.Model:
@@ -178,12 +188,13 @@ CASES: Mapping[str, Callable[[], ir.Model]] = {
     "blocks": blocks,
     "wide": lambda: attention(CAUSAL, features=128, length=70),
     "bits": bits,
+    "pairs": pairs,
     "narrow": lambda: attention(CAUSAL, features=32, length=40),  # no kernel: dense
     "experts": experts,
     "plain-experts": lambda: experts(bias=False),
 }
-FORMS_OF = {"bits": "bitmap"}
-"""Forms of weights where another is meant than what the cost model says."""
+FORMS_OF = {"bits": "bitmap", "pairs": "2:4"}
+"""Of weights, by case; those of others are columns."""
 
 
 def feed(model: ir.Model, seed: int = 0) -> dict[str, NDArray[np.float32]]:

@@ -13,6 +13,7 @@ pytest.importorskip("triton")
 import sparsecc
 from sparsecc import targets
 from sparsecc.backends.cuda.build import build
+from sparsecc.backends.cuda.forms.registry import FORMS
 from sparsecc.backends.cuda.table import KERNELS
 from sparsecc.backends.tvm.cuda import modules
 from sparsecc.backends.tvm.load import load
@@ -64,14 +65,12 @@ def test_an_mlp_holds_our_kernels_and_the_same_bytes_each_time(arch: str, always
     manifest = made[0].manifest
     assert set(manifest.files) == {"model.so", "report.html", "run.py"}
     assert manifest.not_run == f"there is no GPU here for cuda-{arch}: it was built, and not run"
-    assert kernels_of(made[0]) == {
-        "fc1": "columns-float16",
-        "fc2": "columns-float16",
-        "head": "tvm",
-    }
+    said = kernels_of(made[0])
+    assert said["head"] == "tvm"
+    assert {said["fc1"], said["fc2"]} <= {f"{form}-float16" for form in FORMS}
     kernels = held(made[0].path / "model.so")
     ours = {each.symbol: each for each in KERNELS.values()}
-    assert len(set(kernels) & set(ours)) >= 2
+    assert set(kernels) & set(ours)
     for symbol, code in kernels.items():
         assert symbol.encode() in code
         if symbol in ours:

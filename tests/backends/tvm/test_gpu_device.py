@@ -19,6 +19,7 @@ pytest.importorskip("triton")
 
 from sparsecc.backends.codegen.toolchain import run_zig
 from sparsecc.backends.tvm.cuda import library as libraries
+from sparsecc.backends.tvm.cuda import parts
 from sparsecc.backends.tvm.cuda.compiler import cubin_of
 from sparsecc.passes.weights.to_dense import twin_of
 from sparsecc.targets import TARGETS
@@ -39,6 +40,7 @@ def test_tvms_runtime_runs_the_artifact(monkeypatch: pytest.MonkeyPatch, tmp_pat
         return cubin_of(source, arch)
 
     monkeypatch.setattr(libraries, "cubin_of", compiled)
+    monkeypatch.setattr(parts, "_form", lambda *_: "columns")  # whose kernels need no emulator
     model = residual()
     made = libraries.build_cuda_library(model, TARGETS["cuda-sm_90"], "m", tmp_path)
     gpu_dense.build(sources[0], tmp_path)
