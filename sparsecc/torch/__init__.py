@@ -24,6 +24,7 @@ from sparsecc.torch.schedules import Dynamic, Gradual, Progressive, SrSte
 from sparsecc.torch.soups import greedy_soup, soup
 from sparsecc.torch.sparse_experts import SparseExperts
 from sparsecc.torch.sparse_ift import sparse_flops, sparse_ift
+from sparsecc.torch.sparse_layers import LayerChoice, sparse_layers
 from sparsecc.torch.sparse_linear import SparseLinear
 from sparsecc.torch.sparsifier import Sparsifier
 from sparsecc.torch.tile_attention import TileAttention
@@ -32,6 +33,7 @@ __all__ = [
     "Dynamic",
     "Gradual",
     "Interpreter",
+    "LayerChoice",
     "OnlineAttention",
     "Progressive",
     "Relufier",
@@ -52,4 +54,5 @@ __all__ = [
     "soup",
     "sparse_flops",
     "sparse_ift",
+    "sparse_layers",
 ]
