@@ -19,6 +19,7 @@ from sparsecc.ops.attention_search import blocks_of_words, kept_counts
 from sparsecc.search.attentions import PlanOnline
 from sparsecc.torch.block_search import block_masses, choose_blocks, listed_blocks, most_blocks
 from sparsecc.torch.tile_attention import alike, here
+from sparsecc.torch.tile_kernels import Listed
 from sparsecc.torch.tile_operator import tile_attention
 
 Phase = Literal["", "full", "search", "keep"]
@@ -61,7 +62,7 @@ class OnlineAttention(nn.Module):  # type: ignore[misc]
         self.heads, self.tokens, self.online = heads, tokens, online
         self.phase: Phase = ""
         self.steps: Steps | None = None
-        self._found: Literal["nothing", "all", "some"] = "nothing"
+        self._turn, self._others = 0, dict[int, list[Tensor]]()
         tile = kernels.tile_of(kernels.LIKE, features, BLOCK, False, arch or here())
         rule, blocks = Rule().within(), math.ceil(tokens / BLOCK)
         grain = math.gcd(*tile)
@@ -85,17 +86,32 @@ class OnlineAttention(nn.Module):  # type: ignore[misc]
 
     def begin(self) -> None:
         """Forget what was found, before a sampling."""
-        self.phase, self._found = "", "nothing"
+        self.phase, self._turn = "", 0
+        self._others.clear()
 
-    def at_step(self, step: int) -> None:
-        """Say which step the next call is: those of a sampling come one after the other from 0."""
-        online = self.online
-        if step in online.searches or (step >= online.full and self._found == "nothing"):
-            self.phase, self._found = "search", "some"
-        elif step < online.full:
-            self.phase, self._found = "full", "all"
-        else:
-            self.phase = "full" if self._found == "all" else "keep"
+    def at_step(self, step: int, turn: int = 0) -> None:
+        """Say which step the next call is: those of a sampling come one after the other from 0.
+
+        Args:
+            step: Of its sampling.
+            turn: Of which of the samplings that take turns.
+        """
+        if turn != self._turn:
+            if self.phase == "search":
+                self._others[self._turn] = [each.clone() for each in self._lists()]
+            for buffer, other in zip(self._lists(), self._others.get(turn, ()), strict=False):
+                buffer.copy_(other)
+            self._turn = turn
+        self.phase = self._phase(step)
+
+    def _phase(self, step: int) -> Phase:
+        full, searches = self.online.full, self.online.searches
+        if step in searches or step == full == 0:
+            return "search"
+        return "full" if full and step < searches[0] else "keep"
+
+    def _lists(self) -> list[Tensor]:
+        return [self.order, self.starts, self.full, self.at]
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
         """The attention ``[B, H, L, D]`` of this step.
@@ -129,18 +145,20 @@ class OnlineAttention(nn.Module):  # type: ignore[misc]
                 "attention that searches while it samples was called, and nothing counts its steps",
                 fix="make sparsecc.torch.Steps(module) before a sampling, and call the module",
             )
-        rows = [self.starts, self.full, self.at, self.bits]
-        out: Tensor = tile_attention(
-            *(q, k, v, self.order, rows, [], None, self._tile, self._sizes, scale)
-        )[0]
+        out: Tensor = tile_attention(q, k, v, *vars(self.listed()).values(), scale)[0]
         return out
+
+    def listed(self) -> Listed:
+        """What was found, as the operator takes it."""
+        rows = [self.starts, self.full, self.at, self.bits]
+        return Listed(self.order, rows, [], None, self._tile, self._sizes)
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def _search(self, q: Tensor, k: Tensor, scale: float) -> None:
         masses = block_masses(q, k, BLOCK, scale)
         kept = choose_blocks(masses, q.shape[0] * self.tokens, self.words, self._counts)
         lists = listed_blocks(kept, BLOCK, self._tile[1], self.tokens, self._room)
-        for buffer, made in zip((self.order, self.starts, self.full, self.at), lists, strict=True):
+        for buffer, made in zip(self._lists(), lists, strict=True):
             buffer.copy_(made)
 
 
@@ -154,18 +172,21 @@ class Steps:
     Args:
         module: What is called at each step; :func:`sparsecc.torch.optimize` has changed it or what
             is in it.
+        samplings: How many take turns, with a call each at every step, such as one with a prompt
+            and one without.
 
     Raises:
         PlanError: No attention of it searches; or, from a call, the sampling is over.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, samplings: int = 1) -> None:
         self._attentions = [each for each in module.modules() if isinstance(each, OnlineAttention)]
         if not self._attentions:
             raise PlanError(
                 "no attention of the module searches while it samples",
                 fix="optimize() it with a plan that was made with online=...",
             )
+        self.samplings = samplings
         self.count = max(each.online.steps for each in self._attentions)
         self._hook = module.register_forward_pre_hook(self._next)
         for each in self._attentions:
@@ -176,7 +197,7 @@ class Steps:
 
     def begin(self) -> None:
         """Begin a sampling: the next call is its first."""
-        self.step = 0
+        self.calls = 0
         for each in self._attentions:
             each.begin()
 
@@ -184,12 +205,13 @@ class Steps:
         reason="steps are counted outside of graphs: give Steps what torch.compile has made"
     )
     def _next(self, *_: Any) -> None:
-        if self.step >= self.count:
+        step, turn = divmod(self.calls, self.samplings)
+        if step >= self.count:
             raise PlanError(
-                f"call {self.step + 1} of a sampling of {self.count} steps",
+                f"call {self.calls + 1} of {self.samplings} × {self.count} steps of a sampling",
                 fix="call begin() of its Steps before the next sampling, or make the plan with "
                 "as many steps",
             )
         for each in self._attentions:
-            each.at_step(self.step)
-        self.step += 1
+            each.at_step(step, turn)
+        self.calls += 1

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sparsecc.backends.cuda.attention import arguments, grid_of, kernel_of, sizes_of, tile_of
+from sparsecc.backends.cuda.attention import sizes_of, tile_of
 from sparsecc.backends.cuda.interpret import interpret
-from sparsecc.backends.cuda.rows.attention import KEYS
 from sparsecc.backends.cuda.tiles import Rule, pack
 from sparsecc.ops.block_sparse_attention import attend, seen_by_blocks, seen_by_rule
 from sparsecc.torch.tile_kernels import Listed, gradients
+from sparsecc.torch.tile_kernels import attend as attend_by_tiles
 
 BOUNDS = {"float16": 2e-3, "bfloat16": 1.6e-2}
 """Twice the step of a number near one, since weights are rounded to it before they are summed."""
@@ -108,54 +108,42 @@ class Case:
         )
         return of_scores @ k, of_keys, of_values
 
-    def gradients(self):
-        """Tokens with the gradient of the output, and what the interpreter makes of them."""
-        q, k, v = self.tensors()
-        out, lse = (torch.from_numpy(each) for each in self.expected(q, k, v))
-        grad = torch.randn(q.shape).to(q.dtype)
+    def listed(self, rows=None):
+        """Its tiles, by default those of all rows."""
         tiles = self.tiles()
         lists = [(tiles.starts, tiles.full, tiles.at, tiles.bits), tiles.by_keys()]
-        listed = Listed(
-            torch.from_numpy(tiles.order(self.heads)),
+        return Listed(
+            torch.from_numpy(tiles.order(self.heads) if rows is None else rows.copy()),
             *([torch.from_numpy(array.copy()) for array in each] for each in lists),
             torch.from_numpy(self.orders()) if self.ordered else None,
             (tiles.rows, tiles.columns),
             list(sizes_of(tiles).values()),
         )
+
+    def gradients(self):
+        """Tokens with the gradient of the output, and what the interpreter makes of them."""
+        q, k, v = self.tensors()
+        out, lse = (torch.from_numpy(each) for each in self.expected(q, k, v))
+        grad = torch.randn(q.shape).to(q.dtype)
         tokens = {"Q": q, "K": k, "V": v, "Out": out.to(q.dtype), "Grad": grad}
 
         def start(kernel, grid, given):
-            for name in ("DQ", "DK", "DV", "Delta"):
-                if name in given and not (kernel.name.endswith(KEYS) and name == "Delta"):
-                    given[name].fill_(math.nan)
+            for name in ("DQ", "Delta") if "DQ" in given else ("DK", "DV"):
+                given[name].fill_(math.nan)
             interpret(kernel, self.arch, grid, given)
 
         return tuple(tokens.values()), gradients(
-            start, self.arch, tokens, lse.float(), listed, self.scale
+            start, self.arch, tokens, lse.float(), self.listed(), self.scale
         )
 
     def run(self, rows=None):
         """Through the interpreter, over these rows, by default all; poisoned before."""
-        q, k, v = self.tensors()
-        tiles = self.tiles()
-        every = tiles.order(self.heads) if rows is None else rows
-        indices = {
-            "Order": every,
-            "Rows": tiles.starts,
-            "Full": tiles.full,
-            "Columns": tiles.at,
-            "Bits": tiles.bits,
-        } | ({"Places": self.orders()} if self.ordered else {})
-        indices = {name: torch.from_numpy(array.copy()) for name, array in indices.items()}
-        out = torch.full(q.shape, math.nan, dtype=q.dtype)
-        lse = torch.full(q.shape[:3], math.nan)
-        given = arguments(
-            {"Q": q, "K": k, "V": v, "Out": out},
-            {"Lse": lse},
-            indices=indices,
-            sizes=sizes_of(tiles),
-            scale=self.scale,
-        )
-        kernel = kernel_of(self.dtype, self.features, self.tile_rows, self.ordered)
-        interpret(kernel, self.arch, grid_of(indices["Order"], q), given)
-        return (q, k, v), out.double().numpy(), lse.double().numpy()
+        tokens = self.tensors()
+        out = torch.full(tokens[0].shape, math.nan, dtype=tokens[0].dtype)
+        lse = torch.full(out.shape[:3], math.nan)
+
+        def start(kernel, grid, given):
+            interpret(kernel, self.arch, grid, given)
+
+        made = attend_by_tiles(start, self.arch, tokens, self.listed(rows), self.scale, (out, lse))
+        return tokens, *(each.double().numpy() for each in made)

@@ -1,11 +1,18 @@
 import dataclasses
+import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparsecc.backends.cuda.interpret import interpret
 from sparsecc.backends.cuda.tiles import Rule
+from sparsecc.errors import BackendError
+from sparsecc.search.attentions import PlanOnline
+from sparsecc.torch.online_attention import OnlineAttention, Steps
+from sparsecc.torch.tile_kernels import attend, gradients
 from tests.backends.cuda.cases import BOUNDS, Case
 
 pytest.importorskip("triton")
@@ -87,6 +94,11 @@ def test_gradients_are_those_of_float64(case):
 
 
 @pytest.mark.parametrize("scale", [-0.3, 0.0])
+def test_any_scale(scale):
+    check(dataclasses.replace(PLAIN, scale=scale))
+
+
+@pytest.mark.parametrize("scale", [-0.3, 0.0])
 def test_gradients_of_any_scale_over_rows_and_columns_of_several_tiles(scale):
     kept = np.random.default_rng(0).random((2, 5, 6)) < 0.5
     case = dataclasses.replace(PLAIN, heads=4, group=2, queries=260, keys=330, kept=kept)
@@ -117,3 +129,31 @@ def test_heads_that_are_not_listed_stay_as_they_were():
     assert np.isnan(out[:, 0]).all()
     assert np.isnan(lse[:, 0]).all()
     assert np.abs(out - PLAIN.expected(*tensors)[0])[:, 1].max() <= BOUNDS["float16"]
+
+
+@pytest.mark.parametrize(("arch", "features"), [("sm_80", 128), ("sm_90", 128), ("sm_80", 64)])
+def test_takes_the_lists_of_a_search(arch, features):
+    """They are longer than their tiles; on sm_80 the end of the keys cuts halves of blocks."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 2, 200, features).half()
+    online = PlanOnline(steps=3, full=0, searches=(0,), sparsity=0.6)
+    searching = OnlineAttention(2, 200, features, online, words=(3, 0), arch=arch)
+    Steps(searching)
+    wanted = searching(q, k, v)
+    assert searching.starts[-1] < len(searching.at) - 1
+
+    def start(kernel, grid, given):
+        interpret(kernel, arch, grid, given)
+
+    made = torch.full_like(q, math.nan), torch.full(q.shape[:3], math.nan)
+    out, _ = attend(start, arch, (q, k, v), searching.listed(), features**-0.5, made)
+    assert (out - wanted).abs().max() <= BOUNDS["float16"] * wanted.abs().max()
+
+
+def test_lists_of_a_search_have_no_gradients():
+    case = PLAIN.listed()
+    listed = dataclasses.replace(case, columns=[])
+    q = torch.zeros(1, 2, 200, 64).half()
+    tokens = dict.fromkeys(("Q", "K", "V", "Out", "Grad"), q)
+    with pytest.raises(BackendError, match="no gradients of attention whose blocks are searched"):
+        gradients(print, "sm_90", tokens, q[..., 0].float(), listed, 0.1)

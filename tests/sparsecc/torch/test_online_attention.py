@@ -15,7 +15,7 @@ from sparsecc.ops.block_sparse_attention import attend
 from sparsecc.search.attentions import PlanOnline
 from sparsecc.torch.online_attention import OnlineAttention, Steps
 
-BLOCK, FEATURES = 64, 64
+BLOCK = 64
 SAMPLING = PlanOnline(steps=5, full=1, searches=(1, 3), sparsity=0.6)
 
 
@@ -23,10 +23,11 @@ def online(full, searches, sparsity=0.6):
     return PlanOnline(steps=5, full=full, searches=searches, sparsity=sparsity)
 
 
-def drawn(heads, tokens, seed, batch=1, group=1, dtype=torch.float64):
+def drawn(heads, tokens, seed, batch=1, group=1, dtype=torch.float64, features=64):
     torch.manual_seed(seed)
     sizes = (heads, heads // group, heads // group)
-    return [2 * torch.randn(batch, each, tokens, FEATURES, dtype=dtype) for each in sizes]
+    made = [2 * torch.randn(batch, each, tokens, features) for each in sizes]
+    return [each.to(dtype) for each in made]
 
 
 @settings(max_examples=30)
@@ -36,18 +37,18 @@ def drawn(heads, tokens, seed, batch=1, group=1, dtype=torch.float64):
     st.integers(1, 2),
     st.integers(65, 500),
     st.sampled_from([(0, 0), (5, 0), (0, 70)]),
-    st.sampled_from(["sm_80", "sm_90"]),
+    st.sampled_from([("sm_90", 64), ("sm_80", 128)]),  # tiles of as many keys, and of half as many
     st.integers(0, 99),
 )
-def test_every_step_is_that_of_the_op(plan, heads, batch, tokens, words, arch, seed):
-    heads, group = heads
-    attention = OnlineAttention(heads, tokens, FEATURES, plan, words=words, arch=arch)
+def test_every_step_is_that_of_the_op(plan, heads, batch, tokens, words, tiles, seed):
+    (heads, group), (arch, features) = heads, tiles
+    attention = OnlineAttention(heads, tokens, features, plan, words=words, arch=arch)
     steps = Steps(attention)
     blocks = -(-tokens // BLOCK)
     grid = (heads, blocks, blocks, BLOCK, BLOCK)
     index = np.full(heads * blocks**2, -1, np.int32)
     for step in range(plan.steps):
-        q, k, v = drawn(heads, tokens, seed + step, batch, group)
+        q, k, v = drawn(heads, tokens, seed + step, batch, group, features=features)
         made = attention(q, k, v, 0.3)
         q, k, v = (each.numpy() for each in (q, k, v))
         index = next_blocks(
@@ -60,7 +61,7 @@ def test_every_step_is_that_of_the_op(plan, heads, batch, tokens, words, arch, s
         )
         wanted = attend(q, k, v, scale=0.3, blocks=(index, grid))
         np.testing.assert_allclose(made, wanted, rtol=1e-7, atol=1e-9)
-    assert steps.step == plan.steps
+    assert steps.calls == plan.steps
 
 
 def sampled(module, seed=0):
@@ -70,7 +71,7 @@ def sampled(module, seed=0):
 
 
 def attention():
-    return OnlineAttention(2, 300, FEATURES, SAMPLING)
+    return OnlineAttention(2, 300, 64, SAMPLING)
 
 
 def test_compiles_as_a_graph_for_each_kind_of_step():
@@ -102,6 +103,20 @@ def test_aot_takes_what_is_written_to_buffers():
     torch.testing.assert_close(sampled(fast), sampled_by(attention(), 0))
 
 
+def test_samplings_take_turns():
+    both, alone = attention(), [attention(), attention()]
+    Steps(both, samplings=2)
+    for each in alone:
+        Steps(each)
+    with torch.no_grad():
+        for step in range(5):
+            for turn, each in enumerate(alone):
+                tokens = drawn(2, 300, 10 * step + turn, dtype=torch.float32)
+                assert torch.equal(both(*tokens), each(*tokens))
+    with pytest.raises(PlanError, match="call 11 of 2 × 5 steps"):
+        both(*tokens)
+
+
 def test_a_copy_samples_by_itself_and_state_is_not_saved():
     one = attention()
     steps = Steps(one)
@@ -112,7 +127,7 @@ def test_a_copy_samples_by_itself_and_state_is_not_saved():
     other = copy.deepcopy(one)
     for _ in range(3):
         assert torch.equal(other(*tokens), wanted)
-    assert steps.step == 2
+    assert steps.calls == 2
     assert torch.equal(one(*tokens), wanted)
 
 
@@ -123,7 +138,7 @@ def test_calls_that_nothing_counts_and_too_many():
         made(*tokens)
     steps = Steps(made)
     sampled(made)
-    with pytest.raises(PlanError, match=r"call 6 of a sampling of 5 steps"):
+    with pytest.raises(PlanError, match="call 6 of 1 × 5 steps"):
         made(*tokens)
     steps.begin()
     made(*tokens)
