@@ -117,7 +117,7 @@ def get(name: str) -> Target:
         return _native()
     if name in TARGETS:
         return TARGETS[name]
-    if named_arch(name):
+    if named_arch(str(name)):
         gpus = [each for each, target in TARGETS.items() if target.family == "cuda"]
         raise TargetError(
             f"there are no kernels for the GPU of {name!r}", fix=f"use {' or '.join(gpus)}"
