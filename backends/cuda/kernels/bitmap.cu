@@ -48,8 +48,7 @@ KERNEL(multiply, const u16* X, const int* Stream, const int* Starts, u16* Out, f
     int strip = static_cast<int>(blockIdx.x) * WARPS + warp, split = static_cast<int>(blockIdx.z);
     int token = static_cast<int>(blockIdx.y) * TOKENS;
     int steps = (columns + DEPTH - 1) / DEPTH;
-    int begin = static_cast<int>(static_cast<long long>(steps) * split / splits);
-    int end = static_cast<int>(static_cast<long long>(steps) * (split + 1) / splits);
+    int begin = steps * split / splits, end = steps * (split + 1) / splits;
     const int* starts = Starts + static_cast<long long>(strip) * steps + begin;
     Two* table = reinterpret_cast<Two*>(memory + STAGES * STAGE) + warp * WORDS;
     int from = starts[0], until = begin < end ? starts[1] : from;  // of the next tile, in 16 bytes
@@ -85,7 +84,7 @@ KERNEL(multiply, const u16* X, const int* Stream, const int* Starts, u16* Out, f
         for (int which = 0; which < DEPTH / 16; ++which) {
             u32 a[4], b[TOKENS / 8][2];
             unpack(a, table[8 * which + lane / 4], memory);
-            load_tokens(b, memory + stage, 0, which);
+            load_tokens(b, memory + stage, 0, 2 * which);
             UNROLL
             for (int each = 0; each < TOKENS / 8; ++each) multiply_dense(c[each], a, b[each]);
         }

@@ -55,29 +55,25 @@ struct Tokens {
 };
 
 // Registers of B for 8 · MANY tokens of a tile from one on, and 8 · PARTS columns, from the `which`-th
-// 16 on.
+// 8 on. A load gives four registers: of one product where it takes four, else of two.
 template <int MANY, int PARTS>
 DEVICE void load_tokens(u32 (&b)[MANY][PARTS], unsigned char* tile, int token, int which) {
-    int lane = static_cast<int>(threadIdx.x) % 32;
-    UNROLL
-    for (int part = 0; part < PARTS; part += 2) {
-        int half = 2 * which + part + (lane >> 3 & 1);
-        if constexpr (MANY == 1) {
-            u32 two[2];
-            load_matrices(two, piece(tile, token + (lane & 7), half));
-            b[0][part] = two[0];
-            b[0][part + 1] = two[1];
-        } else {
-            UNROLL
-            for (int each = 0; each < MANY; each += 2) {
-                u32 four[4];
-                int mine = token + 8 * each + 8 * (lane >> 4) + (lane & 7);
-                load_matrices(four, piece(tile, mine, half));
-                b[each][part] = four[0];
-                b[each][part + 1] = four[1];
-                b[each + 1][part] = four[2];
-                b[each + 1][part + 1] = four[3];
-            }
+    int lane = static_cast<int>(threadIdx.x) % 32, mine = token + lane % 8, part = lane / 8;
+    if constexpr (PARTS == 4) {
+        UNROLL
+        for (int each = 0; each < MANY; ++each)
+            load_matrices(b[each], piece(tile, mine + 8 * each, which + part));
+    } else if constexpr (MANY == 1) {
+        load_matrices(b[0], piece(tile, mine, which + part % 2));
+    } else {
+        UNROLL
+        for (int each = 0; each < MANY; each += 2) {
+            u32 four[4];
+            load_matrices(four, piece(tile, mine + 8 * each + 8 * (part / 2), which + part % 2));
+            b[each][0] = four[0];
+            b[each][1] = four[1];
+            b[each + 1][0] = four[2];
+            b[each + 1][1] = four[3];
         }
     }
 }

@@ -56,8 +56,7 @@ KERNEL(multiply, const u16* X, const u16* Values, const int* Bits, u16* Out, flo
     int warp = static_cast<int>(threadIdx.x) / 32;
     int row = static_cast<int>(blockIdx.x) * TALL, token = static_cast<int>(blockIdx.y) * TOKENS;
     int split = static_cast<int>(blockIdx.z), steps = (columns + DEPTH - 1) / DEPTH;
-    int begin = static_cast<int>(static_cast<long long>(steps) * split / splits);
-    int end = static_cast<int>(static_cast<long long>(steps) * (split + 1) / splits);
+    int begin = steps * split / splits, end = steps * (split + 1) / splits;
     int down = warp % DOWN * MY_STRIPS, across = warp / DOWN * MY_TOKENS;
 
     Weights<STRIPS, STRIP> values(Values, row / 16, steps, begin);
@@ -86,7 +85,7 @@ KERNEL(multiply, const u16* X, const u16* Values, const int* Bits, u16* Out, flo
         ONE_BY_ONE  // or operands of both halves take registers at once
         for (int half = 0; half < 2; ++half) {
             u32 b[MY_TOKENS / 8][4];
-            load_tokens(b, stage + INPUTS, across, 2 * half);
+            load_tokens(b, stage + INPUTS, across, 4 * half);
             UNROLL
             for (int two = 0; two < MY_STRIPS; two += 2) {
                 u32 a[2][4], kept = load_bits(stage + BITS, (down + two) / 2, half);

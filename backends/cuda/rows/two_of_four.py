@@ -13,10 +13,10 @@ TALL = 128
 """Rows of a block."""
 _TILES: Mapping[int, tuple[int, int, int, int, Mapping[Arch, int]]] = {
     # tokens → warps, of them down, stages, blocks of a multiprocessor, registers
-    16: (4, 4, 4, 3, {"sm_80": 70, "sm_90": 70}),
-    32: (4, 4, 4, 3, {"sm_80": 90, "sm_90": 90}),
-    64: (4, 4, 4, 2, {"sm_80": 138, "sm_90": 138}),
-    128: (8, 2, 3, 2, {"sm_80": 122, "sm_90": 122}),
+    16: (4, 4, 4, 3, {"sm_80": 67, "sm_90": 67}),
+    32: (4, 4, 4, 3, {"sm_80": 91, "sm_90": 88}),
+    64: (4, 4, 4, 2, {"sm_80": 137, "sm_90": 137}),
+    128: (8, 2, 3, 2, {"sm_80": 124, "sm_90": 124}),
 }
 TOKENS = tuple(_TILES)
 """Of a block."""
