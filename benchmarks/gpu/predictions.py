@@ -122,7 +122,7 @@ def table(heads: Row, rows: Iterator[Row]) -> str:
 
 
 TABLES: dict[str, tuple[Row, Callable[[CostModel], Iterator[Row]]]] = {
-    f"Linear layers in float16, times dense is slower: {ZEROS:.0%} of zeros, of 2:4 and groups half": (
+    f"Linear layers in float16, times dense is slower: {ZEROS:.0%} zeros, half in 2:4 and groups": (
         ("layer", "tokens", "dense µs", *map(name_of, (*PRICED, *ROUNDED))),
         forms,
     ),
