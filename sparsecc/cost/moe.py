@@ -6,11 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sparsecc.backends.cuda.experts import Mixture
 from sparsecc.cost import roofline
-from sparsecc.cost.model import UNMEASURED_SPREAD, Estimate
+from sparsecc.cost.gpu.mixtures import mixture
+from sparsecc.cost.model import UNMEASURED_SPREAD, Estimate, cost_model, total
 from sparsecc.cost.roofline import BYTES_PER_INDEX, BYTES_PER_WEIGHT, Work
+from sparsecc.errors import BackendError
 from sparsecc.formats.blocks import Block
 from sparsecc.targets import Target
+from sparsecc.targets.cuda import arch_of_target
 
 Packing = tuple[int, int, Block, int]
 """Of one weight: outputs and inputs of an expert, its block, and how many of all experts are
@@ -84,9 +88,11 @@ def mixture_ms(
 ) -> Estimate:
     """Time of one run on one thread.
 
-    The slower of arithmetic, ``Σ ⌈m_e / m_t⌉ m_t`` tokens of each touched expert times its stored
-    weights, and of reading these weights once.
+    On a GPU that of its launches. Elsewhere the slower of arithmetic, ``Σ ⌈m_e / m_t⌉ m_t`` tokens
+    of each touched expert times its stored weights, and of reading these weights once.
     """
+    if target.family == "cuda":
+        return _on_gpu(routing, weights, target)
     flops = 0.0
     stored = [blocks * math.prod(block) for *_, block, blocks in weights]
     for touched, load in routing.loads:
@@ -105,6 +111,22 @@ def mixture_ms(
     ms = max(compute / target.peak_gflops, read / gbs) * 1e-6
     moved = BYTES_PER_WEIGHT * slots / roofline.LAYOUT_GBS * 1e-6
     return Estimate(roofline.NODE_MS + moved + ms, UNMEASURED_SPREAD)
+
+
+def _on_gpu(routing: Routing, weights: Sequence[Packing], target: Target) -> Estimate:
+    """The kernels for GPUs multiply by whole weights of experts that are touched.
+
+    Where they do not take a mixture, every expert is computed.
+    """
+    costs, (inner, features, *_) = cost_model(target), weights[0]
+    sizes = (routing.tokens, routing.chosen, routing.experts, features, inner)
+    gated, arch = len(weights) > len(("up", "down")), arch_of_target(target)
+    try:
+        what = Mixture(*sizes, "relu", gated, False, "float16", arch)
+        return costs.task(mixture(what, routing.loads))
+    except BackendError:
+        shapes = [(rows, columns) for rows, columns, *_ in weights]
+        return total(map(costs.dense, every_expert(routing, shapes)))
 
 
 def _efficiency(block: Block) -> float:

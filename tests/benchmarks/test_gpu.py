@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from benchmarks.gpu import __main__ as script
 from benchmarks.gpu import attention as bench
 from benchmarks.gpu import attention_backward as backward
 from benchmarks.gpu import attention_search as search
-from benchmarks.gpu import experts, family, rates, weights
+from benchmarks.gpu import experts, family, page, rates, weights
 from benchmarks.rows import keep
 from sparsecc.backends.cuda.interpret import interpret
 from sparsecc.backends.cuda.table import KERNELS
@@ -31,6 +33,7 @@ from sparsecc.cost.table import TABLE_FILE, kernels_hash
 from sparsecc.errors import TargetError
 
 ARCH = "sm_90"
+PERFORMANCE = Path(__file__).parents[2] / "docs" / "performance.md"
 
 
 @pytest.fixture
@@ -155,9 +158,51 @@ def test_a_report_calibrates_the_cost_model(interpreted, monkeypatch, tmp_path):
     table = TABLE_FILE.load(calibrate(tmp_path / "gpu.json"))
     counts = {family: each.cases for family, each in table.gpu.reached.items() if each.cases}
     of_forms = Counter(zeros.form for zeros in weights.ZEROS.values() if is_known(zeros.form))
-    assert counts == {"dense": 1, "attention-dense": 1, "attention": 2, **of_forms}
-    dense = table.gpu.reached["dense"]
+    assert counts == {"library": 1, "attention-library": 1, "attention": 2, **of_forms}
+    dense = table.gpu.reached["library"]
     assert min(*dense.shares) < 0.1
+
+
+REPORT = {
+    "device": "NVIDIA H100 80GB HBM3",
+    "versions": {"torch": "2.13.0", "triton": "3.7.1"},
+    "rates": [{"rate": "launch", "ms": 0.00213}, {"rate": "memory", "gbs": 3021.4}],
+    "checks": [{"kernel": "one", "passed": True}, {"kernel": "two", "passed": False}],
+    "timings": [
+        {
+            "case": "24 heads × 128",
+            "baseline": "cudnn",
+            "sides": {
+                "cudnn": {"ms": 22.51, "ratio": 1.0, "ratio_low": 1.0, "ratio_high": 1.0},
+                "ours": {"ms": 5.004, "ratio": 4.5, "ratio_low": 4.4, "ratio_high": 4.6},
+            },
+            "failed": {"flex": "no memory"},
+            "reached": {"ours": {"matrix_units": 0.53, "memory": 0.02}},
+        }
+    ],
+    "stopped": {"others": "7.0 minutes are over"},
+}
+
+
+def test_the_page_is_made_of_a_report(tmp_path):
+    file, copied = tmp_path / "gpu.json", tmp_path / "performance.md"
+    file.write_text(json.dumps(REPORT))
+    copied.write_text(PERFORMANCE.read_text())
+    page.main(file, copied)
+    made = copied.read_text()
+    assert (
+        "NVIDIA H100 80GB HBM3; torch 2.13.0, triton 3.7.1. 1 of 2 checks passed, not two." in made
+    )
+    assert "At best: a launch 2.13 µs, memory 3.02e+03 GB/s, cache not measured." in made
+    row = "| 24 heads × 128 | cudnn | 22.5 | ours | 5 | 4.50 (4.40–4.60) | 53% | 2% |"
+    assert row in made
+    assert "| flex | not measured | not measured | not measured | not measured |" in made
+    assert "Stopped: others: 7.0 minutes are over." in made
+    begin, end = (f"<!-- gpu:{which} -->" for which in ("begin", "end"))
+    rest = PERFORMANCE.read_text().split(begin)[0], PERFORMANCE.read_text().split(end)[1]
+    assert (made.split(begin)[0], made.split(end)[1]) == rest
+    page.main(file, copied)  # again: nothing changes
+    assert copied.read_text() == made
 
 
 def timed_here(sides, seconds):

@@ -44,7 +44,7 @@ def assumed_table(target: Target) -> Table:
 
 def _rate(kind: Kind, target: Target, known: Coefficients) -> Rate:
     if kind == "attention":  # of a step that computes all scores
-        share = known.reached["attention-dense"].matrix
+        share = known.reached["attention-library"].matrix
         per_mac = 2e-3 / (target.tensor_tflops * share)
         return Rate(call_ms=LAUNCH_MS, element_ns=0.0, mac_ns=_four(per_mac), spread=SPREAD)
     per_element = _BYTES.get(kind, 0) / target.dram_gbs  # GB/s are bytes a ns

@@ -12,9 +12,10 @@ from typing import Annotated, Literal, get_args
 import pydantic
 
 Family = Literal[
-    "dense",
-    "attention-dense",
+    "library",
+    "attention-library",
     "attention",
+    "dense",
     "columns",
     "bitmap",
     "2:4",
@@ -23,7 +24,7 @@ Family = Literal[
     "experts",
 ]
 """Kernels whose times behave alike: cuBLAS; flash attention or cuDNN; ours over kept tiles; one for
-each form of sparse weights, by its name; mixtures."""
+each form of weights, by its name; mixtures."""
 FAMILIES: tuple[Family, ...] = get_args(Family)
 LAUNCH_MS = 0.004
 """Of one launch from a stream, until the next may start: 3 to 5 µs are published."""
@@ -85,9 +86,10 @@ _MATRIX: Mapping[str, Mapping[Family, float]] = {
     # .62 of an H100's matrix units at most (wgmma alone reaches all). What ours reach of that is
     # not known: about three quarters of it is assumed.
     "sm_80": {
-        "dense": 0.85,
-        "attention-dense": 0.65,
+        "library": 0.85,
+        "attention-library": 0.65,
         "attention": 0.55,
+        "dense": 0.65,
         "columns": 0.6,
         "bitmap": 0.6,
         "2:4": 0.6,
@@ -96,9 +98,10 @@ _MATRIX: Mapping[str, Mapping[Family, float]] = {
         "experts": 0.65,
     },
     "sm_90": {
-        "dense": 0.7,
-        "attention-dense": 0.6,
+        "library": 0.7,
+        "attention-library": 0.6,
         "attention": 0.45,
+        "dense": 0.5,
         "columns": 0.45,
         "bitmap": 0.45,
         "2:4": 0.45,
@@ -109,9 +112,11 @@ _MATRIX: Mapping[str, Mapping[Family, float]] = {
 }
 _ISSUE = 0.7
 """Of instructions where they are all that counts: schedulers wait for operands now and then."""
-_MEMORY: Mapping[Family, float] = dict.fromkeys(FAMILIES, 0.8) | {
-    "dense": 0.9,  # of a copy of a large array, which is what a matrix by few tokens comes close to
-    "attention-dense": 0.9,
+_OF_LIBRARIES: tuple[Family, ...] = ("library", "attention-library")
+_MEMORY: Mapping[Family, float] = {
+    # a copy of a large array reaches .9, and a matrix by few tokens comes close to that
+    family: 0.9 if family in _OF_LIBRARIES else 0.8
+    for family in FAMILIES
 }
 
 

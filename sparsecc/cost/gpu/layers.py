@@ -67,7 +67,7 @@ def _dense(work: Work, arch: Arch) -> Iterator[Task]:
     if work.groups == work.rows > 1:
         programs = math.ceil(work.rows * work.points / (WARP * _LANES.warps))
         demand = Demand(programs, read=float(moved), issued=2.0 * work.macs / WARP)
-        yield Task("dense", (Launched(demand, _LANES),))
+        yield Task("library", (Launched(demand, _LANES),))
         return
     rows = work.rows // work.groups
     for (tall, wide, how), splits in itertools.product(_DENSE, _SPLITS):
@@ -81,7 +81,7 @@ def _dense(work: Work, arch: Arch) -> Iterator[Task]:
             read=float(moved),
             again=float(BYTES * tiles * (tall + wide) * work.cols / _READERS[arch] + parts),
         )
-        yield Task("dense", (Launched(demand, how),))
+        yield Task("library", (Launched(demand, how),))
 
 
 @dataclass(frozen=True)
@@ -140,5 +140,5 @@ def attention(scores: Scores, arch: Arch, *, tall: int, dense: bool = False) -> 
         exponentials=float(computed),
         longest=scores.longest,
     )
-    family: Family = "attention-dense" if dense else "attention"
+    family: Family = "attention-library" if dense else "attention"
     return Task(family, (Launched(demand, resources(launch)),))

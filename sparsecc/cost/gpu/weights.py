@@ -127,6 +127,8 @@ PRICED: tuple[Priced, ...] = (
     Priced("2:4", (1, 1), _two_of_four, halved=True),
 )
 """Forms that keep weights as they are: no plan asks for others, which are codes, yet."""
+WHOLE = Priced("dense", (1, 1), lambda rows, cols, _: Weight({}, BYTES * rows * cols))
+"""Our kernel for weights without zeros, where there is no library."""
 ROUNDED: tuple[Priced, ...] = (
     *(Priced("groups", (1, each), functools.partial(_groups, group=each)) for each in codes.GROUPS),
     Priced("codes4", (1, codes.GROUP_OF_ALL), _codes4),
@@ -275,6 +277,19 @@ def _multiply_two_of_four(step: Step, product: Product, weight: Weight) -> Deman
     )
 
 
+def _multiply_dense(step: Step, product: Product, weight: Weight) -> Demand:
+    """Multiplies all of the weight, for each tile of tokens."""
+    constants, (tall, wide, splits) = step.kernel.constants, step.grid
+    inputs = tall * wide * constants["TOKENS"] * product.columns * BYTES
+    return Demand(
+        math.prod(step.grid),
+        flops=2.0 * tall * constants["ROWS"] * wide * constants["TOKENS"] * product.columns,
+        read=float(weight.nbytes + _inputs_and_outputs(product, splits)),
+        again=float(weight.nbytes * (wide - 1) + inputs + _parts(product, splits)),
+        issued=PER_VECTOR * (weight.nbytes * wide + inputs) / VECTOR / WARP,
+    )
+
+
 def _few_codes(step: Step, product: Product, weight: Weight) -> Demand:
     """Codes are multiplied as they are read, for each token of a program."""
     constants = step.kernel.constants
@@ -328,6 +343,7 @@ def _parts(product: Product, splits: int) -> int:
 _DOES: Mapping[tuple[str, str], Does] = {
     ("parts", "turn"): _turn,
     ("parts", "add"): _add,
+    ("dense", "multiply"): _multiply_dense,
     ("columns", "multiply"): _multiply_columns,
     ("bitmap", "multiply"): _multiply_bitmap,
     ("two_of_four", "multiply"): _multiply_two_of_four,
@@ -336,4 +352,4 @@ _DOES: Mapping[tuple[str, str], Does] = {
     ("code_tiles", "multiply"): _many_codes,
 }
 """By module and function of a kernel."""
-_KNOWN: frozenset[Family] = frozenset({"columns", "bitmap", "2:4", "groups", "codes4"})
+_KNOWN: frozenset[Family] = frozenset({"dense", "columns", "bitmap", "2:4", "groups", "codes4"})

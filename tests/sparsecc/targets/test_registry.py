@@ -10,6 +10,7 @@ import pytest
 from sparsecc import targets
 from sparsecc.errors import TargetError
 from sparsecc.targets import TARGETS, registry
+from sparsecc.targets.cuda import arch_of_target
 
 V3 = frozenset({"avx2", "fma", "bmi2", "f16c"})
 V4 = V3 | {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
@@ -173,3 +174,19 @@ def test_a_gpu_that_only_times_are_known_of_is_not_built_for() -> None:
         registry.buildable(gpu)
     with pytest.raises(TargetError, match="use one of tvm"):
         registry.with_backend(TARGETS["cuda-sm_90"], "onnxruntime")
+
+
+@pytest.mark.parametrize("name", ["cuda-sm_75", "cuda-sm_100", "cuda-sm_90a"])
+def test_a_gpu_without_kernels_is_an_error_that_names_those_with(name: str) -> None:
+    with pytest.raises(TargetError, match=f"no kernels for the GPU of '{name}'") as caught:
+        targets.get(name)
+    assert caught.value.fix == "use cuda-sm_80 or cuda-sm_90"
+
+
+def test_the_architecture_of_a_gpu_stands_in_its_name() -> None:
+    own = dataclasses.replace(TARGETS["cuda-sm_90"], name="my-h200-sm_90")
+    assert arch_of_target(own) == "sm_90"
+    for name in ("my-h200", "my-sm_120"):
+        with pytest.raises(TargetError, match=f"{name} names no GPU architecture") as caught:
+            arch_of_target(dataclasses.replace(own, name=name))
+        assert caught.value.fix == "end its name with one of sm_80, sm_90"

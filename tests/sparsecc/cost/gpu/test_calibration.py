@@ -23,7 +23,7 @@ from sparsecc.targets import TARGETS, Target
 GPU = TARGETS["cuda-sm_90"]
 LAUNCH, NEAR, FAR = 0.0025, 5600.0, 3000.0
 """What the GPU of these tests has: ms, and GB/s."""
-SHARES = {"dense": (0.8, 0.95), "columns": (0.45, 0.5), "attention": (0.4, 0.8)}
+SHARES = {"library": (0.8, 0.95), "columns": (0.45, 0.5), "attention": (0.4, 0.8)}
 """Of matrix units and of memory that its kernels reach. Of columns matrix units bound none of these
 layers, of attention memory bounds none: what is assumed stays."""
 
@@ -106,8 +106,8 @@ def test_it_finds_the_figures_of_the_gpu(tmp_path: Path) -> None:
         found = table.gpu.reached[family]
         assert found.memory == pytest.approx(memory, rel=0.02), family
         assert found.matrix == pytest.approx(matrix, rel=0.02), family
-    assert table.gpu.reached["dense"].cases == 6
-    assert table.gpu.reached["dense"].spread == 0.05
+    assert table.gpu.reached["library"].cases == 6
+    assert table.gpu.reached["library"].spread == 0.05
     untouched = assumed("sm_90").reached["bitmap"]
     assert table.gpu.reached["bitmap"] == untouched
     assert untouched.cases == 0
@@ -129,7 +129,7 @@ def test_one_wild_time_moves_nothing(tmp_path: Path) -> None:
     made["timings"][0]["sides"]["it"]["ms"] *= 50
     table = TABLE_FILE.load(calibrate(written(tmp_path, made)))
     assert table.gpu is not None
-    assert table.gpu.reached["dense"].memory == pytest.approx(0.95, rel=0.02)
+    assert table.gpu.reached["library"].memory == pytest.approx(0.95, rel=0.02)
 
 
 def test_without_rates_those_of_the_data_sheet_stay(tmp_path: Path) -> None:
@@ -201,5 +201,5 @@ def test_what_was_achieved_is_a_share_of_the_data_sheet() -> None:
     demand = dataclasses.replace(
         launched.demand, flops=GPU.tensor_tflops * 1e9, read=GPU.dram_gbs * 1e6 / 2
     )
-    task = Task("dense", (dataclasses.replace(launched, demand=demand),))
+    task = Task("library", (dataclasses.replace(launched, demand=demand),))
     assert achieved(task, 2.0, GPU) == {"matrix_units": 0.5, "memory": 0.25}

@@ -13,7 +13,7 @@ from sparsecc.cost.gpu.bounds import ms_of
 from sparsecc.cost.gpu.coefficients import assumed
 from sparsecc.cost.gpu.mixtures import mixture
 from sparsecc.cost.model import cost_model
-from sparsecc.cost.moe import Routing, every_expert
+from sparsecc.cost.moe import Routing, every_expert, mixture_ms
 from sparsecc.errors import BackendError
 from sparsecc.targets import TARGETS
 
@@ -83,3 +83,21 @@ def test_none_without_a_kernel_and_nothing_without_tokens() -> None:
     with pytest.raises(BackendError, match="float32"):
         ms(dataclasses.replace(MIXTRAL, dtype="float32"))
     assert mixture(dataclasses.replace(MIXTRAL, tokens=0), []).launches == ()
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_packed_mixture_takes_what_its_launches_do(arch: str) -> None:
+    target = TARGETS[f"cuda-{arch}"]
+    routing = Routing(4096, 2, 8)
+    up, down = (14336, 4096, (16, 1), 0), (4096, 14336, (16, 1), 0)
+    what = dataclasses.replace(MIXTRAL, arch=arch, dtype="float16")
+    found = mixture_ms(routing, [up, up, down], target)
+    assert found.ms == pytest.approx(ms(what), rel=1e-3)
+    assert found.ms < 0.5 * every_ms(target, routing, [up, up, down])
+    odd = [(14, 10, (1, 1), 0), (10, 14, (1, 1), 0)]  # no kernel takes so many features
+    assert mixture_ms(routing, odd, target).ms == pytest.approx(every_ms(target, routing, odd))
+
+
+def every_ms(target, routing, weights) -> float:
+    shapes = [(rows, columns) for rows, columns, *_ in weights]
+    return sum(cost_model(target).dense(work).ms for work in every_expert(routing, shapes))
