@@ -30,6 +30,8 @@ from sparsecc.targets import Target
 from sparsecc.targets.cuda import arch_of_target
 
 PASS_NAME = "cuda"
+DENSE = "dense"
+"""The form of layers without zeros."""
 PLACE = "sparsecc.launched"
 """Domain of nodes that stand for a region: no pass knows what they compute."""
 
@@ -79,6 +81,9 @@ def parts_of(model: ir.Model, name: str, target: Target) -> Parts:
     run([ToDense(), ShapeInference(), ConstantFolding(), DeadCode()], parts.model, context)
     makers = {each: partial(product_region, form=form) for each, form in forms.items()}
     _place(parts, makers, name, target, {each: str(node.name) for each, node in products.items()})
+    dense = partial(product_region, form=DENSE)
+    layers = [str(each.name) for each in graph if _is_layer(each) and each.name not in makers]
+    _place(parts, dict.fromkeys(layers, dense), name, target)
     run([DeadCode()], parts.model, context)
     return parts
 
@@ -86,6 +91,12 @@ def parts_of(model: ir.Model, name: str, target: Target) -> Parts:
 def _product(node: ir.Node) -> str:
     """Name of the standard product that a sparse layer becomes."""
     return f"{node.name}.0"
+
+
+def _is_layer(node: ir.Node) -> bool:
+    """Whether a node multiplies by a constant matrix."""
+    weight = edit.constant(node.inputs[1]) if node.op_type == "MatMul" else None
+    return weight is not None and weight.ndim == 2
 
 
 def _form(node: ir.Node, target: Target) -> str:
