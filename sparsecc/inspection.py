@@ -36,7 +36,7 @@ from sparsecc.passes.weights.depthwise import Depthwise
 from sparsecc.passes.weights.layers import find_layers, matrix, set_matrix
 from sparsecc.passes.weights.pack_mixtures import PackMixtures, mixture_rows
 from sparsecc.passes.weights.to_sparse import ToSparse
-from sparsecc.report.rows import DENSE_KERNEL, TVM_KERNEL, LayerRow
+from sparsecc.report.rows import DENSE_KERNEL, DENSE_MATMUL, TVM_KERNEL, LayerRow
 from sparsecc.targets import Target
 
 FIXED_BLOCK, FIXED_OF = 4, 5
@@ -116,7 +116,7 @@ def _without_runtime(
     in_library = target.family != "cuda"
     steps = {node.name for unit in units_of(graph)[0] for node in unit.nodes if in_library}
     return {
-        name: dataclasses.replace(row, kernel="matmul-dense" if name in steps else TVM_KERNEL)
+        name: dataclasses.replace(row, kernel=DENSE_MATMUL if name in steps else TVM_KERNEL)
         for name, row in rows.items()
         if row.kernel == DENSE_KERNEL
     }

@@ -10,11 +10,9 @@ import pydantic
 
 from sparsecc.errors import ArtifactError
 
-DENSE_KERNEL, TVM_KERNEL = "onnxruntime", "tvm"
+DENSE_KERNEL, TVM_KERNEL, DENSE_MATMUL = "onnxruntime", "tvm", "matmul-dense"
 """What runs a layer that the library does not."""
-WHOLE_KERNELS = frozenset(
-    {DENSE_KERNEL, TVM_KERNEL, "conv-dense", "conv-depthwise", "matmul-dense"}
-)
+WHOLE_KERNELS = frozenset({DENSE_KERNEL, TVM_KERNEL, "conv-dense", "conv-depthwise", DENSE_MATMUL})
 """What multiplies by whole weights: a runtime, generated code, kernels of the library."""
 
 Amount = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]

@@ -12,7 +12,7 @@ from sparsecc import ops
 from sparsecc.backends.cuda.kernel import Arch
 from sparsecc.backends.tvm.cuda.attention import attention_region
 from sparsecc.backends.tvm.cuda.experts import mixture_region
-from sparsecc.backends.tvm.cuda.products import product_region
+from sparsecc.backends.tvm.cuda.products import DENSE, product_region
 from sparsecc.backends.tvm.cuda.regions import Region
 from sparsecc.cost.model import cost_model
 from sparsecc.errors import BackendError, PlanError
@@ -30,8 +30,6 @@ from sparsecc.targets import Target
 from sparsecc.targets.cuda import arch_of_target
 
 PASS_NAME = "cuda"
-DENSE = "dense"
-"""The form of layers without zeros."""
 PLACE = "sparsecc.launched"
 """Domain of nodes that stand for a region: no pass knows what they compute."""
 

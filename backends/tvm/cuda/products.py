@@ -1,4 +1,4 @@
-"""A product with a sparse weight as launches of a form's kernels."""
+"""A product with a constant weight as launches of a form's kernels."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from sparsecc.backends.tvm.cuda.regions import DTYPE, Region, fixed_sizes
 from sparsecc.errors import BackendError
 from sparsecc.passes.edit import constant
 from sparsecc.passes.fuse.shapes import Shapes
+from sparsecc.report.rows import DENSE_MATMUL
+
+DENSE = "dense"
+"""The form of layers without zeros."""
 
 
 def product_region(node: ir.Node, shapes: Shapes, name: str, arch: Arch, *, form: str) -> Region:
-    """The region of a ``MatMul`` by a constant weight ``[inputs, outputs]`` with zeros.
+    """The region of a ``MatMul`` by a constant weight ``[inputs, outputs]``.
 
     Args:
         node: The node.
@@ -41,7 +45,7 @@ def product_region(node: ir.Node, shapes: Shapes, name: str, arch: Arch, *, form
     product = Product(rows, columns, packed.sizes, tokens, DTYPE, arch)
     return Region(
         name,
-        f"{form}-{DTYPE}",
+        DENSE_MATMUL if form == DENSE else f"{form}-{DTYPE}",
         FORMS[form].recipe(product),
         inputs={"X": (DTYPE, (tokens, columns))},
         outputs={"Out": (DTYPE, (tokens, rows))},
