@@ -248,29 +248,17 @@ def gradients_of_keys(
         row = (head % pattern_heads) * tiles + tile
         start, middle, end = tl.load(Rows + row), tl.load(Full + row), tl.load(Rows + row + 1)
         of_head = tl.cast(head, tl.int64)
-        Q_head = Q + of_head * q_head
-        Grad_head = Grad + of_head * grad_head
-        Lse_head = Lse + of_head * queries
-        Delta_head = Delta + of_head * queries
+        Qs = Q + of_head * q_head
+        Grads = Grad + of_head * grad_head
+        Sums = Lse + of_head * queries
+        Deltas = Delta + of_head * queries
         # tiles are taken in parts of STEP queries
         column = tl.load(Columns + start)
         for turn in range(start * PARTS, middle * PARTS):
             i = column * ROWS + (turn % PARTS) * STEP + step
             column = tl.load(Columns + (turn + 1) // PARTS)
-            real = i < queries
-            at_place = i
-            if ORDERED:
-                at_place = tl.load(Places + i, mask=real, other=0)
             q, grad, sums, delta = _of_queries(
-                Q_head,
-                Grad_head,
-                Lse_head,
-                Delta_head,
-                at_place,
-                real,
-                q_token,
-                grad_token,
-                features,
+                Qs, Grads, Sums, Deltas, Places, i, queries, q_token, grad_token, features, ORDERED
             )
             weights = _weights(k, q, sums[None, :], scale)
             of_v = tl.dot(weights.to(grad.dtype), grad, of_v)
@@ -281,23 +269,11 @@ def gradients_of_keys(
             i = column * ROWS + down
             bits = tl.load(Bits + turn // PARTS)
             column = tl.load(Columns + (turn + 1) // PARTS)
-            real = i < queries
             first_bit = (down // grain) * tl.cdiv(COLUMNS, grain)
             kept = (bits >> first_bit)[None, :] >> (across // grain)[:, None]
             of_tile = seen(i[None, :], j[:, None], kept, keys, left, right, sinks)
-            at_place = i
-            if ORDERED:
-                at_place = tl.load(Places + i, mask=real, other=0)
             q, grad, sums, delta = _of_queries(
-                Q_head,
-                Grad_head,
-                Lse_head,
-                Delta_head,
-                at_place,
-                real,
-                q_token,
-                grad_token,
-                features,
+                Qs, Grads, Sums, Deltas, Places, i, queries, q_token, grad_token, features, ORDERED
             )
             weights = tl.where(of_tile, _weights(k, q, sums[None, :], scale), 0.0)
             of_v = tl.dot(weights.to(grad.dtype), grad, of_v)
@@ -328,8 +304,14 @@ def _of_scores(weights, down, across, delta):
 
 
 @triton.jit
-def _of_queries(Q, Grad, Lse, Delta, place, real, q_token, grad_token, features):
-    """What a tile of queries brings: itself, its gradients, its sums and its deltas."""
+def _of_queries(
+    Q, Grad, Lse, Delta, Places, i, queries, q_token, grad_token, features, ORDERED: tl.constexpr
+):
+    """What some queries bring: themselves, their gradients, their sums and their deltas."""
+    real = i < queries
+    place = i
+    if ORDERED:
+        place = tl.load(Places + i, mask=real, other=0)
     q = tl.load(Q + place[:, None] * q_token + features, mask=real[:, None], other=0.0)
     grad = tl.load(Grad + place[:, None] * grad_token + features, mask=real[:, None], other=0.0)
     # what no query is has no weight: exp2(0 - inf)
