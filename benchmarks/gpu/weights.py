@@ -23,6 +23,7 @@ from torch.sparse import (
     SparseSemiStructuredTensorCUTLASS,
 )
 
+from benchmarks.gpu import codes
 from benchmarks.gpu.family import Case, Check, Family, answers_of, error_of
 from benchmarks.gpu.timing import DEVICE, Run, graphed
 from sparsecc import targets
@@ -30,7 +31,7 @@ from sparsecc.backends.cuda.forms.base import Matrix, Packed, Product
 from sparsecc.backends.cuda.forms.registry import FORMS
 from sparsecc.backends.cuda.kernel import DTYPES, Arch
 from sparsecc.backends.cuda.launch import launch
-from sparsecc.backends.cuda.recipe import run, tensor_of
+from sparsecc.backends.cuda.recipe import Recipe, run, tensor_of
 from sparsecc.backends.cuda.rows.bitmap import bitmap_shared
 from sparsecc.backends.cuda.rows.two_of_four import two_of_four_shared
 from sparsecc.cost.gpu import layers as libraries
@@ -39,9 +40,9 @@ from sparsecc.cost.gpu.weights import Weight, is_known, task_of
 from sparsecc.cost.model import cost_model
 from sparsecc.cost.roofline import Work
 
-SHAPES = ((11008, 4096), (4096, 11008), (20480, 5120))
-"""Outputs and inputs: feed-forward layers of Llama 7B and OPT 13B."""
-TOKENS = (1, 8, 16, 32, 512)
+SHAPES = ((4096, 4096), (11008, 4096), (4096, 11008), (20480, 5120))
+"""Outputs and inputs: projections and feed-forward layers of Llama 7B, and of OPT 13B."""
+TOKENS = (1, 4, 8, 16, 32, 512)
 ROWS, COLUMNS = 1000, 2100
 """Of the layers that are checked."""
 LAYERS = 6
@@ -49,6 +50,7 @@ BOUNDS = {"float16": 2e-3, "bfloat16": 1.6e-2}
 """Of errors, relative to the largest value."""
 DTYPE = "float16"
 TWO_OF_FOUR = "2:4"
+GROUPS = "groups of 16 50 %"
 _SHARED = {"sm_80": 160 << 10, "sm_90": 220 << 10}
 """Bytes of shared memory of a multiprocessor that blocks may have, about."""
 PEERS: Mapping[str, Any] = {
@@ -95,6 +97,9 @@ ZEROS: Mapping[str, Zeros] = {
     "bitmap 60 %": Zeros("bitmap", 0.6),
     "bitmap 80 %": Zeros("bitmap", 0.8),
     TWO_OF_FOUR: Zeros("2:4", 0.5, keep=2),
+    GROUPS: Zeros("groups", 0.5, width=16),
+    "groups of 32 50 %": Zeros("groups", 0.5, width=32),
+    "codes4": Zeros("codes4", 0.0, width=32),
 }
 """Side → its zeros."""
 
@@ -114,8 +119,9 @@ def multiply(
 
 
 def check(zeros: Zeros, dtype: str, tokens: int, arch: Arch) -> Check:
-    """A layer with odd sides, beside float64."""
-    packed = FORMS[zeros.form].pack(zeros.weight(ROWS, COLUMNS, 0), dtype)
+    """A layer with sides as odd as the form allows, beside float64."""
+    columns = COLUMNS // zeros.width * zeros.width
+    packed = FORMS[zeros.form].pack(zeros.weight(ROWS, columns, 0), dtype)
     x = torch.randn(tokens, packed.columns, device=DEVICE).to(getattr(torch, dtype))
     made = x.new_full((tokens, packed.rows), math.nan)
     multiply(packed, tensors_of(packed), x, made, arch)
@@ -197,19 +203,22 @@ def _peer(kind: Any, packed: Packed, x: Tensor) -> Run:
 
 
 def others(arch: Arch) -> Iterator[tuple[str, Callable[[], Run]]]:
-    """Other stages and blocks of a multiprocessor for the kernels in CUDA C++."""
-    for side, zeros, tokens, shared in (
-        ("bitmap 80 %", ZEROS["bitmap 80 %"], 16, bitmap_shared),
-        (TWO_OF_FOUR, ZEROS[TWO_OF_FOUR], 16, two_of_four_shared),
-        (TWO_OF_FOUR, ZEROS[TWO_OF_FOUR], 128, two_of_four_shared),
+    """Other stages and blocks for kernels in CUDA C++, other launches for codes of four bits."""
+    for side, tokens, shared in (
+        ("bitmap 80 %", 16, bitmap_shared),
+        (TWO_OF_FOUR, 16, two_of_four_shared),
+        (TWO_OF_FOUR, 128, two_of_four_shared),
     ):
-        packed = functools.cache(functools.partial(_packed, zeros))
+        packed = functools.cache(functools.partial(_packed, ZEROS[side]))
         for stages, blocks in itertools.product((2, 3, 4, 6), (1, 2, 3, 4)):
             if blocks * shared(tokens, stages) > _SHARED[arch]:
                 continue
             name = f"{side}, {tokens} tokens, {stages} stages, {blocks} blocks"
             bytes_of = shared(tokens, stages)
             yield name, functools.partial(_other, packed, arch, tokens, stages, blocks, bytes_of)
+    weights = _packed(ZEROS[GROUPS])
+    for name, tokens, recipe in codes.launches(weights[0], DTYPE, arch):
+        yield f"{GROUPS}, {name}", functools.partial(_running, *weights, recipe, tokens)
 
 
 def _packed(zeros: Zeros) -> tuple[Packed, list[dict[str, Tensor]]]:
@@ -236,11 +245,18 @@ def _other(
     )
     steps = (dataclasses.replace(first, kernel=kernel), *recipe.steps[1:])
     recipe = dataclasses.replace(recipe, steps=steps)
-    x = torch.randn(tokens, packed.columns, device=DEVICE).to(getattr(torch, DTYPE))
+    return _running(packed, layers, recipe, tokens)
 
-    def run_all() -> None:
+
+def _running(packed: Packed, layers: list[dict[str, Tensor]], recipe: Recipe, tokens: int) -> Run:
+    """A side that does what a recipe says with each layer."""
+    x = torch.randn(tokens, packed.columns, device=DEVICE).to(getattr(torch, DTYPE))
+    out = x.new_empty(tokens, packed.rows)
+
+    def run_all() -> Tensor:
         for arrays in layers:
-            run(recipe, {**arrays, "X": x, "Out": x.new_empty(tokens, packed.rows)}, launch)
+            run(recipe, {**arrays, "X": x, "Out": out}, launch)
+        return out
 
     return graphed(run_all)
 

@@ -23,7 +23,7 @@ from benchmarks.gpu import __main__ as script
 from benchmarks.gpu import attention as bench
 from benchmarks.gpu import attention_backward as backward
 from benchmarks.gpu import attention_search as search
-from benchmarks.gpu import experts, family, page, rates, weights
+from benchmarks.gpu import codes, experts, family, page, rates, weights
 from benchmarks.rows import keep
 from sparsecc.backends.cuda.interpret import interpret
 from sparsecc.backends.cuda.table import KERNELS
@@ -252,6 +252,21 @@ def test_weights_are_timed_beside_cublas(interpreted, monkeypatch):
         assert set(case.sides) == {"cublas", *weights.ZEROS}
         assert all("CUDA" in why for why in case.failed.values())  # peers that need a GPU
         assert set(case.tasks) == set(case.sides)
+
+
+def test_other_launches_of_weights_compute_the_same(interpreted, monkeypatch):
+    monkeypatch.setattr(weights, "SHAPES", ((70, 320),))
+    monkeypatch.setattr(weights, "LAYERS", 1)
+    monkeypatch.setattr(weights, "graphed", lambda run: run)
+    tried = dict(weights.others(ARCH))
+    ours = [name for name in tried if name.startswith(weights.GROUPS)]
+    assert len(ours) == 4 + sum(map(len, codes.TRIED.values()))
+    for tokens, change in ((1, "LANES 64"), (4, "LANES 128"), (5, "ROWS 128"), (512, "TOKENS 64")):
+        torch.manual_seed(0)
+        usual = tried[f"{weights.GROUPS}, {tokens} tokens"]()()
+        name = next(name for name in ours if f" {tokens} tokens, " in name and change in name)
+        torch.manual_seed(0)
+        assert family.error_of(tried[name]()(), usual) < 2e-3
 
 
 @pytest.mark.parametrize("gated", [True, False])

@@ -1,14 +1,13 @@
 """Products of many tokens with weights of four bits: read as codes, multiplied as tiles.
 
 A program makes tiles of weights from codes, zeros where a group is not kept, for tensor cores. A
-weight takes about six instructions for all tokens of the program, so that there should be many.
+weight takes eight to ten instructions, whatever number of tokens a program has.
 """
 
 import triton
 import triton.language as tl
 
-_TWO_23 = tl.constexpr(0x4B000000)
-"""2²³ in float32; with a code in its lowest bits it is 2²³ + code."""
+from sparsecc.backends.cuda.kernels.groups import scale_of, whole
 
 
 @triton.jit
@@ -74,7 +73,7 @@ def multiply(
             of_row = row[:, None] * tl.cdiv(columns, GROUP)
             word = tl.load(Words + of_row + turn // (GROUP // 32), mask=real, other=0)
             pack, part = row[:, None] * (columns // 32) + turn, 0 * turn
-        weights = _tile(Codes, pack, part, turn, word, real, SPAN, X.dtype.element_ty)
+        weights = _tile(Codes, pack, part, turn, word, real, columns, SPAN, X.dtype.element_ty)
         column = step * STEP + of_step
         inside = (token < tokens)[:, None] & (column < columns)[None, :]
         x = tl.load(X + column[None, :], mask=inside, other=0.0)
@@ -96,29 +95,27 @@ def _spread(bits):
 
 
 @triton.jit
-def _tile(Codes, pack, part, turn, word, real, SPAN: tl.constexpr, DTYPE: tl.constexpr):
+def _tile(Codes, pack, part, turn, word, real, columns, SPAN: tl.constexpr, DTYPE: tl.constexpr):
     """Weights ``[rows, spans, SPAN]``, zero where a span is not real."""
     words = tl.arange(0, 4)[None, None, :]
     codes = tl.load(Codes + pack[:, :, None] * 4 + words, mask=real[:, :, None], other=0)
     codes = codes >> (SPAN * part)[:, :, None]
-    scale = (word & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)[:, :, None]
-    zero = (((word >> 16) & 15) | _TWO_23).to(tl.float32, bitcast=True)[:, :, None]
     turn = ((turn >> 1) & (SPAN // 8 - 1))[:, :, None]
-    first = _pairs(codes, 0, turn, scale, zero, DTYPE)
-    made = tl.join(first, _pairs(codes, 1, turn, scale, zero, DTYPE))
+    first = _pairs(codes, 0, turn, word, columns, DTYPE)
+    made = tl.join(first, _pairs(codes, 1, turn, word, columns, DTYPE))
     if SPAN == 16:  # [rows, spans, words, 2, eights]
         made = tl.permute(made, (0, 1, 4, 2, 3))
     else:
-        third = _pairs(codes, 2, turn, scale, zero, DTYPE)
-        made = tl.join(made, tl.join(third, _pairs(codes, 3, turn, scale, zero, DTYPE)))
+        third = _pairs(codes, 2, turn, word, columns, DTYPE)
+        made = tl.join(made, tl.join(third, _pairs(codes, 3, turn, word, columns, DTYPE)))
         made = tl.permute(made, (0, 1, 5, 4, 2, 3))
     return made
 
 
 @triton.jit
-def _pairs(codes, eight: tl.constexpr, turn, scale, zero, DTYPE: tl.constexpr):
+def _pairs(codes, eight: tl.constexpr, turn, word, columns, DTYPE: tl.constexpr):
     """The weights of two neighbours from each word."""
     codes = codes >> (8 * (eight ^ turn))
-    low = ((codes & 15) | _TWO_23).to(tl.float32, bitcast=True) - zero
-    high = (((codes >> 4) & 15) | _TWO_23).to(tl.float32, bitcast=True) - zero
+    scale, zero = scale_of(word)[:, :, None], ((word >> 16) & 15)[:, :, None]
+    low, high = whole(codes, zero, 0, columns), whole(codes, zero, 1, columns)
     return tl.join((low * scale).to(DTYPE), (high * scale).to(DTYPE))

@@ -3,16 +3,16 @@
 What a program waits for are the weights, so that it reads each once, 16 bytes in a thread: the
 codes of 32 weights. The inputs that these meet come from the first-level cache, in four loads of
 16 bytes for each token, which neighbouring threads take in another order, since they would meet in
-the same banks. A weight takes three instructions, and two for each token.
+the same banks. A weight takes about four instructions, and three for each token.
 """
 
 import triton
 import triton.language as tl
 
-_ONE = tl.constexpr(0x3F800000)
-"""1.0 in float32; with a code in the four highest bits of its fraction it is 1 + code / 16."""
-_FRACTION = tl.constexpr(0x780000)
-_SIXTEEN = tl.constexpr(16.0)
+_TWO_23 = tl.constexpr(0x4B000000)
+"""2²³ in float32; with a code in its lowest bits it is 2²³ + code."""
+_FOUR_POWERS = tl.constexpr(0x02000000)
+"""Taken off, it is four powers of two less, so that the code is to lie four bits higher."""
 
 
 @triton.jit
@@ -65,7 +65,7 @@ def kept(
     same = row[:, None] == row[None, :]
     for token in tl.static_range(TOKENS):
         pieces = tl.sum(sums[token], 1)[None, :]
-        out = _SIXTEEN * tl.sum(tl.where(same, pieces, 0.0), 1)
+        out = tl.sum(tl.where(same, pieces, 0.0), 1)
         inside = (row >= 0) & (token < tokens)
         tl.store(Out + token * rows + row, out.to(Out.dtype.element_ty), mask=inside)
 
@@ -102,7 +102,7 @@ def every(
     ahead = _pack(Codes, Words, pack, real, GROUP)
     sums = _zeros((SLOTS, LANES), TOKENS)
     for _ in range(tl.cdiv(packs, LANES)):
-        now, here, place = ahead, real, pack * 32
+        now, here, place = ahead, real, tl.where(real, pack * 32, 0)
         pack += LANES
         real = (row[:, None] < rows) & (pack < packs)
         ahead = _pack(Codes, Words, pack, real, GROUP)
@@ -111,7 +111,7 @@ def every(
             *(32, TOKENS),
         )
     for token in tl.static_range(TOKENS):
-        out = _SIXTEEN * tl.sum(sums[token], 1)
+        out = tl.sum(sums[token], 1)
         inside = (row < rows) & (token < tokens)
         tl.store(Out + token * rows + row, out.to(Out.dtype.element_ty), mask=inside)
 
@@ -153,38 +153,53 @@ def _add(
     SPAN: tl.constexpr,
     TOKENS: tl.constexpr,
 ):
-    """Add to the sums of each token what ``SPAN`` codes of each pack give, divided by 16.
+    """Add to the sums of each token what ``SPAN`` codes of each pack give.
 
     Of the bytes of word w of a pack, those of ``part`` hold two neighbours each: byte i the codes
     for inputs ``2 w`` and ``2 w + 1`` of eight, and it is the eight with the number i ^ turn.
     """
     inputs = X.to(tl.pointer_type(tl.int32), bitcast=True)
     inputs += place[:, :, None] // 2 + tl.arange(0, 4)[None, None, :]
-    scale = (word & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
-    zero = (((word << 3) & _FRACTION) | _ONE).to(tl.float32, bitcast=True)[:, :, None]
-    group = _zeros(codes.shape, TOKENS)
+    scale = scale_of(word)
+    zero = ((word >> 16) & 15)[:, :, None]
+    group = ()
     for i in tl.static_range(SPAN // 8):
         eight = (i ^ (turn & (SPAN // 8 - 1)))[:, :, None]
-        low = _code(codes, part * (SPAN // 4) + 2 * i) - zero
-        high = _code(codes, part * (SPAN // 4) + 2 * i + 1) - zero
+        half = codes >> (16 * ((part * (SPAN // 8) + i) // 2))
+        low = whole(half, zero, 2 * (i % 2), columns)
+        high = whole(half, zero, 2 * (i % 2) + 1, columns)
         more = ()
         for token in tl.static_range(TOKENS):
             at = tl.minimum(token, tokens - 1) * (columns // 16 * 8) + eight * 4
-            pair = tl.load(inputs + at, mask=here[:, :, None], other=0)
+            pair = tl.load(inputs + at)
             x, y = _halves(pair, X.dtype.element_ty == tl.bfloat16)
-            more = more + (group[token] + low * x + high * y,)
+            if i == 0:
+                more = more + (low * x + high * y,)
+            else:
+                more = more + (group[token] + low * x + high * y,)
         group = more
     total = ()
     for token in tl.static_range(TOKENS):
-        total = total + (sums[token] + scale * tl.sum(group[token], 2),)
+        total = total + (sums[token] + tl.where(here, scale * tl.sum(group[token], 2), 0.0),)
     return total
 
 
 @triton.jit
-def _code(codes, nibble: tl.constexpr):
-    """``1 + code / 16``."""
-    bits = codes << (19 - 4 * nibble) if nibble <= 4 else codes >> (4 * nibble - 19)
-    return ((bits & _FRACTION) | _ONE).to(tl.float32, bitcast=True)
+def scale_of(word):
+    """The scale of a group, as float32."""
+    return (word & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+
+
+@triton.jit
+def whole(codes, zero, nibble: tl.constexpr, columns):
+    """``code - zero`` as float32, of codes that lie in bits ``4 nibble`` on, without a shift.
+
+    Columns are a multiple of 16: what is taken off the constant is nothing, but keeps it in a
+    register, so that both operations on bits become one.
+    """
+    power = (_TWO_23 - nibble * _FOUR_POWERS) - (columns & 15)
+    code = ((codes & (15 << (4 * nibble))) | power).to(tl.float32, bitcast=True)
+    return code - ((zero << (4 * nibble)) | power).to(tl.float32, bitcast=True)
 
 
 @triton.jit

@@ -40,9 +40,9 @@ UNPACKED = 14
 """Instructions of a warp that unpack a square from bits and values, with its part of the table:
 counted in the source, not measured."""
 
-OF_CODE, OF_CODE_AND_TOKEN, OF_TILE = 3, 2, 6
-"""Instructions of a weight that is a code: once, for each token, and where a tile is made: as
-`kernels/groups.py` and `kernels/code_tiles.py` say, not measured."""
+OF_CODE, OF_CODE_AND_TOKEN, OF_TILE = 4, 3, 10
+"""Instructions of a weight that is a code: once, for each token, and where a tile is made: counted
+in the loops of `kernels/groups.py` and `kernels/code_tiles.py` as built for sm_90."""
 
 
 @dataclass(frozen=True)
