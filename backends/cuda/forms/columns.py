@@ -27,6 +27,9 @@ WORTH = 1.15
 MOST_COLUMNS = 2**16
 AS_IT_LIES = 2
 """Up to so many tokens are gathered from X itself, without the launch that turns it."""
+LOOKED_UP = 2**18
+"""As are more, where all programs together look up no more single numbers: about a microsecond's
+work, which a launch in a graph takes as well. Not measured yet."""
 FEW = 16
 """Tokens of the small tile."""
 
@@ -85,7 +88,7 @@ def unpack(packed: Packed) -> NDArray[np.float32]:
 def recipe(product: Product) -> Recipe:
     """Turn X if it has many tokens, multiply, and add the parts where columns were split."""
     tile, tokens = product.sizes["tile"], product.tokens
-    kernel = KERNELS[columns_name(product.dtype, tile, _kind(tokens))]
+    kernel = KERNELS[columns_name(product.dtype, tile, _kind(tokens, product.sizes["steps"]))]
     wide = kernel.constants["TOKENS"]
     tiles = math.ceil(product.rows / tile), math.ceil(tokens / wide)
     splits = splits_of(
@@ -114,8 +117,8 @@ def recipe(product: Product) -> Recipe:
     return Recipe((*first, multiply, *sum_of(product, splits)), scratch)
 
 
-def _kind(tokens: int) -> str:
-    if tokens <= AS_IT_LIES:
+def _kind(tokens: int, steps: int) -> str:
+    if tokens <= AS_IT_LIES or (tokens <= FEW and steps * STEP * tokens <= LOOKED_UP):
         return "lies"
     return "few" if tokens <= FEW else "many"
 

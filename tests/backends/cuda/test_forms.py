@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.sparse._semi_structured_conversions import sparse_semi_structured_from_dense_cutlass
 
+from sparsecc.backends.cuda.forms import columns
 from sparsecc.backends.cuda.forms.base import Product
 from sparsecc.backends.cuda.forms.registry import FORMS
 from sparsecc.backends.cuda.interpret import interpret
@@ -162,3 +163,10 @@ def test_turns_under_way_change_nothing(form, shared, stages):
         made.append(out)
     assert torch.equal(*made)
     assert made[0].isfinite().all()
+
+
+@pytest.mark.parametrize("tokens", [5, 16])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_inputs_of_few_tokens_are_turned_for_large_layers(tokens, dtype, monkeypatch):
+    monkeypatch.setattr(columns, "LOOKED_UP", 0)
+    check("columns", 100, 700, tokens, 0.4, dtype, "sm_90", 1)
