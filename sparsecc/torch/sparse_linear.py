@@ -43,13 +43,10 @@ class SparseLinear(nn.Module):  # type: ignore[misc]
             raise BackendError(
                 f"a weight of {list(weight.shape)}", fix="give a matrix [outputs, inputs]"
             )
-        self.dtype = _name(weight.dtype)
-        packed = FORMS[form].pack(weight.detach().double().cpu().numpy(), self.dtype)
-        self.form, self.shape = form, [packed.rows, packed.columns]
-        self.numbers = [packed.sizes[name] for name in FORMS[form].sizes]
-        for name, array in packed.arrays.items():
-            self.register_buffer(name.lower(), tensor_of(array).to(weight.device))
-        self.register_buffer("bias", None if bias is None else bias.detach().clone())
+        dtype = _name(weight.dtype)
+        packed = FORMS[form].pack(weight.detach().double().cpu().numpy(), dtype)
+        self._keep(packed, dtype, bias)
+        self.to(weight.device)
 
     @classmethod
     def of(cls, layer: nn.Linear, form: str) -> SparseLinear:
@@ -59,6 +56,32 @@ class SparseLinear(nn.Module):  # type: ignore[misc]
             BackendError: As the class.
         """
         return cls(layer.weight, layer.bias, form=form)
+
+    @classmethod
+    def of_packed(
+        cls, packed: Packed, dtype: torch.dtype, bias: Tensor | None = None
+    ) -> SparseLinear:
+        """A layer whose weight is packed already: of codes that were given, for example.
+
+        Args:
+            packed: As a form packs it.
+            dtype: Of x.
+            bias: ``[outputs]``, or None.
+
+        Raises:
+            BackendError: There are no kernels for the element type.
+        """
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)
+        made._keep(packed, _name(dtype), bias)
+        return made
+
+    def _keep(self, packed: Packed, dtype: str, bias: Tensor | None) -> None:
+        self.dtype, self.form, self.shape = dtype, packed.form, [packed.rows, packed.columns]
+        self.numbers = [packed.sizes[name] for name in FORMS[packed.form].sizes]
+        for name, array in packed.arrays.items():
+            self.register_buffer(name.lower(), tensor_of(array))
+        self.register_buffer("bias", None if bias is None else bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., outputs]`` of ``[..., inputs]``.

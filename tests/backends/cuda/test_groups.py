@@ -15,6 +15,8 @@ from sparsecc.backends.cuda.forms.registry import FORMS
 from sparsecc.backends.cuda.interpret import interpret
 from sparsecc.backends.cuda.recipe import run, tensor_of
 from sparsecc.errors import BackendError
+from sparsecc.formats.patterns import Pattern, mask_from_scores
+from sparsecc.torch import SparseLinear
 
 pytest.importorskip("triton")
 
@@ -56,6 +58,18 @@ def test_given_codes_come_back(rows, parts, group, density, seed):
     assert np.array_equal(form.unpack(form.pack_codes(coded)), dequantized(coded))
 
 
+@pytest.mark.parametrize(("form", "group"), [(groups, 16), (groups, 32), (codes4, 128)])
+def test_given_codes_are_a_layer(form, group):
+    coded = codes_of(24, 160, group, 0.5, 0)
+    bias = torch.randn(24).bfloat16()
+    layer = SparseLinear.of_packed(form.pack_codes(coded), torch.bfloat16, bias)
+    x = torch.randn(3, 160).bfloat16()
+    wanted = x.double() @ torch.from_numpy(dequantized(coded)).double().T + bias.double()
+    assert torch.allclose(layer(x).double(), wanted, rtol=2e-2, atol=2e-2 * wanted.abs().max())
+    with pytest.raises(BackendError, match="no kernels for float32"):
+        SparseLinear.of_packed(form.pack_codes(coded), torch.float32)
+
+
 @given(st.integers(1, 20), st.integers(1, 80), st.sampled_from([16, 32, 128]), st.integers(0, 99))
 def test_codes_of_codes_are_the_same(rows, columns, group, seed):
     draws = np.random.default_rng(seed)
@@ -64,6 +78,18 @@ def test_codes_of_codes_are_the_same(rows, columns, group, seed):
     again = quantized(dequantized(coded), group)
     for ours, theirs in zip(vars(coded).values(), vars(again).values(), strict=True):
         assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("pattern", "bits"), [("1x16", 3.0), ("1x32", 2.5)])
+def test_holds_what_a_pattern_keeps(pattern, bits):
+    weight = np.random.default_rng(0).standard_normal((64, 2048))
+    kept = mask_from_scores(np.abs(weight), Pattern.parse(pattern), 0.5)
+    packed = groups.pack(weight * kept, "float16")
+    held = groups.unpack(packed)
+    assert not held[~kept].any()
+    assert np.abs(held - weight)[kept].max() <= 0.3
+    read = packed.arrays["Codes"].nbytes + packed.arrays["Words"].nbytes
+    assert bits <= 8 * read / weight.size <= bits * 1.01
 
 
 @pytest.mark.parametrize("size", [1e-9, 1e-7, 1e-6, 1e-5, 1.0, 4e5])
