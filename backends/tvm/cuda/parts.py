@@ -12,6 +12,7 @@ from sparsecc import ops
 from sparsecc.backends.cuda.kernel import Arch
 from sparsecc.backends.tvm.cuda.attention import attention_region
 from sparsecc.backends.tvm.cuda.experts import mixture_region
+from sparsecc.backends.tvm.cuda.linear import as_product, linear_layers
 from sparsecc.backends.tvm.cuda.products import DENSE, product_region
 from sparsecc.backends.tvm.cuda.regions import Region
 from sparsecc.cost.model import cost_model
@@ -79,9 +80,9 @@ def parts_of(model: ir.Model, name: str, target: Target) -> Parts:
     run([ToDense(), ShapeInference(), ConstantFolding(), DeadCode()], parts.model, context)
     makers = {each: partial(product_region, form=form) for each, form in forms.items()}
     _place(parts, makers, name, target, {each: str(node.name) for each, node in products.items()})
-    dense = partial(product_region, form=DENSE)
-    layers = [str(each.name) for each in graph if _is_layer(each) and each.name not in makers]
-    _place(parts, dict.fromkeys(layers, dense), name, target)
+    dense = [each for each in linear_layers(parts.model) if each.name not in makers]
+    layers = {str(as_product(each).name): each.name for each in dense}
+    _place(parts, dict.fromkeys(layers, partial(product_region, form=DENSE)), name, target, layers)
     run([DeadCode()], parts.model, context)
     return parts
 
@@ -89,12 +90,6 @@ def parts_of(model: ir.Model, name: str, target: Target) -> Parts:
 def _product(node: ir.Node) -> str:
     """Name of the standard product that a sparse layer becomes."""
     return f"{node.name}.0"
-
-
-def _is_layer(node: ir.Node) -> bool:
-    """Whether a node multiplies by a constant matrix."""
-    weight = edit.constant(node.inputs[1]) if node.op_type == "MatMul" else None
-    return weight is not None and weight.ndim == 2
 
 
 def _form(node: ir.Node, target: Target) -> str:

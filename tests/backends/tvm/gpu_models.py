@@ -134,6 +134,18 @@ def _kept(kept: NDArray[np.bool_], tokens: int) -> ir.Model:
     return _packed(capture(proto), {"fc1", "fc2"})
 
 
+def gemms() -> ir.Model:
+    """Linear layers without zeros, stored both ways: 20 × 64 → 96 → 80."""
+    rng = np.random.default_rng(10)
+    text = """g (float[20, 64] x) => (float[20, 80] y) {
+        [up] a = Gemm <transB = 1> (x, w, b)  r = Relu(a)  [down] c = Gemm (r, v, d)
+        y = Softplus(c) }"""
+    sizes = {"w": (96, 64), "b": (96,), "v": (96, 80), "d": (1, 80)}
+    model = _of(text, {n: rng.standard_normal(s).astype(np.float32) for n, s in sizes.items()})
+    run(pipeline.EXACT_BEFORE, model, Context())
+    return model
+
+
 def bits() -> ir.Model:
     """Linears with zeros anywhere, of 5 tokens."""
     return _kept(np.random.default_rng(8).random((256, 256)) < 0.2, 5)
@@ -188,6 +200,7 @@ CASES: Mapping[str, Callable[[], ir.Model]] = {
     "blocks": blocks,
     "wide": lambda: attention(CAUSAL, features=128, length=70),
     "bits": bits,
+    "gemms": gemms,
     "pairs": pairs,
     "narrow": lambda: attention(CAUSAL, features=32, length=40),  # no kernel: dense
     "experts": experts,

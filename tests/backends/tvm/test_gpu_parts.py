@@ -13,8 +13,12 @@ import sparsecc
 from sparsecc import ops
 from sparsecc.backends.tvm.cuda.library import lowered
 from sparsecc.backends.tvm.cuda.parts import parts_of
+from sparsecc.capture import capture
 from sparsecc.errors import BackendError, TargetError
+from sparsecc.passes import pipeline
+from sparsecc.passes.base import Context, run
 from sparsecc.passes.weights import choose
+from sparsecc.report.rows import DENSE_MATMUL
 from sparsecc.targets import TARGETS
 from tests import small
 from tests.backends.tvm import gpu_models
@@ -24,8 +28,22 @@ TARGET = TARGETS["cuda-sm_90"]
 
 def reasons(model: ir.Model) -> dict[str, str]:
     parts = parts_of(model, "m", TARGET)
-    assert not parts.regions
+    assert {each.kernel for each in parts.regions.values()} <= {DENSE_MATMUL}
     return parts.reasons
+
+
+def test_a_router_stays_float32() -> None:
+    parts = parts_of(gpu_models.experts(), "m", TARGET)
+    assert set(parts.regions) == {"moe"}
+
+
+def test_gemms_without_zeros_are_on_tensor_cores_with_their_bias() -> None:
+    model = capture(small.mlp(8))
+    run(pipeline.EXACT_BEFORE, model, Context())
+    parts = parts_of(model, "m", TARGET)
+    assert {name: each.kernel for name, each in parts.regions.items()} == dict.fromkeys(
+        ("fc1", "fc2"), DENSE_MATMUL
+    )
 
 
 def test_a_head_size_without_a_kernel_is_dense_and_says_so() -> None:
