@@ -32,7 +32,7 @@ from sparsecc.backends.cuda.forms.registry import FORMS
 from sparsecc.backends.cuda.kernel import DTYPES, Arch
 from sparsecc.backends.cuda.launch import launch
 from sparsecc.backends.cuda.recipe import Recipe, run, tensor_of
-from sparsecc.backends.cuda.rows.bitmap import bitmap_shared
+from sparsecc.backends.cuda.rows.bitmap import VALUES, bitmap_shared
 from sparsecc.backends.cuda.rows.two_of_four import two_of_four_shared
 from sparsecc.cost.gpu import layers as libraries
 from sparsecc.cost.gpu.bounds import Task
@@ -204,8 +204,9 @@ def _peer(kind: Any, packed: Packed, x: Tensor) -> Run:
 
 def others(arch: Arch) -> Iterator[tuple[str, Callable[[], Run]]]:
     """Other stages and blocks for kernels in CUDA C++, other launches for codes of four bits."""
+    few = functools.partial(bitmap_shared, values=VALUES[0])
     for side, tokens, shared in (
-        ("bitmap 80 %", 16, bitmap_shared),
+        ("bitmap 80 %", 16, few),
         (TWO_OF_FOUR, 16, two_of_four_shared),
         (TWO_OF_FOUR, 128, two_of_four_shared),
     ):

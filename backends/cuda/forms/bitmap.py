@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from sparsecc.backends.cuda.forms.base import Form, Matrix, Packed, Product, rounded
 from sparsecc.backends.cuda.recipe import Recipe
-from sparsecc.backends.cuda.rows.bitmap import COLUMNS, ROWS, TOKENS, WARPS, bitmap_name
+from sparsecc.backends.cuda.rows.bitmap import (
+    COLUMNS,
+    ROWS,
+    TOKENS,
+    VALUES,
+    WARPS,
+    bitmap_name,
+)
 from sparsecc.backends.cuda.steps import tiled
 from sparsecc.backends.cuda.table import KERNELS
 
@@ -51,7 +58,8 @@ def pack(weight: Matrix, dtype: str) -> Packed:
     stream[first[:, None] + np.arange(_MASK)] = bits
     stream[_places(first, counts)] = tiles[kept]
     arrays = {"Stream": stream.view(np.int32), "Starts": starts.astype(np.int32)}
-    return Packed("bitmap", rows, columns, arrays, {"bfloat": int(dtype == "bfloat16")})
+    sizes = {"bfloat": int(dtype == "bfloat16"), "most": int(counts.max(initial=0))}
+    return Packed("bitmap", rows, columns, arrays, sizes)
 
 
 def _tiles(padded: NDArray[np.uint16], strips: int, steps: int) -> NDArray[np.uint16]:
@@ -86,14 +94,15 @@ def unpack(packed: Packed) -> NDArray[np.float32]:
 def recipe(product: Product) -> Recipe:
     """Multiply, and add the parts where columns were split."""
     wide = next((each for each in TOKENS if each >= product.tokens), TOKENS[-1])
-    kernel = KERNELS[bitmap_name(product.dtype, wide)]
+    values = next(each for each in VALUES if each >= product.sizes["most"])
+    kernel = KERNELS[bitmap_name(product.dtype, wide, values)]
     return tiled(product, kernel, BITMAP.arrays, (WARPS * ROWS, wide), COLUMNS)
 
 
 BITMAP = Form(
     name="bitmap",
     arrays=("Stream", "Starts"),
-    sizes=("bfloat",),
+    sizes=("bfloat", "most"),
     pack=pack,
     unpack=unpack,
     recipe=recipe,

@@ -12,7 +12,7 @@
 
 constexpr int WORDS = 32, ROWS = 16;
 constexpr int MASKS = 4 * WORDS;
-constexpr int TILE = MASKS + 2 * ROWS * DEPTH;  // bytes, where no weight is zero
+constexpr int TILE = MASKS + 2 * VALUES;  // bytes of a tile with the most values
 constexpr int STAGE = TOKENS * TOKEN_BYTES + WARPS * TILE;
 static_assert(SHARED == STAGES * STAGE + WARPS * WORDS * 8, "shared memory of the row");
 

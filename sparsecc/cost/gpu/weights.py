@@ -43,6 +43,8 @@ counted in the source, not measured."""
 OF_CODE, OF_CODE_AND_TOKEN, OF_TILE = 4, 3, 10
 """Instructions of a weight that is a code: once, for each token, and where a tile is made: counted
 in the loops of `kernels/groups.py` and `kernels/code_tiles.py` as built for sm_90."""
+FULLEST = 1.2
+"""Values of the fullest tile of bits over those of a mean one, where zeros lie at random."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,9 @@ def _bitmap(rows: int, cols: int, blocks: int) -> Weight:
     """Tiles have a bit for each number, a place, and values in whole 16 bytes, half of one lost."""
     tiles = _bitmap_tiles(rows, cols)
     bits = bitmap.ROWS * bitmap.COLUMNS // 8
-    return Weight({"bfloat": 0}, tiles * (bits + 4 + VECTOR // 2) + BYTES * blocks)
+    most = min(bitmap.VALUES[-1], math.ceil(FULLEST * blocks / max(1, tiles)))
+    nbytes = tiles * (bits + 4 + VECTOR // 2) + BYTES * blocks
+    return Weight({"bfloat": 0, "most": most}, nbytes)
 
 
 def _bitmap_tiles(rows: int, cols: int) -> int:
