@@ -22,6 +22,8 @@ PACK = 32
 """Codes that a thread reads at once: 16 bytes."""
 _EIGHT = 8
 """Neighbours whose inputs are read at once."""
+_ROWS_AT_A_TIME = 64
+"""So that what is computed between stays in the cache."""
 _SMALLEST, _LARGEST = float(np.finfo(np.float16).smallest_normal), float(np.finfo(np.float16).max)
 _ZERO_BIT, _PLACE_BIT = 16, 20
 MOST_PLACES = 1 << (32 - _PLACE_BIT)
@@ -78,16 +80,25 @@ def quantized(weight: Matrix, group: int) -> Coded:
     Raises:
         BackendError: A number is not finite, or too large for a float16 scale.
     """
-    rows, columns = weight.shape
-    groups = math.ceil(columns / group)
-    padded = np.zeros((rows, groups * group))
-    padded[:, :columns] = weight
-    values = padded.reshape(rows, groups, group)
+    starts = range(0, max(1, len(weight)), _ROWS_AT_A_TIME)
+    parts = [_quantized(weight, slice(start, start + _ROWS_AT_A_TIME), group) for start in starts]
+    codes, scales, zeros = map(np.concatenate, zip(*parts, strict=True))
+    return Coded(codes, scales, zeros, weight.shape[1])
+
+
+def _quantized(
+    weight: Matrix, rows: slice, group: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.uint8]]:
+    """Codes, scales and zeros of some rows."""
+    columns = weight.shape[1]
+    own = weight[rows].astype(np.float64)
+    values = np.pad(own, ((0, 0), (0, -columns % group))).reshape(len(own), -1, group)
     low, high = np.minimum(values.min(2, initial=0), 0), np.maximum(values.max(2, initial=0), 0)
     step = (high - low) / MOST
     if not (step <= _LARGEST).all():
         raise BackendError(
-            f"a weight [{rows}, {columns}] has numbers that no float16 scale reaches",
+            f"a weight {list(weight.shape)} has numbers that no float16 scale reaches, in rows "
+            f"{rows.start} to {rows.start + len(own) - 1}",
             fix="scale the layer, or remove what is not finite",
         )
     near = step.astype(np.float16)
@@ -100,7 +111,7 @@ def quantized(weight: Matrix, group: int) -> Coded:
     codes = np.ceil(values / divisor[..., None] + (zeros[..., None] - 0.5))
     codes = np.clip(codes, 0, MOST).astype(np.uint8)
     kept = (codes != zeros[..., None]).any(2)
-    return Coded(codes, np.where(kept, scales, np.float16(0)), zeros.astype(np.uint8), columns)
+    return codes, np.where(kept, scales, np.float16(0)), zeros.astype(np.uint8)
 
 
 def dequantized(coded: Coded) -> NDArray[np.float32]:

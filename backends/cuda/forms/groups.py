@@ -100,15 +100,15 @@ def pack_codes(coded: Coded) -> Packed:
     nothing = np.zeros(last.sum(), np.float16), np.zeros(last.sum(), np.uint8)
     words[at[last] // each * each + each - 1] = words_of(*nothing, place[last])
     words[at] = words_of(coded.scales[kept], coded.zeros[kept], place)
+    turned = np.ascontiguousarray(codes.reshape(-1, each, 4).swapaxes(1, 2))
     arrays = {
-        "Codes": np.ascontiguousarray(codes.reshape(-1, each, 4).swapaxes(1, 2)).view(np.int32),
+        "Codes": turned.view(np.int32).reshape(-1, 4),
         "Words": words.view(np.int32),
         "Starts": starts,
         "Rows": slots,
         "Firsts": firsts.astype(np.int32),
         "Places": _places(kept, STEP // group),
     }
-    arrays["Codes"] = arrays["Codes"].reshape(-1, 4)
     return Packed("groups", rows, coded.columns, arrays, {"group": group, "slots": len(slots)})
 
 
