@@ -50,6 +50,15 @@ class Tape:
         self._nodes.append(node)
         return node.outputs
 
+    def take(self, nodes: Sequence[ir.Node]) -> ir.Value:
+        """The last output of nodes that were made elsewhere."""
+        for each in nodes:
+            each.name = f"{self._node.name}/{each.op_type}_{len(self._nodes)}"
+            for output in each.outputs:
+                output.name = fresh_name(self._graph, each.name)
+            self._nodes.append(each)
+        return nodes[-1].outputs[-1]
+
     def constant(self, array: NDArray[np.generic]) -> ir.Value:
         """A constant of few elements; equal ones of one graph are one initializer."""
         name = f"constant/{array.dtype}{list(array.shape)}/{array.tolist()}"

@@ -166,11 +166,11 @@ def _top_k(importer: Any, node: ir.Node, operands: list[Any]) -> Any:
     axis = node.attributes.get_int("axis", -1) % len(operands[0].ty.shape)
     te, tirx = importer.tvm.te, importer.tvm.tirx
 
-    def ranks(x: Any) -> Any:
+    def ranks(x: Any, same: Any) -> Any:  # two tensors: TVM cannot schedule two places of one
         other = te.reduce_axis((0, x.shape[axis]), "other")
 
         def element(*at: Any) -> Any:
-            mine, theirs = x(*at), x(*at[:axis], other, *at[axis + 1 :])
+            mine, theirs = x(*at), same(*at[:axis], other, *at[axis + 1 :])
             ahead = theirs > mine if largest else theirs < mine
             before = tirx.any(ahead, tirx.all(theirs == mine, other < at[axis]))
             return te.sum(before.astype("int64"), axis=other)
@@ -190,8 +190,9 @@ def _top_k(importer: Any, node: ir.Node, operands: list[Any]) -> Any:
         shape = [*rank.shape[:axis], count, *rank.shape[axis + 1 :]]
         return te.compute(shape, element, name="places")
 
-    found = importer.bb.emit_te(places, importer.bb.emit_te(ranks, operands[0]))
-    values = _along(importer, axis, [operands[0], found])
+    x = operands[0]
+    found = importer.bb.emit_te(places, importer.bb.emit_te(ranks, x, x))
+    values = _along(importer, axis, [x, found])
     return [values, found]
 
 

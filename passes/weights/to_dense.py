@@ -47,7 +47,7 @@ def _standard_nodes(node: ir.Node) -> list[ir.Node]:
     if what.residual:
         nodes.append(ir.Node("", "Add", [nodes[-1].outputs[0], inputs["residual"]]))
     if what.activation != "none":
-        nodes += _activation(what.activation, nodes[-1].outputs[0])
+        nodes += activation_nodes(what.activation, nodes[-1].outputs[0])
     for position, made in enumerate(nodes):
         made.name = f"{node.name}.{position}"
     old, last = node.outputs[0], nodes[-1].outputs[0]
@@ -67,7 +67,7 @@ def _linear(node: ir.Node, inputs: dict[str, ir.Value | None]) -> list[ir.Node]:
     return [ir.Node("", "Conv", [x, weight, bias], attributes=list(node.attributes.values()))]
 
 
-def _activation(name: str, x: ir.Value) -> list[ir.Node]:
+def activation_nodes(name: str, x: ir.Value) -> list[ir.Node]:
     """The activation's body as nodes on a value of this graph."""
     values: dict[str, ir.Value] = {"x": x}
     nodes = []

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecc.formats.blocks import Block, BlockWeight, pack_blocks
+from sparsecc.formats.blocks import Block, BlockWeight, pack_blocks, unpack_blocks
 
 BITS = (4, 8)
 GROUPS = (256, 128, 64, 32, 16)
@@ -198,3 +198,16 @@ def pack_codes(coded: Codes, *, bits: int, keep_zeros: bool) -> tuple[BlockWeigh
         packed = BlockWeight(values, packed.index, packed.grid, packed.shape)
     scales = coded.scales.reshape(-1, EVEN, coded.scales.shape[-1]).swapaxes(1, 2)
     return packed, np.ascontiguousarray(scales)
+
+
+def unpack_codes(packed: BlockWeight, scales: Floats, *, bits: int, group: int) -> Floats:
+    """The weight ``[R, K]`` that :func:`pack_codes` made blocks and scales of."""
+    values: NDArray[Any] = packed.values
+    if bits == 4:
+        pairs = np.stack([values & 15, values >> 4], -1).reshape(len(values), -1).astype(np.int8)
+        values = (pairs ^ 8) - np.int8(8)  # four bits with a sign
+    codes: NDArray[Any] = unpack_blocks(
+        BlockWeight(values, packed.index, packed.grid, packed.shape)
+    )
+    by_row = np.ascontiguousarray(scales.swapaxes(1, 2)).reshape(len(codes), -1)
+    return dequantized(Codes(codes, by_row, group, bits))

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from sparsecc import ops
 from sparsecc.backends.cuda.kernel import Arch
 from sparsecc.backends.tvm.cuda.attention import attention_region
-from sparsecc.backends.tvm.cuda.experts import mixture_region
+from sparsecc.backends.tvm.cuda.experts import mixture_region, write_every_expert
 from sparsecc.backends.tvm.cuda.linear import as_product, linear_layers
 from sparsecc.backends.tvm.cuda.products import DENSE, product_region
 from sparsecc.backends.tvm.cuda.regions import Region
@@ -45,7 +45,7 @@ class Parts:
     Attributes:
         model: Of standard ops, and of nodes of the domain :data:`PLACE`.
         regions: What computes these, by name of the node.
-        reasons: Why a sparse layer or attention runs dense, by its name.
+        reasons: Why a sparse layer, attention or mixture runs dense, by its name.
     """
 
     model: ir.Model
@@ -62,7 +62,7 @@ def parts_of(model: ir.Model, name: str, target: Target) -> Parts:
         target: What it is for.
 
     Raises:
-        BackendError: There is no kernel for a mixture of experts; names it.
+        BackendError: A mixture of experts has weights that are no constants.
     """
     parts, context = Parts(model.clone()), Context()
     graph = parts.model.graph
@@ -74,6 +74,8 @@ def parts_of(model: ir.Model, name: str, target: Target) -> Parts:
     products = {_product(each): each for each in graph if ops.is_sparse(each)}
     forms = {each: _form(node, target) for each, node in products.items()}
     _place(parts, own, name, target)
+    for each in [each for each in graph if ops.is_mixture(each)]:
+        write_every_expert(each)
     for each in graph:
         if ops.is_ours(each) and each not in products.values() and each.name not in own:
             parts.reasons[str(each.name)] = "no kernel for GPUs yet"
@@ -117,8 +119,6 @@ def _place(
         try:
             region = makers[str(node.name)](node, shapes, function, arch)
         except (BackendError, PlanError) as error:
-            if ops.is_mixture(node):  # whose body is a loop over experts, which TVM does not take
-                raise BackendError(error.message, node=layer, fix=error.fix) from error
             parts.reasons[layer] = error.message
             continue
         parts.regions[layer] = region

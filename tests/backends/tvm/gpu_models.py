@@ -164,30 +164,46 @@ def masked() -> ir.Model:
     return _finished(_of(text, {}))
 
 
-def experts(bias: bool = True, wide: int = 48, inner: int = 32) -> ir.Model:
-    """A router over nine tokens, and two of five gated experts for each."""
-    rng, count = np.random.default_rng(9), 5
-    op, biases = ("MoE_silu_gated_bias", ", bu, bg, bd") if bias else ("MoE_silu_gated", "")
-    text = f"""g (float[9, {wide}] x) => (float[9, {wide}] y) {{
-        s = MatMul(x, router)
-        p = Softmax(s)
-        gates, which = TopK(p, two)
-        [moe] m = sparsecc.{op} (x, which, gates, up, gate, down{biases})
-        y = Add(m, x) }}"""
-    sizes = {
-        "router": (wide, count),
-        "up": (count, inner, wide),
-        "gate": (count, inner, wide),
-        "down": (count, wide, inner),
-        **({"bu": (count, inner), "bg": (count, inner), "bd": (count, wide)} if bias else {}),
-    }
+def experts(
+    gated: bool = True, bias: bool = False, packed: str = "", features: int = 48, tokens: str = "9"
+) -> ir.Model:
+    """A router in front of two of five experts, and a residual.
+
+    Args:
+        gated: Whether hidden features are multiplied by others.
+        bias: Whether there are biases.
+        packed: "zeros" or "codes": weights with them, packed; or dense in the op as they are.
+        features: Of a token.
+        tokens: How many; a name if that is open.
+    """
+    rng, sizes = np.random.default_rng(9), (5, 80, features)
+    shapes = {"up": sizes, "gate": sizes, "down": (5, features, 80)}
     weights: dict[str, NDArray[np.generic]] = {
-        name: (rng.standard_normal(size) / size[-1] ** 0.5).astype(np.float32)
-        for name, size in sizes.items()
+        name: (rng.standard_normal(shape) / 8).astype(np.float32)
+        for name, shape in shapes.items()
+        if name != "gate" or gated
     }
-    model = _of(text, {**weights, "two": np.array([2])})
-    ops.attach_functions(model)
-    run([ShapeInference(), PackMixtures(TARGETS["cuda-sm_90"])], model, Context())
+    if packed == "zeros":
+        for each in weights.values():
+            each[:, :16, ::2] = 0
+    if packed == "codes":
+        weights = {
+            name: np.rint(each * 40).clip(-7, 7) * np.float32(0.03)
+            for name, each in weights.items()
+        }
+    if bias:
+        made = {f"{name}_bias": each[:, :, 0] * 3 for name, each in weights.items()}
+        weights |= {name: np.ascontiguousarray(each) for name, each in made.items()}
+    op = ops.moe_variant("silu" if gated else "gelu", gated=gated, bias=bias)
+    text = f"""g (float[{tokens}, {features}] x) => (float[{tokens}, {features}] y) {{
+        scores = MatMul(x, router)  p = Softmax <axis = -1> (scores)
+        gates, chosen = TopK <axis = -1> (p, k)
+        [moe] m = sparsecc.{op} (x, chosen, gates, {", ".join(weights)})
+        y = Add(m, x) }}"""
+    others = {"router": rng.standard_normal((features, 5)).astype(np.float32), "k": np.array([2])}
+    model = _of(text, {**weights, **others})
+    if packed:
+        run([ShapeInference(), PackMixtures(TARGETS["cuda-sm_90"])], model, Context())
     return _finished(model)
 
 
@@ -203,8 +219,10 @@ CASES: Mapping[str, Callable[[], ir.Model]] = {
     "gemms": gemms,
     "pairs": pairs,
     "narrow": lambda: attention(CAUSAL, features=32, length=40),  # no kernel: dense
-    "experts": experts,
-    "plain-experts": lambda: experts(bias=False),
+    "experts": lambda: experts(packed="zeros", bias=True),
+    "plain-experts": lambda: experts(gated=False),
+    "coded-experts": lambda: experts(packed="codes"),
+    "dense-experts": lambda: experts(features=40, bias=True),  # no kernel: every expert
 }
 FORMS_OF = {"bits": "bitmap", "pairs": "2:4"}
 """Of weights, by case; those of others are columns."""

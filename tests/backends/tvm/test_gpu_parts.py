@@ -14,7 +14,7 @@ from sparsecc import ops
 from sparsecc.backends.tvm.cuda.library import lowered
 from sparsecc.backends.tvm.cuda.parts import parts_of
 from sparsecc.capture import capture
-from sparsecc.errors import BackendError, TargetError
+from sparsecc.errors import TargetError
 from sparsecc.passes import pipeline
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.weights import choose
@@ -86,11 +86,6 @@ def test_weights_beyond_float16_are_dense_and_say_so() -> None:
     assert values.const_value is not None
     values.const_value = ir.tensor(values.const_value.numpy() * np.float32(1e6))
     assert reasons(model)["fc"].startswith("a weight is no finite float16: the largest is")
-
-
-def test_a_mixture_without_a_kernel_is_an_error_with_its_name() -> None:
-    with pytest.raises(BackendError, match=r"32 → 8 float16 features.*'moe'"):
-        parts_of(gpu_models.experts(wide=32, inner=8), "m", TARGET)
 
 
 def test_eight_bits_are_an_error() -> None:

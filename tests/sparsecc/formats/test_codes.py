@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsecc.formats.blocks import BlockWeight, unpack_blocks
 from sparsecc.formats.codes import (
     Codes,
     dequantized,
@@ -15,6 +14,7 @@ from sparsecc.formats.codes import (
     largest_code,
     pack_codes,
     round_to_codes,
+    unpack_codes,
 )
 
 
@@ -98,11 +98,7 @@ def test_packed_codes_are_these_codes(bits: int, columns: int, keep_zeros: bool,
     coded.codes[16:32, :4] = 0
     packed, scales = pack_codes(coded, bits=bits, keep_zeros=keep_zeros)
     assert packed.values.shape == (len(packed.index), 16)
-    values = packed.values.astype(np.int8)
-    if bits == 4:
-        pairs = np.stack([packed.values << 4, packed.values], axis=-1).view(np.int8) >> 4
-        values = pairs.reshape(len(pairs), 32)
-    unpacked = unpack_blocks(BlockWeight(values, packed.index, packed.grid, packed.shape))
-    np.testing.assert_array_equal(unpacked, coded.codes)
+    unpacked = unpack_codes(packed, scales, bits=bits, group=coded.group)
+    np.testing.assert_array_equal(unpacked, dequantized(coded))
     np.testing.assert_array_equal(scales[1, 0], coded.scales[16:32, 0])
     assert (len(packed.index) < 3 * packed.grid[1]) == (not keep_zeros)
