@@ -1,4 +1,8 @@
-"""What of a model becomes launches of our kernels, and what is left to TVM."""
+"""What of a model becomes launches of our kernels, and what is left to TVM.
+
+Kernels of ours compute what is sparse, and layers and attention that are not: on tensor cores,
+which TVM's kernels of float32 do without.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from functools import partial
 import onnx_ir as ir
 
 from sparsecc import ops
+from sparsecc.backends.cuda.attention import FEATURES
 from sparsecc.backends.cuda.kernel import Arch
 from sparsecc.backends.tvm.cuda.attention import attention_region
 from sparsecc.backends.tvm.cuda.experts import mixture_region, write_every_expert
@@ -20,6 +25,7 @@ from sparsecc.errors import BackendError, PlanError
 from sparsecc.formats.blocks import unpack_blocks
 from sparsecc.formats.patterns import HALVES, keeps_within
 from sparsecc.passes import edit
+from sparsecc.passes.attention.blocks import as_op, self_attentions
 from sparsecc.passes.base import Context, run
 from sparsecc.passes.canonicalize.constant_folding import ConstantFolding
 from sparsecc.passes.canonicalize.dead_code import DeadCode
@@ -66,6 +72,9 @@ def parts_of(model: ir.Model, name: str, target: Target) -> Parts:
     """
     parts, context = Parts(model.clone()), Context()
     graph = parts.model.graph
+    for found in self_attentions(parts.model)[0]:
+        if found.parts[0].dims[-1] in FEATURES:
+            as_op(found)
     own: dict[str, Maker] = {}
     for each in graph:
         if ops.is_attention(each) or ops.is_mixture(each):

@@ -83,6 +83,28 @@ def token() -> ir.Model:
     return _packed(_of(text, {"w": _pruned(rng, 48, 4096, 0.5)}), {"fc"})
 
 
+def dense() -> ir.Model:
+    """A block of a transformer without any zeros: its products and its attention."""
+    rng = np.random.default_rng(8)
+    text = """g (float[2, 70, 128] x) => (float[2, 70, 128] y) {
+        [wq] qf = MatMul(x, wq)  [wk] kf = MatMul(x, wk)  [wv] vf = MatMul(x, wv)
+        qs = Reshape(qf, many)  ks = Reshape(kf, many)  vs = Reshape(vf, many)
+        q = Transpose <perm = [0, 2, 1, 3]> (qs)
+        k = Transpose <perm = [0, 2, 3, 1]> (ks)
+        v = Transpose <perm = [0, 2, 1, 3]> (vs)
+        s = MatMul(q, k)  scaled = Mul(s, scale)  p = Softmax <axis = -1> (scaled)
+        [attend] a = MatMul(p, v)
+        t = Transpose <perm = [0, 2, 1, 3]> (a)
+        f = Reshape(t, flat)
+        [wo] y = MatMul(f, wo) }"""
+    weights: dict[str, NDArray[np.generic]] = {
+        name: rng.standard_normal((128, 128)).astype(np.float32) / 11
+        for name in ("wq", "wk", "wv", "wo")
+    }
+    weights |= {"many": np.array([2, 70, 2, 64]), "flat": np.array([2, 70, 128])}
+    return _finished(_of(text, weights | {"scale": np.float32(0.125)}))
+
+
 def attention(
     rule: str = CAUSAL, shared: int = 1, features: int = 64, length: int = 150
 ) -> ir.Model:
@@ -209,6 +231,7 @@ def experts(
 
 CASES: Mapping[str, Callable[[], ir.Model]] = {
     "mlp": mlp,
+    "dense": dense,
     "residual": residual,
     "token": token,
     "causal": attention,
