@@ -18,6 +18,7 @@ from sparsecc.backends.cuda.kernel import Arch, Launch
 from sparsecc.backends.cuda.tiles import Tiles
 from sparsecc.cost.gpu.bounds import WARP, Demand, Launched, Resources, Task
 from sparsecc.cost.gpu.coefficients import Family
+from sparsecc.cost.gpu.turns import turn
 from sparsecc.cost.roofline import Work
 
 BYTES = 2
@@ -46,9 +47,6 @@ _READERS: Mapping[Arch, int] = {"sm_80": 1, "sm_90": 2}
 multicast. First principles, not measured."""
 TILES = (64, 128)
 """Queries of the tiles that there are attention kernels for."""
-SOFTMAX = 8
-"""Instructions of a score: scale, largest, subtract, exponentiate, sum, round. By hand, not
-measured."""
 
 
 def resources(launch: Launch) -> Resources:
@@ -127,16 +125,18 @@ def attention(scores: Scores, arch: Arch, *, tall: int, dense: bool = False) -> 
     features = scores.features
     if dense:
         features = min((each for each in FEATURES if each >= features), default=max(FEATURES))
-    launch = kernel_of("float16", features, tall, ordered=False).launch(arch)
+    kernel = kernel_of("float16", features, tall, ordered=False)
+    launch = kernel.launch(arch)
     computed = scores.heads * scores.kept
     programs = scores.heads * math.ceil(scores.queries / tall)
+    turns = computed / (tall * launch.constants["COLUMNS"])
     tokens = scores.heads * (scores.queries + scores.keys)
     demand = Demand(
         programs,
         flops=4.0 * computed * scores.features,
         read=float(2 * BYTES * tokens * scores.features),
         again=2.0 * BYTES * computed / tall * scores.features,
-        issued=SOFTMAX * computed / WARP,
+        issued=turns * launch.warps * turn(kernel, arch),
         exponentials=float(computed),
         longest=scores.longest,
     )

@@ -9,6 +9,7 @@ from sparsecc.backends.cuda.experts import Mixture, recipe, rows_of
 from sparsecc.backends.cuda.recipe import Step
 from sparsecc.cost.gpu.bounds import WARP, Demand, Launched, Task
 from sparsecc.cost.gpu.layers import BYTES, PART_BYTES, resources
+from sparsecc.cost.gpu.turns import turn
 from sparsecc.cost.gpu.weights import PER_VECTOR, VECTOR
 
 _INDEX_BYTES = 8
@@ -99,12 +100,13 @@ def _product(
     constants = step.kernel.constants_on(what.arch)
     rows, columns = constants["ROWS"], constants["COLUMNS"]
     programs = tiles * math.ceil(outputs / columns)
+    warps, turns = step.kernel.launch(what.arch).warps, math.ceil(inputs / constants["DEPTH"])
     fetched = BYTES * programs * (rows + weights * columns) * inputs
     return Demand(
         math.ceil(programs),
         flops=2.0 * programs * rows * weights * columns * inputs,
         again=fetched,
-        issued=PER_VECTOR * fetched / VECTOR / WARP,
+        issued=programs * turns * warps * turn(step.kernel, what.arch),
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sparsecc.backends.cuda.forms.base import Product
+from sparsecc.backends.cuda.forms.codes import PACK
 from sparsecc.backends.cuda.forms.registry import FORMS
 from sparsecc.backends.cuda.kernel import Arch
 from sparsecc.backends.cuda.recipe import Step
@@ -18,6 +19,7 @@ from sparsecc.backends.cuda.rows import two_of_four as halves
 from sparsecc.cost.gpu.bounds import WARP, Demand, Launched, Task
 from sparsecc.cost.gpu.coefficients import Family
 from sparsecc.cost.gpu.layers import BYTES, PART_BYTES, resources
+from sparsecc.cost.gpu.turns import turn
 from sparsecc.cost.roofline import Work
 from sparsecc.formats.blocks import Block
 from sparsecc.targets import TARGETS
@@ -29,20 +31,8 @@ LINE = 128
 """Bytes of a line of a cache."""
 PER_VECTOR = 2
 """Instructions to fetch one: an address and a load. By hand, not measured."""
-SQUARE = 8
-"""Rows and columns of a square of a tensor core's operand."""
-HALVED_OPERAND = 16 * 32
-"""Numbers of the weight that one sparse instruction takes, by eight tokens; operands and their bits
-are loaded beside, as counted in the source."""
 GAINS: Mapping[str, float] = {"two_of_four": 2.0}
 """Modules whose matrix instructions are quicker than dense ones, and how much."""
-UNPACKED = 14
-"""Instructions of a warp that unpack a square from bits and values, with its part of the table:
-counted in the source, not measured."""
-
-OF_CODE, OF_CODE_AND_TOKEN, OF_TILE = 4, 3, 10
-"""Instructions of a weight that is a code: once, for each token, and where a tile is made: counted
-in the loops of `kernels/groups.py` and `kernels/code_tiles.py` as built for sm_90."""
 FULLEST = 1.2
 """Values of the fullest tile of bits over those of a mean one, where zeros lie at random."""
 
@@ -231,17 +221,15 @@ def _multiply_columns(step: Step, product: Product, weight: Weight) -> Demand:
     if constants["TURNED"]:
         lines = gathered * math.ceil(tokens * BYTES / LINE)
         inputs = float(gathered * tokens * BYTES)
-        loads = inputs / VECTOR
     else:
-        lines, loads = gathered * product.tokens, float(gathered * product.tokens)
+        lines = gathered * product.tokens
         inputs = _near(product, lines * BYTES)
-    loads += weight.nbytes * wide / VECTOR
     return Demand(
         math.prod(step.grid),
         flops=2.0 * tile * tokens * gathered,
         read=float(weight.nbytes + _inputs_and_outputs(product, splits)),
         again=float(weight.nbytes * (wide - 1) + inputs + _parts(product, splits)),
-        issued=PER_VECTOR * loads / WARP,
+        issued=_issued(step, product, weight.sizes["steps"] * wide),
         lines=float(lines),
     )
 
@@ -250,16 +238,15 @@ def _multiply_bitmap(step: Step, product: Product, weight: Weight) -> Demand:
     """Unpacks every tile, its zeros too, for each tile of tokens, and multiplies all of it."""
     tall, wide, splits = step.grid
     tokens = step.kernel.constants["TOKENS"]
-    numbers = _bitmap_tiles(product.rows, product.columns) * bitmap.ROWS * bitmap.COLUMNS * wide
+    turns = _bitmap_tiles(product.rows, product.columns) * wide  # of single warps
+    numbers = turns * bitmap.ROWS * bitmap.COLUMNS
     inputs = tall * wide * tokens * product.columns * BYTES
-    fetched = (weight.nbytes * wide + inputs) / VECTOR
-    squares = numbers / SQUARE**2
     return Demand(
         math.prod(step.grid),
         flops=2.0 * numbers * tokens,
         read=float(weight.nbytes + _inputs_and_outputs(product, splits)),
         again=float(weight.nbytes * (wide - 1) + inputs + _parts(product, splits)),
-        issued=PER_VECTOR * fetched / WARP + squares * (UNPACKED + tokens / SQUARE / 4),
+        issued=_issued(step, product, turns / bitmap.WARPS),
     )
 
 
@@ -270,14 +257,12 @@ def _multiply_two_of_four(step: Step, product: Product, weight: Weight) -> Deman
     width = math.ceil(product.columns / halves.DEPTH) * halves.DEPTH
     numbers = tall * halves.TALL * width * wide
     inputs = tall * wide * tokens * width * BYTES
-    operands = numbers / HALVED_OPERAND
-    fetched = (weight.nbytes * wide + inputs) / VECTOR
     return Demand(
         math.prod(step.grid),
         flops=2.0 * numbers * tokens,
         read=float(weight.nbytes + _inputs_and_outputs(product, splits)),
         again=float(weight.nbytes * (wide - 1) + inputs + _parts(product, splits)),
-        issued=PER_VECTOR * fetched / WARP + operands * (2 + 1.5 * tokens / SQUARE),
+        issued=_issued(step, product, tall * wide * width / halves.DEPTH),
     )
 
 
@@ -290,7 +275,7 @@ def _multiply_dense(step: Step, product: Product, weight: Weight) -> Demand:
         flops=2.0 * tall * constants["ROWS"] * wide * constants["TOKENS"] * product.columns,
         read=float(weight.nbytes + _inputs_and_outputs(product, splits)),
         again=float(weight.nbytes * (wide - 1) + inputs + _parts(product, splits)),
-        issued=PER_VECTOR * (weight.nbytes * wide + inputs) / VECTOR / WARP,
+        issued=_issued(step, product, tall * wide * math.ceil(product.columns / constants["STEP"])),
     )
 
 
@@ -304,7 +289,7 @@ def _few_codes(step: Step, product: Product, weight: Weight) -> Demand:
         math.prod(step.grid),
         read=float(weight.nbytes + _inputs_and_outputs(product, 1)),
         again=_near(product, kept * BYTES * tokens),
-        issued=kept * (OF_CODE + OF_CODE_AND_TOKEN * tokens) / WARP,
+        issued=_issued(step, product, kept / (PACK * WARP * constants["SLOTS"])),
         lines=lines,
     )
 
@@ -321,8 +306,14 @@ def _many_codes(step: Step, product: Product, weight: Weight) -> Demand:
         flops=2.0 * numbers * tokens,
         read=float(weight.nbytes + _inputs_and_outputs(product, splits)),
         again=float(weight.nbytes * (wide - 1) + inputs + _parts(product, splits)),
-        issued=(numbers * OF_TILE + PER_VECTOR * inputs / VECTOR) / WARP,
+        issued=_issued(step, product, tall * wide * width / constants["STEP"]),
     )
+
+
+def _issued(step: Step, product: Product, turns: float) -> float:
+    """Instructions of all warps in so many turns of programs."""
+    kernel = step.kernel
+    return turns * kernel.launch(product.arch).warps * turn(kernel, product.arch)
 
 
 def _inputs_and_outputs(product: Product, splits: int) -> int:
