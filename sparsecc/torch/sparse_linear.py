@@ -39,7 +39,7 @@ class SparseLinear(nn.Module):  # type: ignore[misc]
         super().__init__()
         if form not in FORMS:
             raise BackendError(f"no form {form!r} of weights", fix=f"use {', '.join(FORMS)}")
-        if weight.dim() != 2:
+        if weight.dim() != 2 or not weight.numel():
             raise BackendError(
                 f"a weight of {list(weight.shape)}", fix="give a matrix [outputs, inputs]"
             )

@@ -44,7 +44,7 @@ def pack(weight: Matrix, dtype: str) -> Packed:
         BackendError: Values that are no finite numbers.
     """
     rows, columns = weight.shape
-    strips, steps = WARPS * math.ceil(rows / (WARPS * ROWS)), math.ceil(columns / COLUMNS)
+    strips, steps = _sides(rows, columns)
     padded = np.zeros((strips * ROWS, steps * COLUMNS), np.uint16)
     padded[:rows, :columns] = (rounded(weight, dtype) + 0).view(np.uint16)  # -0 becomes 0
     tiles = _tiles(padded, strips, steps)
@@ -62,6 +62,11 @@ def pack(weight: Matrix, dtype: str) -> Packed:
     return Packed("bitmap", rows, columns, arrays, sizes)
 
 
+def _sides(rows: int, columns: int) -> tuple[int, int]:
+    """Tiles down, as many as blocks of kernels read, and across."""
+    return WARPS * math.ceil(rows / (WARPS * ROWS)), math.ceil(columns / COLUMNS)
+
+
 def _tiles(padded: NDArray[np.uint16], strips: int, steps: int) -> NDArray[np.uint16]:
     """A weight as ``[tiles, numbers]`` in the order of ``kernels/bitmap.cu``."""
     axes = (strips, 2, 8, steps, COLUMNS // 16, 2, 4, 2)  # A's registers: down first, then across
@@ -76,16 +81,16 @@ def _places(first: NDArray[Any], counts: NDArray[Any]) -> NDArray[Any]:
 
 def unpack(packed: Packed) -> NDArray[np.float32]:
     """The weight ``[rows, columns]``."""
-    steps = math.ceil(packed.columns / COLUMNS)
+    strips, steps = _sides(packed.rows, packed.columns)
     stream = packed.arrays["Stream"].view(np.uint16)
     first = packed.arrays["Starts"][:-1].astype(np.int64) * _UNIT
     bits = stream[first[:, None] + np.arange(_MASK)].view(np.uint8)
     kept = np.unpackbits(bits, axis=1, bitorder="little").astype(bool)
     tiles = np.zeros(kept.shape, np.uint16)
     tiles[kept] = stream[_places(first, kept.sum(1))]
-    strips = len(first) // max(1, steps)
     axes = (strips, steps, COLUMNS // 16, 8, 4, 2, 2, 2)
-    dense = tiles.reshape(axes).transpose(0, 6, 3, 1, 2, 5, 4, 7).reshape(strips * ROWS, -1)
+    turned = tiles.reshape(axes).transpose(0, 6, 3, 1, 2, 5, 4, 7)
+    dense = turned.reshape(strips * ROWS, steps * COLUMNS)
     held = np.ascontiguousarray(dense[: packed.rows, : packed.columns])
     kind = ml_dtypes.bfloat16 if packed.sizes["bfloat"] else np.float16
     return np.asarray(held.view(kind).astype(np.float32))

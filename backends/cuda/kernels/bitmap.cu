@@ -1,12 +1,12 @@
 // A product with a sparse W that is read as it is stored and multiplied as if it were dense.
-// Tiles of 16 rows by 64 columns lie in Stream: 128 bytes of bits and, padded to 16 bytes, the values
-// of the bits that are set. A tile is four operands A of 16 × 16, one after the other; an operand has
-// a byte for each lane, whose bits are the eight numbers of its four registers. The values of an
-// operand follow each other by lane: what lanes read at once lies close together, in different
+// Tiles of 16 rows by 64 columns lie in Stream: 128 bytes of bits and, padded to 16 bytes, the
+// values of the bits that are set. A tile is four operands A of 16 × 16, one after the other; an
+// operand has a byte for each lane, whose bits are the eight numbers of its four registers. Values
+// of an operand follow each other by lane: what lanes read at once lies close together, in different
 // banks while no more than a quarter of the weights is kept, and a lane counts bits only once.
 //
-// Bound by the bytes of Stream, density · 2 + .125 for each weight, and nearly as soon by what is issued:
-// at a density of a fifth the bytes of 64 weights arrive every nine cycles of a quarter of an H100's
+// Bound by the bytes of Stream, density · 2 + .125 for each weight, and as soon by what is issued: at
+// a density of a fifth, bytes of 64 weights could arrive every nine cycles of a quarter of an H100's
 // multiprocessor, which issues one instruction in each.
 #include "product.h"
 
@@ -16,7 +16,7 @@ constexpr int TILE = MASKS + 2 * VALUES;  // bytes of a tile with the most value
 constexpr int STAGE = TOKENS * TOKEN_BYTES + WARPS * TILE;
 static_assert(SHARED == STAGES * STAGE + WARPS * WORDS * 8, "shared memory of the row");
 
-// Four registers of A: an entry is the bits of four lanes, and where the first of their values lies.
+// Four registers of A: an entry is the bits of four lanes, and where the first of their values is.
 DEVICE void unpack(u32 (&a)[4], Two entry, const unsigned char* memory) {
     u32 shift = 8 * (threadIdx.x % 4), mine = entry.x >> shift;
     u32 at = entry.y + 2 * popcount(entry.x & ((1u << shift) - 1));

@@ -1,6 +1,6 @@
 // What kernels use of a GPU: thin names around instructions of PTX, or, where this is not compiled
-// by nvcc, the emulator's. Kernels are compiled with WARPS, STAGES, SHARED and the constants of their
-// row; BFLOAT says which 16 bits a number has.
+// by nvcc, the emulator's. Kernels are compiled with WARPS, STAGES, SHARED and the constants of
+// their row; BFLOAT says which 16 bits a number has.
 #pragma once
 #ifndef __CUDACC__
 #include "instructions.h"
@@ -8,7 +8,6 @@
 
 using u16 = unsigned short;
 using u32 = unsigned int;
-using u64 = unsigned long long;
 
 #define DEVICE static __device__ __forceinline__
 #define DEVICE_MEMBER __device__ __forceinline__
@@ -113,20 +112,6 @@ DEVICE u16 rounded(float value) {
     if constexpr (BFLOAT) asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
     else asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
     return bits;
-}
-
-// What is read once, past the L1 cache.
-DEVICE u32 streamed(const u32* address) {
-    u32 value;
-    asm volatile("ld.global.nc.L1::no_allocate.b32 %0, [%1];" : "=r"(value) : "l"(address));
-    return value;
-}
-DEVICE Four streamed(const Four* address) {
-    Four value;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.b32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-                 : "l"(address));
-    return value;
 }
 
 #define SHARED_MEMORY(name) extern __shared__ __align__(128) unsigned char name[]

@@ -104,8 +104,12 @@ DEVICE void sparse(void** lanes, bool bfloat, int selector) {
 
 #define HERE int line = __builtin_LINE()
 
-DEVICE void barrier(HERE) { emulator::meet(emulator::block, "barrier", line, nullptr, [](void**) {}); }
-DEVICE void warp_barrier(HERE) { emulator::together("warp barrier", line, nullptr, [](void**) {}); }
+DEVICE void barrier(HERE) {
+    emulator::meet(emulator::block, "barrier", line, nullptr, [](void**) {});
+}
+DEVICE void warp_barrier(HERE) {
+    emulator::together("warp barrier", line, nullptr, [](void**) {});
+}
 
 struct Shuffled {
     u32 value, from, result;
@@ -193,8 +197,3 @@ DEVICE void multiply_sparse(float (&c)[4], const u32 (&a)[4], const u32* b, u32 
 }
 
 DEVICE u16 rounded(float value) { return emulator::narrowed(value, BFLOAT); }
-
-template <class T> DEVICE T streamed(const T* address) {
-    emulator::must_be_aligned(address, sizeof(T));
-    return *address;
-}

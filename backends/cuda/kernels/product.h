@@ -6,8 +6,8 @@
 constexpr int DEPTH = 64;
 constexpr int TOKEN_BYTES = 2 * DEPTH;
 
-// A tile of X in shared memory: a token's eight pieces of 16 bytes lie in an order that differs from
-// those of the seven tokens beside it, so that eight rows of a matrix are in different banks.
+// A tile of X in shared memory: a token's eight pieces of 16 bytes lie in an order that differs
+// from those of the seven tokens beside it, so that eight rows of a matrix are in different banks.
 DEVICE unsigned char* piece(unsigned char* tile, int token, int which) {
     return tile + token * TOKEN_BYTES + ((which ^ (token & 7)) << 4);
 }
@@ -54,8 +54,8 @@ struct Tokens {
     }
 };
 
-// Registers of B for 8 · MANY tokens of a tile from one on, and 8 · PARTS columns, from the `which`-th
-// 8 on. A load gives four registers: of one product where it takes four, else of two.
+// Registers of B for 8 · MANY tokens of a tile from one on, and 8 · PARTS columns, from the
+// `which`-th 8 on. A load gives four registers: of one product where it takes four, else of two.
 template <int MANY, int PARTS>
 DEVICE void load_tokens(u32 (&b)[MANY][PARTS], unsigned char* tile, int token, int which) {
     int lane = static_cast<int>(threadIdx.x) % 32, mine = token + lane % 8, part = lane / 8;
@@ -78,13 +78,15 @@ DEVICE void load_tokens(u32 (&b)[MANY][PARTS], unsigned char* tile, int token, i
     }
 }
 
-// Writes 16 rows of 8 tokens: into Out, or, one of several splits, into Parts[splits, tokens, rows].
+// Writes 16 rows of 8 tokens: into Out, or as one of several splits into
+// Parts[splits, tokens, rows].
 DEVICE void store(const float (&c)[4], u16* Out, float* Parts, int row, int token, int tokens,
                   int rows, int split, int splits) {
     int lane = static_cast<int>(threadIdx.x) % 32;
     UNROLL
     for (int value = 0; value < 4; ++value) {
-        int down = row + (lane >> 2) + 8 * (value >> 1), across = token + 2 * (lane & 3) + (value & 1);
+        int down = row + (lane >> 2) + 8 * (value >> 1);
+        int across = token + 2 * (lane & 3) + (value & 1);
         if (down >= rows || across >= tokens) continue;
         if (splits == 1) Out[static_cast<long long>(across) * rows + down] = rounded(c[value]);
         else Parts[(static_cast<long long>(split) * tokens + across) * rows + down] = c[value];

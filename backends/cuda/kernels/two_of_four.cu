@@ -1,10 +1,11 @@
-// A product on sparse tensor cores: of four consecutive columns of W two are kept, with two bits each.
-// Values lie in tiles of 16 rows by 32 columns in the order of operand A, 16 bytes for each lane, so
-// that a lane reads them at once; bits of two tiles, one below the other, share a word of each lane,
-// and the product's selector says whose they are. All of W and X goes through shared memory, STAGES
-// turns ahead. A warp has TALL / DOWN rows and TOKENS / (WARPS / DOWN) tokens of a block's tile.
+// A product on sparse tensor cores: of four consecutive columns of W two are kept, with two bits
+// each. Values lie in tiles of 16 rows by 32 columns in the order of operand A, 16 bytes for each
+// lane, so that it reads them at once; bits of two tiles, one below the other, share a word of each
+// lane, and the product's selector says whose they are. All of W and X goes through shared memory,
+// STAGES turns ahead. A warp has TALL / DOWN rows and TOKENS / (WARPS / DOWN) tokens of a block.
 //
-// Few tokens are bound by the bytes of W, 9/16 of dense; many by the tensor cores, at most twice dense.
+// Few tokens are bound by the bytes of W, 9/16 of dense, many by the tensor cores, which do half of
+// the products.
 #include "product.h"
 
 constexpr int ACROSS = WARPS / DOWN;
@@ -42,7 +43,8 @@ struct Weights {
 };
 
 DEVICE void load_strip(u32 (&a)[4], const unsigned char* values, int strip, int half) {
-    Four four = reinterpret_cast<const Four*>(values + strip * STRIP + half * STRIP / 2)[threadIdx.x % 32];
+    const unsigned char* tile = values + strip * STRIP + half * STRIP / 2;
+    Four four = reinterpret_cast<const Four*>(tile)[threadIdx.x % 32];
     a[0] = four.x, a[1] = four.y, a[2] = four.z, a[3] = four.w;
 }
 

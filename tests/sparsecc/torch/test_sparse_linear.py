@@ -60,6 +60,8 @@ def test_what_does_not_fit():
         SparseLinear.of(layer.float(), "columns")
     with pytest.raises(BackendError, match=r"a weight of \[3\]"):
         SparseLinear(torch.ones(3).half(), form="columns")
+    with pytest.raises(BackendError, match=r"a weight of \[0, 8\]"):
+        SparseLinear(torch.ones(0, 8).half(), form="columns")
     sparse = SparseLinear.of(layer.half(), "columns")
     for x in (torch.ones(2, 95).half(), torch.ones(2, 96)):
         with pytest.raises(BackendError):
