@@ -67,7 +67,7 @@ def forms(costs: CostModel) -> Iterator[Row]:
     for rows, columns in SHAPES:
         for tokens in COUNTS:
             work = linear(rows, columns, tokens)
-            dense = costs.dense(work).ms
+            dense = costs.library(work).ms
             ours = costs.task(task_before(WHOLE, work, 0, arch_of_target(costs.target))).ms
             ratios = [f"{dense / ours:.2f}"]
             ratios += [f"{dense / ms(costs, work, each, ZEROS):.2f}" for each in PRICED]
@@ -80,7 +80,7 @@ def least(costs: CostModel) -> Iterator[Row]:
     for rows, columns in SHAPES:
         for tokens in COUNTS:
             work = linear(rows, columns, tokens)
-            dense = costs.dense(work).ms
+            dense = costs.library(work).ms
             found = []
             for each in CHOSEN:
                 paying = [share for share in STEPS if ms(costs, work, each, share) <= dense]
@@ -112,7 +112,7 @@ def experts(costs: CostModel) -> Iterator[Row]:
             routing = Routing(tokens, slots, count)
             ours = costs.task(mixtures.mixture(what, routing.loads)).ms
             shapes = [(inner, features)] * 2 + [(features, inner)]
-            theirs = sum(costs.dense(each).ms for each in every_expert(routing, shapes))
+            theirs = sum(costs.library(each).ms for each in every_expert(routing, shapes))
             name = f"{slots} of {count}, {features} → {inner}, gated"
             yield name, str(tokens), f"{theirs:.2f}", f"{ours:.2f}", f"{theirs / ours:.2f}"
 

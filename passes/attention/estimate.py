@@ -61,7 +61,7 @@ def why_not(dim: object, target: Target | None) -> str:
 def dense_ms(size: Size, target: Target) -> Estimate:
     """All scores."""
     if target.family == "cuda":
-        return _on_gpu(size, size.scores, target, dense=True)
+        return _on_gpu(size, size.scores, target)
     return scored_ms(size, size.scores, target)
 
 
@@ -106,9 +106,12 @@ def scored_ms(size: Size, scores: float, target: Target) -> Estimate:
     return cost_model(target).step("attention", sums) or Estimate(by_peak, UNMEASURED_SPREAD)
 
 
-def _on_gpu(size: Size, scores: float, target: Target, *, dense: bool = False) -> Estimate:
-    """The kernel over kept tiles, or a library's over all; tokens stay where they are."""
-    arch = arch_of_target(target)
+def _on_gpu(size: Size, scores: float, target: Target) -> Estimate:
+    """The kernel over kept tiles, all of them too; tokens stay where they are.
+
+    Heads of other features go to a kernel like it: there is none of ours.
+    """
+    arch, dense = arch_of_target(target), size.dim not in FEATURES
     wanted = Scores(size.batch * size.heads, size.queries, size.keys, size.dim, scores)
     return cost_model(target).task(
         *(attention(wanted, arch, tall=tall, dense=dense) for tall in TILES)
@@ -116,13 +119,8 @@ def _on_gpu(size: Size, scores: float, target: Target, *, dense: bool = False) -
 
 
 def _head_on_gpu(pattern: Pattern, size: Size, target: Target) -> float:
-    """One of so many equal heads that the GPU is full, by the rows of tiles that it keeps.
-
-    One that keeps all takes what it would in a library's kernel: skipping has to beat that.
-    """
+    """One of so many equal heads that the GPU is full, by the rows of tiles that it keeps."""
     arch, heads = arch_of_target(target), target.threads
-    if pattern.kept.all():
-        return _on_gpu(replace(size, heads=heads), size.scores, target, dense=True).ms / heads
     tasks = []
     for tall in TILES:
         starts = np.arange(0, len(pattern.kept), max(1, tall // pattern.block))

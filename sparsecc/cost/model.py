@@ -82,14 +82,19 @@ class CostModel:
     def dense(self, work: Work) -> Estimate:
         """The layer with its whole weight.
 
-        In ONNX Runtime it is one node of a session; where none is there, a kernel of ours. On a
-        GPU it is a kernel of a library.
+        In ONNX Runtime it is one node of a session; where none is there, a kernel of ours, on a
+        GPU too, but for convolutions.
         """
         if self.is_gpu:
-            return self.task(*layers.dense(work, self._arch))
+            ours = weights.whole(work, self._arch)
+            return self.library(work) if ours is None else self.task(ours)
         if self.target.stands_alone:
             return self.sparse(work, *self.packed_whole(work), beside=True)
         return self._estimate(Call(work, DENSE, 0))
+
+    def library(self, work: Work) -> Estimate:
+        """The same on a GPU in the kernel of a library, as torch has it."""
+        return self.task(*layers.dense(work, self._arch))
 
     def packed_whole(self, work: Work) -> tuple[Block, int]:
         """The blocks that a weight without zeros is best packed in, and how many there are."""

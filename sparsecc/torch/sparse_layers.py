@@ -116,7 +116,7 @@ def _choose(
     zeros = float((weight == 0).float().mean())
     rows, columns = weight.shape
     work = Work(rows, columns, tokens, 1, columns * tokens, is_conv=False)
-    dense = costs.dense(work).ms
+    dense = costs.library(work).ms
     dtype = str(weight.dtype).removeprefix("torch.")
     if dtype not in DTYPES:
         why = f"weights are {dtype}: use {' or '.join(DTYPES)}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from sparsecc.backends.cuda.forms.base import Product
 from sparsecc.backends.cuda.forms.codes import PACK
+from sparsecc.backends.cuda.forms.dense import ALIGNED
 from sparsecc.backends.cuda.forms.registry import FORMS
 from sparsecc.backends.cuda.kernel import Arch
 from sparsecc.backends.cuda.recipe import Step
@@ -122,7 +123,7 @@ PRICED: tuple[Priced, ...] = (
 )
 """Forms that keep weights as they are: no plan asks for others, which are codes, yet."""
 WHOLE = Priced("dense", (1, 1), lambda rows, cols, _: Weight({}, BYTES * rows * cols))
-"""Our kernel for weights without zeros, where there is no library."""
+"""Our kernel for weights without zeros, which artifacts have in the place of a library's."""
 ROUNDED: tuple[Priced, ...] = (
     *(Priced("groups", (1, each), functools.partial(_groups, group=each)) for each in codes.GROUPS),
     Priced("codes4", (1, codes.GROUP_OF_ALL), _codes4),
@@ -165,6 +166,14 @@ def why_not(work: Work) -> str:
     if work.is_conv or work.groups > 1:
         return "GPUs have no sparse kernel for convolutions"
     return ""
+
+
+@functools.lru_cache(maxsize=4096)
+def whole(work: Work, arch: Arch) -> Task | None:
+    """A layer with its whole weight in our kernel; None where that does not take it."""
+    if why_not(work) or work.cols % ALIGNED:
+        return None
+    return task_before(WHOLE, work, 0, arch)
 
 
 def task_before(priced: Priced, work: Work, blocks: int, arch: Arch) -> Task:

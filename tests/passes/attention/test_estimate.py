@@ -85,15 +85,15 @@ def test_a_gpu_takes_the_time_of_the_tiles_it_keeps(gpu):
 
 
 @pytest.mark.parametrize("gpu", GPUS, ids=lambda gpu: gpu.name)
-def test_a_gpu_has_a_kernel_that_skips_nothing_and_is_quicker_then(gpu):
+def test_a_gpu_has_the_same_kernel_for_all_scores(gpu):
     size = Size(1, 24, 8192, 8192, 128)
-    assert dense_ms(size, gpu).ms < kept_ms(size, size.scores, gpu).ms
-    assert kept_ms(size, 0.2 * size.scores, gpu).ms < 0.4 * dense_ms(size, gpu).ms
+    assert dense_ms(size, gpu).ms == kept_ms(size, size.scores, gpu).ms
+    assert kept_ms(size, 0.2 * size.scores, gpu).ms < 0.25 * dense_ms(size, gpu).ms
 
 
 def test_heads_of_other_features_have_no_kernel_on_a_gpu():
     for gpu in GPUS:
         assert why_not(80, gpu) == "kernels for GPUs are for heads of 64 or 128 features, not 80"
         assert not why_not(64, gpu)
-        assert dense_ms(Size(1, 8, 1024, 1024, 80), gpu).ms > 0  # a library has one
+        assert dense_ms(Size(1, 8, 1024, 1024, 80), gpu).ms > 0  # there may be one
     assert not why_not(80, TARGET)

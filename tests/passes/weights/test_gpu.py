@@ -79,7 +79,7 @@ def test_where_it_does_not_pay_it_stays_dense_and_says_so(gpu: str) -> None:
     (row,) = inspect(product(16384, 0.5), gpu)
     assert row.kernel == "tvm"
     assert row.est_ms == row.dense_ms
-    assert "would not pay: estimated 0." in row.why
+    assert "would not pay: estimated" in row.why
 
 
 def test_convolutions_stay_dense_and_say_why(gpu: str) -> None:

@@ -120,8 +120,8 @@ def test_estimates_use_it_and_say_so(tmp_path: Path) -> None:
     after = cost_model(GPU)
     assert after.name == TABLE_FILE.load(path).name != before.name
     wanted = LAUNCH + 2 * 8192 * (8192 + 2) / FAR * 1e-6 / 0.95
-    assert after.dense(work).ms == pytest.approx(wanted, rel=0.02)
-    assert after.dense(work).spread < before.dense(work).spread
+    assert after.library(work).ms == pytest.approx(wanted, rel=0.02)
+    assert after.library(work).spread < before.library(work).spread
 
 
 def test_one_wild_time_moves_nothing(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_dense_is_never_above_the_peak_or_the_bandwidth(
     costs: CostModel, rows: int, cols: int, tokens: int
 ) -> None:
     work, gpu = linear(rows, cols, tokens), costs.target
-    ms = costs.dense(work).ms
+    ms = costs.library(work).ms
     moved = 2 * (rows * cols + tokens * (rows + cols))
     assert ms >= 2e-9 * work.macs / gpu.tensor_tflops
     assert ms >= moved / gpu.dram_gbs * 1e-6
@@ -48,10 +48,10 @@ def test_twice_the_rows_inputs_or_tokens_take_longer(
     costs: CostModel, rows: int, cols: int, tokens: int
 ) -> None:
     """But for what tiles leave over, and splits, which come in steps."""
-    ms = costs.dense(linear(rows, cols, tokens)).ms
+    ms = costs.library(linear(rows, cols, tokens)).ms
     for larger in ((2, 1, 1), (1, 2, 1), (1, 1, 2)):
         work = linear(rows * larger[0], cols * larger[1], tokens * larger[2])
-        assert ms <= costs.dense(work).ms * 1.05
+        assert ms <= costs.library(work).ms * 1.05
 
 
 @given(gpus, st.sampled_from(blocks_served()), sizes, sizes, st.integers(1, 4096), shares, shares)
@@ -87,7 +87,7 @@ def test_more_kept_scores_take_longer(
 @pytest.mark.parametrize("gpu", GPUS, ids=lambda gpu: gpu.name)
 def test_a_large_dense_product_reaches_the_share_that_is_assumed(gpu) -> None:
     costs, work = cost_model(gpu), linear(8192, 8192, 8192)
-    share = 2e-9 * work.macs / gpu.tensor_tflops / costs.dense(work).ms
+    share = 2e-9 * work.macs / gpu.tensor_tflops / costs.library(work).ms
     assert share == pytest.approx({"sm_80": 0.85, "sm_90": 0.7}[gpu.name[-5:]], rel=0.1)
 
 
@@ -123,6 +123,22 @@ def test_one_long_row_of_tiles_is_waited_for() -> None:
     costs = cost_model(TARGETS["cuda-sm_90"])
     times = [costs.task(attention(each, "sm_90", tall=128)).ms for each in (even, uneven)]
     assert times[1] > 5 * times[0]
+
+
+@given(gpus, st.integers(1, 512), st.integers(1, 512), st.integers(1, 4096))
+def test_artifacts_have_a_kernel_of_ours_for_dense_layers(
+    costs: CostModel, rows: int, sixteenths: int, tokens: int
+) -> None:
+    work = linear(16 * rows, 16 * sixteenths, tokens)
+    assert costs.dense(work).ms >= 2e-9 * work.macs / costs.target.tensor_tflops
+    odd = linear(16 * rows, 16 * sixteenths + 1, tokens)
+    assert costs.dense(odd) == costs.library(odd)  # it does not take so many inputs
+
+
+def test_large_layers_are_quicker_in_a_library() -> None:
+    for gpu in GPUS:
+        costs, work = cost_model(gpu), linear(8192, 8192, 8192)
+        assert costs.library(work).ms < costs.dense(work).ms < 2 * costs.library(work).ms
 
 
 def test_there_are_no_sparse_convolutions() -> None:
