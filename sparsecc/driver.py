@@ -86,7 +86,8 @@ def compile(
         seed: Of the search.
         best_effort: Go on with the best plan found where none keeps to the budget.
         example_inputs: For torch: the arguments of one call.
-        dynamic_shapes: For torch: which dimensions vary, as ``torch.export.export`` takes it.
+        dynamic_shapes: For torch: which dimensions vary, as ``torch.export.export`` takes it. By
+            default the first, if that can be; on a GPU none.
         score: How masks are found: ``alps``, ``sparsegpt``, ``wanda`` or ``magnitude``.
         refit: Whether kept weights are refitted where held-out data say that it helps.
         allocation: How the sparsity spreads over the layers: ``uniform``, ``erk`` (by size), or,

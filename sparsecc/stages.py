@@ -88,6 +88,8 @@ def start(
     ctx = Context(target=request.target, verify=verify)
 
     progress("capturing the model", 0.0)
+    if dynamic_shapes is None and request.target.family == "cuda":
+        dynamic_shapes = {}  # none varies: kernels for GPUs and graphs of them are of fixed sizes
     graph = capture(model, example_inputs, dynamic_shapes)
     identity, before, dense_bytes = model_hash(graph), nodes_of(graph), weight_bytes(graph)
 

@@ -59,6 +59,8 @@ if len(sys.argv) != 2:
     sys.exit("usage: python run.py inputs.npz, with an array for each of " + ", ".join({inputs}))
 here = pathlib.Path(__file__).resolve().parent
 device = tvm.{device}()
+if not device.exist:
+    sys.exit("this model is for a GPU, and TVM finds none here")
 machine = relax.VirtualMachine(tvm.runtime.load_module(str(here / "{library}")), device)
 inputs = numpy.load(sys.argv[1], allow_pickle=False)
 outputs = machine["main"](*(tvm.runtime.tensor(inputs[name], device) for name in {inputs}))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("tvm")
@@ -85,6 +88,15 @@ def test_commands_say_that_it_was_not_run(tmp_path: Path, always: None) -> None:
             TargetError, match="no GPU here for cuda-sm_90: it was built, and not run"
         ):
             call()
+
+
+def test_what_runs_it_says_that_there_is_no_gpu(tmp_path: Path) -> None:
+    made = sparsecc.compile(small.mlp(), target="cuda-sm_90", sparsity="dense")
+    np.savez(tmp_path / "in.npz", x=small.tokens(0))
+    command = [sys.executable, str(made.path / "run.py"), str(tmp_path / "in.npz")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.strip() == "this model is for a GPU, and TVM finds none here"
 
 
 def test_a_network_over_images_is_tvms() -> None:

@@ -78,6 +78,14 @@ def test_open_sizes_are_dense_and_say_so(monkeypatch: pytest.MonkeyPatch) -> Non
     assert rows["fc1"]["why"] == "its sizes are open"
 
 
+def test_a_torch_module_has_the_sizes_of_its_example() -> None:
+    torch = pytest.importorskip("torch")
+    net = torch.nn.Sequential(torch.nn.Linear(64, 320), torch.nn.ReLU(), torch.nn.Linear(320, 64))
+    made = sparsecc.compile(net, target=TARGET.name, example_inputs=(torch.ones(24, 64),))
+    assert made.manifest.inputs[0].dims == (24, 64)
+    assert DENSE_MATMUL in {row["kernel"] for row in made.manifest.layers}
+
+
 def test_weights_beyond_float16_are_dense_and_say_so() -> None:
     model = gpu_models.token()
     (node,) = (each for each in model.graph if ops.is_sparse(each))
