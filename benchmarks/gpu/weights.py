@@ -43,8 +43,9 @@ from sparsecc.cost.roofline import Work
 SHAPES = ((4096, 4096), (11008, 4096), (4096, 11008), (20480, 5120))
 """Outputs and inputs: projections and feed-forward layers of Llama 7B, and of OPT 13B."""
 TOKENS = (1, 4, 8, 16, 32, 512)
-ROWS, COLUMNS = 1000, 2100
-"""Of the layers that are checked."""
+ROWS = 1000
+CHECKED = ((1, 2100), (7, 2048), (16, 2048), (30, 2100), (60, 2048), (200, 2048))
+"""Tokens and columns of the layers that are checked: each tile, rows of X aligned and not."""
 LAYERS = 6
 BOUNDS = {"float16": 2e-3, "bfloat16": 1.6e-2}
 """Of errors, relative to the largest value."""
@@ -118,9 +119,9 @@ def multiply(
     run(FORMS[packed.form].recipe(product), {**arrays, "X": x, "Out": out}, launch)
 
 
-def check(zeros: Zeros, dtype: str, tokens: int, arch: Arch) -> Check:
+def check(zeros: Zeros, dtype: str, tokens: int, columns: int, arch: Arch) -> Check:
     """A layer with sides as odd as the form allows, beside float64."""
-    columns = COLUMNS // zeros.width * zeros.width
+    columns = columns // zeros.width * zeros.width
     packed = FORMS[zeros.form].pack(zeros.weight(ROWS, columns, 0), dtype)
     x = torch.randn(tokens, packed.columns, device=DEVICE).to(getattr(torch, dtype))
     made = x.new_full((tokens, packed.rows), math.nan)
@@ -131,11 +132,10 @@ def check(zeros: Zeros, dtype: str, tokens: int, arch: Arch) -> Check:
 
 def checks(arch: Arch) -> Iterator[tuple[str, Callable[[], Check]]]:
     """Every form in both element types, with few and many tokens."""
-    for side, zeros in ZEROS.items():
-        for dtype in DTYPES:
-            for tokens in (1, 7, 200):
-                name = f"{side}, {dtype}, {tokens} tokens"
-                yield name, functools.partial(check, zeros, dtype, tokens, arch)
+    every = {**ZEROS, "bitmap 30 %": Zeros("bitmap", 0.3)}
+    for (side, zeros), dtype, sides in itertools.product(every.items(), DTYPES, CHECKED):
+        name = f"{side}, {dtype}, {sides[0]} tokens, {sides[1]} columns"
+        yield name, functools.partial(check, zeros, dtype, *sides, arch)
 
 
 def cases(arch: Arch) -> Iterator[Case]:
