@@ -74,6 +74,8 @@ def choose(layer: Layer, target: Target, *, beside: bool = False) -> Choice:
     why = refusal or _reason(sparse, dense + around, found.density, costs.blocks)
     chosen = times[block] if pays and block else by_runtime
     flops, moved_bytes = _demand(weight, work, block if pays else None)
+    if costs.is_gpu:
+        moved_bytes //= 2  # numbers of 16 bits
     row = LayerRow(
         name=layer.name,
         op=layer.op,

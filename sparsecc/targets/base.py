@@ -114,6 +114,11 @@ class Target:
         return together * self.lanes * self.fma_ports * self.ghz * 2
 
     @property
+    def best_gflops(self) -> float:
+        """What nothing is quicker than, GFLOP/s: the peak, of matrix units where there are some."""
+        return 1e3 * self.tensor_tflops or self.peak_gflops
+
+    @property
     def stands_alone(self) -> bool:
         """Whether dense layers run in our library as well: no runtime is there to leave them to.
 

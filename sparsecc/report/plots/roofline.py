@@ -76,7 +76,7 @@ def roofline(document: Document) -> Roofline | None:
     if target is None or not layers:
         return None
     intensities, rates = [intensity(each) for each in layers], [gflops(each) for each in layers]
-    peak = target.peak_gflops
+    peak = target.best_gflops
     ridge = peak / target.dram_gbs
     x = Axis(
         _decade(min(*intensities, 1.0)),

@@ -82,6 +82,14 @@ def test_where_it_does_not_pay_it_stays_dense_and_says_so(gpu: str) -> None:
     assert "would not pay: estimated" in row.why
 
 
+@pytest.mark.parametrize("name", ["cuda-sm_80", "cuda-sm_90"])
+def test_no_layer_is_above_the_roofs_of_a_report(name: str) -> None:
+    (row,) = inspect(product(16384, 0.0), name)
+    target = TARGETS[name]
+    assert 0.1 < row.flops / row.est_ms * 1e-6 / target.best_gflops < 1
+    assert row.moved_bytes == 2 * (ROWS * COLS + 16384 * (ROWS + COLS))
+
+
 def test_convolutions_stay_dense_and_say_why(gpu: str) -> None:
     (row,) = inspect(conv(), gpu)
     assert row.kernel == "tvm"
