@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 from pathlib import Path
 
@@ -27,3 +28,10 @@ def old_python() -> Path:
         return old_environment() / "bin" / "python"
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"onnxruntime {OLD_RUNTIME} cannot be installed: {error}")
+
+
+def pytest_collection_finish() -> None:
+    """Collecting garbage does not look again at what was imported: it takes a second each time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
