@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -106,3 +107,27 @@ def test_a_network_over_images_is_tvms() -> None:
     kernels = held(made.path / "model.so")
     assert len(kernels) > 3
     assert all(code.startswith(b"\x7fELF") for code in kernels.values())
+
+
+_MADE = """
+import sys
+from pathlib import Path
+from sparsecc.backends.tvm.cuda.library import build_cuda_library
+from sparsecc.targets import TARGETS
+from tests.backends.tvm.gpu_models import CASES
+
+build_cuda_library(CASES["causal"](), TARGETS["cuda-sm_80"], "m", Path(sys.argv[1]))
+"""
+
+
+def test_other_processes_make_the_same_bytes(tmp_path: Path) -> None:
+    made = []
+    for seed in ("1", "2"):  # of hashes, and caches of their own
+        folder = tmp_path / seed
+        folder.mkdir()
+        environment = {"PYTHONHASHSEED": seed, "XDG_CACHE_HOME": str(folder / "cache")}
+        command = [sys.executable, "-c", _MADE, str(folder)]
+        subprocess.run(command, env=os.environ | environment, check=True, capture_output=True)
+        made.append((folder / "model.so").read_bytes())
+    assert made[0] == made[1]
+    assert str(tmp_path).encode() not in made[0]
