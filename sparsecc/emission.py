@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from sparsecc.backends.bundle.build import build_bundle
 from sparsecc.backends.bundle.whole import Port
+from sparsecc.backends.cuda.load import NVCC_PINS
 from sparsecc.backends.mobile.arrange import arrange
 from sparsecc.backends.onnxruntime.emit import emit
 from sparsecc.backends.onnxruntime.generate import patterns
@@ -133,7 +134,7 @@ def _tvm_on_gpu(graph: ir.Model, request: Request, folder: Path, ctx: Context) -
     )
     inputs, outputs = ends_of(graph)
     kernels |= dict.fromkeys(library.parts.reasons, TVM_KERNEL)
-    tools = (*TVM, *(("triton",) if regions else ()))
+    tools = (*TVM, *NVCC_PINS, *(("triton",) if regions else ()))
     return Emitted(regions, inputs=inputs, outputs=outputs, tools=tools, kernels=kernels)
 
 

@@ -69,6 +69,7 @@ def test_an_mlp_holds_our_kernels_and_the_same_bytes_each_time(arch: str, always
     manifest = made[0].manifest
     assert set(manifest.files) == {"model.so", "report.html", "run.py"}
     assert manifest.not_run == f"there is no GPU here for cuda-{arch}: it was built, and not run"
+    assert {"apache-tvm", "triton", "nvidia-cuda-nvcc"} <= set(manifest.tools)
     said = kernels_of(made[0])
     assert said["head"] == "tvm"
     assert {said["fc1"], said["fc2"]} <= {f"{form}-float16" for form in FORMS}
