@@ -38,8 +38,8 @@ ADD: tuple[Kernel, ...] = tuple(
         module="parts",
         function="add",
         arguments={"Parts": "*fp32", "Out": f"*{DTYPES[dtype]}", "count": "i64", "splits": "i32"},
-        constants={"COUNT": 1024},
-        launches={"sm_80": Launch({}, 4, 1, 38, 0), "sm_90": Launch({}, 4, 1, 37, 0)},
+        constants={"COUNT": 256},
+        launches={"sm_80": Launch({}, 4, 1, 24, 0), "sm_90": Launch({}, 4, 1, 24, 0)},
     )
     for dtype in DTYPES
 )

@@ -7,8 +7,15 @@ from sparsecc.backends.cuda import load
 from sparsecc.backends.cuda.build import build
 from sparsecc.backends.cuda.table import KERNELS
 from sparsecc.errors import BackendError, TargetError
+from tests.backends.cuda.tools import needs_gcc
 
-EVERY = [(name, arch) for name, kernel in KERNELS.items() for arch in kernel.launches]
+BUILT = {name: [needs_gcc] if kernel.language == "cuda" else [] for name, kernel in KERNELS.items()}
+EVERY = [
+    pytest.param(name, arch, marks=BUILT[name])
+    for name, kernel in KERNELS.items()
+    for arch in kernel.launches
+]
+TWO = ("attention-fp16-d64-m64", "bitmap-fp16-n8")
 
 
 @pytest.mark.parametrize(("name", "arch"), EVERY)
@@ -21,7 +28,7 @@ def test_needs_what_the_table_says(name, arch):
     assert made.symbol.encode() in made.code
 
 
-@pytest.mark.parametrize("name", ["attention-fp16-d64-m64", "bitmap-fp16-n8"])
+@pytest.mark.parametrize("name", [pytest.param(each, marks=BUILT[each]) for each in TWO])
 def test_same_row_same_bytes(name, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))
     first = build(KERNELS[name], "sm_80")

@@ -10,6 +10,9 @@ from sparsecc.backends.codegen.toolchain import Build, Unit, build_cached
 from sparsecc.backends.cuda import driver
 from sparsecc.backends.cuda.table import KERNELS
 from sparsecc.errors import BackendError
+from tests.backends.cuda.tools import needs_gcc
+
+pytestmark = needs_gcc
 
 NAME = "bitmap-fp16-n64"
 KEEPS = """

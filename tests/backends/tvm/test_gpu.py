@@ -33,7 +33,10 @@ from sparsecc.backends.tvm.load import load
 from sparsecc.passes.weights.to_dense import twin_of
 from sparsecc.targets import TARGETS
 from tests import exact
+from tests.backends.cuda.tools import needs_gcc
 from tests.backends.tvm.gpu_models import CASES, FORMS_OF, feed
+
+pytestmark = needs_gcc
 
 ARCHES = ("sm_80", "sm_90")
 CLOSE = 3e-3

@@ -25,14 +25,18 @@ from sparsecc.errors import TargetError
 from sparsecc.passes.weights import choose
 from sparsecc.verify import verify
 from tests import small
+from tests.backends.cuda.tools import needs_gcc
 
 ARCHES = ("sm_80", "sm_90")
 PRUNED = {"sparsity": "16x1:0.8", "executor": "serial"}
 
-pytestmark = pytest.mark.skipif(
-    any(targets.runs_here(targets.get(f"cuda-{arch}")) for arch in ARCHES),
-    reason="is about machines without a GPU",
-)
+pytestmark = [
+    needs_gcc,
+    pytest.mark.skipif(
+        any(targets.runs_here(targets.get(f"cuda-{arch}")) for arch in ARCHES),
+        reason="is about machines without a GPU",
+    ),
+]
 
 
 def held(library: Path) -> dict[str, bytes]:

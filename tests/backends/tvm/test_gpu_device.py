@@ -25,9 +25,12 @@ from sparsecc.backends.tvm.cuda.compiler import cubin_of
 from sparsecc.passes.weights.to_dense import twin_of
 from sparsecc.targets import TARGETS
 from tests import exact
+from tests.backends.cuda.tools import needs_gcc
 from tests.backends.tvm import gpu_dense
 from tests.backends.tvm.gpu_models import CASES, feed
 from tests.backends.tvm.test_gpu import CLOSE
+
+pytestmark = needs_gcc
 
 DRIVER = Path(__file__).parent / "gpu_driver.c"
 SYMBOLS = {each.symbol for each in KERNELS.values()}

@@ -22,7 +22,10 @@ from sparsecc.cost.moe import Routing
 from sparsecc.errors import BackendError
 from sparsecc.passes.weights.to_dense import twin_of
 from sparsecc.targets import TARGETS
+from tests.backends.cuda.tools import needs_gcc
 from tests.backends.tvm.gpu_models import experts
+
+pytestmark = needs_gcc
 
 GPU = TARGETS["cuda-sm_90"]
 TOKENS = 7

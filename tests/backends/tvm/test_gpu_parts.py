@@ -21,7 +21,10 @@ from sparsecc.passes.weights import choose
 from sparsecc.report.rows import DENSE_MATMUL
 from sparsecc.targets import TARGETS
 from tests import small
+from tests.backends.cuda.tools import needs_gcc
 from tests.backends.tvm import gpu_models
+
+pytestmark = needs_gcc
 
 TARGET = TARGETS["cuda-sm_90"]
 
