@@ -101,6 +101,7 @@ ZEROS: Mapping[str, Zeros] = {
     GROUPS: Zeros("groups", 0.5, width=16),
     "groups of 32 50 %": Zeros("groups", 0.5, width=32),
     "codes4": Zeros("codes4", 0.0, width=32),
+    "dense": Zeros("dense", 0.0, width=16),
 }
 """Side → its zeros."""
 
