@@ -71,6 +71,7 @@ def parts_of(model: ir.Model, name: str, target: Target) -> Parts:
         BackendError: A mixture of experts has weights that are no constants.
     """
     parts, context = Parts(model.clone()), Context()
+    parts.model.opset_imports[PLACE] = 1  # what infers shapes refuses domains that are not there
     graph = parts.model.graph
     for found in self_attentions(parts.model)[0]:
         if found.parts[0].dims[-1] in FEATURES:

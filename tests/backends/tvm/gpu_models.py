@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from sparsecc import ops
 from sparsecc.capture import capture
@@ -103,6 +103,25 @@ def dense() -> ir.Model:
     }
     weights |= {"many": np.array([2, 70, 2, 64]), "flat": np.array([2, 70, 128])}
     return _finished(_of(text, weights | {"scale": np.float32(0.125)}))
+
+
+def mixed() -> ir.Model:
+    """An attention that leaves nothing out, before a sparse linear with bias and an activation."""
+    model = ir.to_proto(dense())
+    rng = np.random.default_rng(9)
+    for each in model.graph.initializer:
+        if each.name == "wo":
+            each.CopyFrom(numpy_helper.from_array(_pruned(rng, 128, 128, 0.3), "wo"))
+    bias = rng.standard_normal(128).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(bias, "bias"))
+    model.graph.node[-1].output[0] = "product"
+    model.graph.node.extend(
+        [
+            helper.make_node("Add", ["product", "bias"], ["sum"]),
+            helper.make_node("Sigmoid", ["sum"], ["y"]),
+        ]
+    )
+    return _packed(ir.from_proto(model), {"wo"})
 
 
 def attention(
@@ -232,6 +251,7 @@ def experts(
 CASES: Mapping[str, Callable[[], ir.Model]] = {
     "mlp": mlp,
     "dense": dense,
+    "mixed": mixed,
     "residual": residual,
     "token": token,
     "causal": attention,
