@@ -18,6 +18,11 @@ ENOUGH_TOKENS = 64
 """Of all programs of a multiprocessor: more compute enough to hide what they read."""
 LEAST_STEPS = 4
 """Of a loop: a split that leaves fewer spends its time on starting."""
+WORTH_BYTES = 2**17
+"""Of a weight, for each program: where fewer are left, a split gains less than the launch takes
+that adds its parts, some microseconds. Not measured yet."""
+UNPACKED = 2
+"""Bytes that are read in the time in which a weight is unpacked from bits or a code."""
 
 
 def splits_of(programs: int, wide: int, steps: int, arch: Arch) -> int:
@@ -34,6 +39,20 @@ def splits_of(programs: int, wide: int, steps: int, arch: Arch) -> int:
     of_each = min(PROGRAMS, max(1, ENOUGH_TOKENS // wide))
     wanted = of_each * TARGETS[f"cuda-{arch}"].threads // max(1, programs)
     return max(1, min(wanted, steps // LEAST_STEPS))
+
+
+def parts_of(product: Product, tiles: tuple[int, int], wide: int, steps: int, nbytes: float) -> int:
+    """Into how many parts a product is cut, whose parts a launch of its own has to add.
+
+    Args:
+        product: Which one.
+        tiles: Of rows and of tokens.
+        wide: Tokens of a tile.
+        steps: Of a program's loop.
+        nbytes: Of the weight that a program reads, or could, in all of it.
+    """
+    most = splits_of(math.prod(tiles), wide, steps, product.arch)
+    return max(1, min(most, int(nbytes // WORTH_BYTES)))
 
 
 def turned(product: Product, wide: int) -> tuple[Step, tuple[int, int]]:
@@ -60,7 +79,12 @@ def sum_of(product: Product, splits: int) -> tuple[Step, ...]:
 
 
 def tiled(
-    product: Product, kernel: Kernel, arrays: Sequence[str], tile: tuple[int, int], depth: int
+    product: Product,
+    kernel: Kernel,
+    arrays: Sequence[str],
+    tile: tuple[int, int],
+    depth: int,
+    nbytes: float,
 ) -> Recipe:
     """Multiply in tiles of rows and tokens, and add the parts where columns were split.
 
@@ -70,9 +94,11 @@ def tiled(
         arrays: Names of the arrays of the weight.
         tile: Rows and tokens of a block.
         depth: Columns of one turn of its loop.
+        nbytes: What is read for one weight, or could be in its time.
     """
     tiles = math.ceil(product.rows / tile[0]), math.ceil(product.tokens / tile[1])
-    splits = splits_of(math.prod(tiles), tile[1], math.ceil(product.columns / depth), product.arch)
+    steps, read = math.ceil(product.columns / depth), tile[0] * product.columns * nbytes
+    splits = parts_of(product, tiles, tile[1], steps, read)
     given: dict[str, Given] = {name: name for name in ("X", *arrays, "Out", "Parts")}
     given |= {"tokens": product.tokens, "rows": product.rows, "columns": product.columns}
     multiply = Step(kernel, (*tiles, splits), given | {"splits": splits})

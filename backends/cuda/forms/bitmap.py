@@ -24,7 +24,7 @@ from sparsecc.backends.cuda.rows.bitmap import (
     WARPS,
     bitmap_name,
 )
-from sparsecc.backends.cuda.steps import tiled
+from sparsecc.backends.cuda.steps import UNPACKED, tiled
 from sparsecc.backends.cuda.table import KERNELS
 
 _UNIT = 8
@@ -101,7 +101,7 @@ def recipe(product: Product) -> Recipe:
     wide = next((each for each in TOKENS if each >= product.tokens), TOKENS[-1])
     values = next(each for each in VALUES if each >= product.sizes["most"])
     kernel = KERNELS[bitmap_name(product.dtype, wide, values)]
-    return tiled(product, kernel, BITMAP.arrays, (WARPS * ROWS, wide), COLUMNS)
+    return tiled(product, kernel, BITMAP.arrays, (WARPS * ROWS, wide), COLUMNS, UNPACKED)
 
 
 BITMAP = Form(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from sparsecc.backends.cuda.forms.base import Product
 from sparsecc.backends.cuda.recipe import Given, Recipe, Step
 from sparsecc.backends.cuda.rows.groups import FEW, ROWS, STEP, codes_name, tokens_of
-from sparsecc.backends.cuda.steps import splits_of, sum_of
+from sparsecc.backends.cuda.steps import UNPACKED, parts_of, sum_of
 from sparsecc.backends.cuda.table import KERNELS
 
 
@@ -38,7 +38,8 @@ def recipe_of(
         return Recipe((Step(kernel, (programs,), {**given, **few}),))
     wide = kernel.constants["TOKENS"]
     tiles = math.ceil(rows / ROWS), math.ceil(tokens / wide)
-    splits = splits_of(math.prod(tiles), wide, math.ceil(product.columns / STEP), product.arch)
+    steps, read = math.ceil(product.columns / STEP), UNPACKED * ROWS * product.columns
+    splits = parts_of(product, tiles, wide, steps, read)
     parts = (splits, tokens, rows) if splits > 1 else (1,)
     given |= {"Parts": "Parts", "splits": splits, **many}
     step = Step(kernel, (*tiles, splits), given)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sparsecc.backends.cuda.forms.base import Form, Matrix, Packed, Product, rounded
 from sparsecc.backends.cuda.recipe import Recipe, Scratch, Step
 from sparsecc.backends.cuda.rows.columns import STEP, columns_name
-from sparsecc.backends.cuda.steps import splits_of, sum_of, turned
+from sparsecc.backends.cuda.steps import parts_of, sum_of, turned
 from sparsecc.backends.cuda.table import KERNELS
 from sparsecc.errors import BackendError
 
@@ -91,9 +91,8 @@ def recipe(product: Product) -> Recipe:
     kernel = KERNELS[columns_name(product.dtype, tile, _kind(tokens, product.sizes["steps"]))]
     wide = kernel.constants["TOKENS"]
     tiles = math.ceil(product.rows / tile), math.ceil(tokens / wide)
-    splits = splits_of(
-        math.prod(tiles), wide, product.sizes["steps"] // max(1, tiles[0]), product.arch
-    )
+    steps = product.sizes["steps"] // max(1, tiles[0])
+    splits = parts_of(product, tiles, wide, steps, 2 * steps * STEP * tile)
     first, x, strides = [], "X", (1, product.columns)
     parts = (splits, tokens, product.rows) if splits > 1 else (1,)
     scratch: dict[str, Scratch] = {"Parts": ("float32", parts)}

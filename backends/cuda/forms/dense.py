@@ -46,7 +46,7 @@ def recipe(product: Product) -> Recipe:
     wide = next((each for each in TILES if each >= product.tokens), TILES[-1])
     kernel = KERNELS[dense_name(product.dtype, wide)]
     tile = kernel.constants["ROWS"], wide
-    return tiled(product, kernel, DENSE.arrays, tile, kernel.constants["STEP"])
+    return tiled(product, kernel, DENSE.arrays, tile, kernel.constants["STEP"], 2)
 
 
 DENSE = Form(name="dense", arrays=("Weight",), sizes=(), pack=pack, unpack=unpack, recipe=recipe)

@@ -82,7 +82,7 @@ def recipe(product: Product) -> Recipe:
     """Multiply, and add the parts where columns were split."""
     wide = next((each for each in TOKENS if each >= product.tokens), TOKENS[-1])
     kernel = KERNELS[two_of_four_name(product.dtype, wide)]
-    return tiled(product, kernel, TWO_OF_FOUR.arrays, (TALL, wide), DEPTH)
+    return tiled(product, kernel, TWO_OF_FOUR.arrays, (TALL, wide), DEPTH, 9 / 8)
 
 
 TWO_OF_FOUR = Form(

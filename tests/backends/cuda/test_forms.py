@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.sparse._semi_structured_conversions import sparse_semi_structured_from_dense_cutlass
 
+from sparsecc.backends.cuda import steps
 from sparsecc.backends.cuda.forms import columns
 from sparsecc.backends.cuda.forms.base import Product
 from sparsecc.backends.cuda.forms.registry import FORMS
@@ -27,6 +28,14 @@ pytest.importorskip("triton")
 
 STEP_OF = {"float16": 2.0**-11, "bfloat16": 2.0**-7}
 """Rounding of a number, relative; the interpreter cuts bfloat16 instead."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_layers_are_split():
+    """Layers of tests are too small to be worth a launch that adds their parts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps, "WORTH_BYTES", 1)
+        yield
 
 
 @st.composite
@@ -172,3 +181,12 @@ def test_turns_under_way_change_nothing(form, shared, stages):
 def test_inputs_of_few_tokens_are_turned_for_large_layers(tokens, dtype, monkeypatch):
     monkeypatch.setattr(columns, "LOOKED_UP", 0)
     check("columns", 100, 700, tokens, 0.4, dtype, "sm_90", 1)
+
+
+def test_only_what_reads_much_is_split(monkeypatch):
+    monkeypatch.setattr(steps, "WORTH_BYTES", 2**17)
+    launches = {
+        side: len(FORMS["dense"].recipe(Product(side, side, {}, 8, "float16", "sm_90")).steps)
+        for side in (512, 1024, 4096)
+    }
+    assert launches == {512: 1, 1024: 1, 4096: 2}
