@@ -48,12 +48,15 @@ class Context:
         verify: Check the model after every pass, and that "not modified" is the truth.
         on_progress: Called as (pass name, passes done, passes in all) before each pass.
         refusals: Filled by the passes, in order, without repeats.
+        largest: Largest magnitudes over calibration data, by the name of a value or of the node
+            that writes it; empty where nothing was observed.
     """
 
     target: Target | None = None
     verify: bool = False
     on_progress: Callable[[str, int, int], None] | None = None
     refusals: list[Refusal] = dataclasses.field(default_factory=list)
+    largest: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def refuse(self, pass_name: str, node: ir.Node | None, reason: str) -> None:
         """Record that `pass_name` left `node` (None: the whole model) alone, and why."""

@@ -121,7 +121,7 @@ def tvm(
 
 def _tvm_on_gpu(graph: ir.Model, request: Request, folder: Path, ctx: Context) -> Emitted:
     """A library that computes on a GPU: our kernels what is sparse, TVM's the rest."""
-    library = build_cuda_library(graph, request.target, request.name, folder)
+    library = build_cuda_library(graph, request.target, request.name, folder, ctx.largest)
     for name, reason in library.parts.reasons.items():
         ctx.refusals.append(Refusal(CUDA_PASS, name, reason))
     if library.captured:

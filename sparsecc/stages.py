@@ -55,7 +55,7 @@ from sparsecc.quality.calibration import (
     load_calibration,
 )
 from sparsecc.quality.example_inputs import example_inputs as made_up_inputs
-from sparsecc.quality.ranges import value_ranges
+from sparsecc.quality.ranges import largest_numbers, value_ranges
 from sparsecc.quality.samples import read_source
 from sparsecc.reference import reference
 from sparsecc.report import Report
@@ -117,6 +117,10 @@ def finish(job: Job, outcome: Outcome, progress: Progress) -> Compiled:
     elif request.quantize is not None:
         progress("rounding the weights of experts", 0.7)
         round_experts(graph, request.quantize, ctx)
+
+    if request.target.family == "cuda" and job.data is not None:
+        progress("looking for numbers beyond float16", 0.71)
+        ctx.largest = largest_numbers(graph, job.data)
 
     progress("choosing kernels and rewriting", 0.72)
     target, state = request.target, expose(graph)

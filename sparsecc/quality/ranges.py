@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from sparsecc import ops
 from sparsecc.errors import CalibrationError
+from sparsecc.passes import edit
 from sparsecc.quality.calibration import Calibration
 from sparsecc.quality.segments import open_segment, schedule
 
+_PRODUCTS = ("MatMul", "Gemm")
 Range = tuple[float, float]
 """Smallest and largest number, zero included."""
 
@@ -58,6 +61,36 @@ def value_ranges(
                 )
             low, high = np.minimum(low, found[0]), np.maximum(high, found[1])
     return {name: (float(low[i]), float(high[i])) for i, name in enumerate(names)}
+
+
+def largest_numbers(model: ir.Model, calibration: Calibration) -> dict[str, float]:
+    """Largest magnitudes of what products and ops of ours read and write.
+
+    Args:
+        model: The model; it is not changed.
+        calibration: The batches.
+
+    Returns:
+        By the name of a value, and by the name of the node that writes it.
+
+    Raises:
+        CalibrationError: As :func:`value_ranges`.
+    """
+    nodes = [each for each in model.graph if each.op_type in _PRODUCTS or ops.is_ours(each)]
+    values = {
+        str(value.name): value
+        for node in nodes
+        for value in (*node.inputs, node.outputs[0])
+        if value is not None and value.dtype == ir.DataType.FLOAT and edit.constant(value) is None
+    }
+    largest = {
+        name: max(-low, high)
+        for name, (low, high) in value_ranges(model, list(values), calibration).items()
+    }
+    for node in nodes:
+        written = largest.get(str(node.outputs[0].name), 0.0)
+        largest[str(node.name)] = max(written, largest.get(str(node.name), 0.0))
+    return largest
 
 
 def _observe(model: ir.Model, names: Sequence[str]) -> list[ir.Node]:

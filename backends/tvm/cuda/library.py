@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from sparsecc.backends.cuda.kernel import Arch
 from sparsecc.backends.tvm.cuda.compiler import cubin_of
 from sparsecc.backends.tvm.cuda.launch import kernels_of, launcher
 from sparsecc.backends.tvm.cuda.modules import Entry, with_machine_code
-from sparsecc.backends.tvm.cuda.parts import PLACE, Parts, parts_of
+from sparsecc.backends.tvm.cuda.parts import PLACE, UNKNOWN, Parts, parts_of
 from sparsecc.backends.tvm.cuda.regions import Region, fixed_sizes
 from sparsecc.backends.tvm.externs import needed
 from sparsecc.backends.tvm.importer import Made, dtype_of, import_nodes
@@ -59,7 +59,9 @@ class CudaLibrary:
     launches: int
 
 
-def build_cuda_library(model: ir.Model, target: Target, name: str, folder: Path) -> CudaLibrary:
+def build_cuda_library(
+    model: ir.Model, target: Target, name: str, folder: Path, largest: Mapping[str, float] = UNKNOWN
+) -> CudaLibrary:
     """Write ``model.so``, weights and machine code for the GPU inside, and ``run.py``.
 
     Args:
@@ -67,11 +69,12 @@ def build_cuda_library(model: ir.Model, target: Target, name: str, folder: Path)
         target: What it is built for.
         name: What names of functions begin with, as ``sparsecc.naming`` allows.
         folder: An empty folder.
+        largest: As :func:`~sparsecc.backends.tvm.cuda.parts.parts_of` takes it.
 
     Raises:
         BackendError: TVM, Triton or nvcc is missing or refuses a node.
     """
-    parts, module = lowered(model, target, name)
+    parts, module = lowered(model, target, name, largest)
     arch = arch_of_target(target)
     how = machine(arch)
     module = finished(module, how)
@@ -91,13 +94,15 @@ def build_cuda_library(model: ir.Model, target: Target, name: str, folder: Path)
     return CudaLibrary(parts, *_launches(module))
 
 
-def lowered(model: ir.Model, target: Target, name: str) -> tuple[Parts, Any]:
+def lowered(
+    model: ir.Model, target: Target, name: str, largest: Mapping[str, float] = UNKNOWN
+) -> tuple[Parts, Any]:
     """A rewritten model as a Relax module that calls functions which start our kernels.
 
     Raises:
         BackendError: TVM has no code for a node, or a size has to equal another that it may not.
     """
-    parts, arch = parts_of(model, name, target), arch_of_target(target)
+    parts, arch = parts_of(model, name, target, largest), arch_of_target(target)
     graph, shapes = parts.model.graph, Shapes(parts.model)
     nodes = [each for each in graph if each.op_type != "Constant"]
     wanted, _ = needed(parts.model, shapes, (), nodes)

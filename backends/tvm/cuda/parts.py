@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 
 import onnx_ir as ir
 
@@ -40,6 +41,9 @@ PASS_NAME = "cuda"
 PLACE = "sparsecc.launched"
 """Domain of nodes that stand for a region: no pass knows what they compute."""
 
+SAFE = 2.0**15
+"""Magnitudes over calibration data up to which kernels of float16 are taken: half of its end."""
+UNKNOWN: Mapping[str, float] = MappingProxyType({})
 Maker = Callable[[ir.Node, Shapes, str, Arch], Region]
 """Makes the region of a node; raises BackendError or PlanError where there is no kernel."""
 
@@ -59,22 +63,28 @@ class Parts:
     reasons: dict[str, str] = field(default_factory=dict)
 
 
-def parts_of(model: ir.Model, name: str, target: Target) -> Parts:
+def parts_of(
+    model: ir.Model, name: str, target: Target, largest: Mapping[str, float] = UNKNOWN
+) -> Parts:
     """Take a rewritten model apart; it is left as it is.
 
     Args:
         model: With ops of our domain where the plan has something sparse.
         name: What names of functions begin with.
         target: What it is for.
+        largest: Largest magnitudes by the name of a value or of the node that writes it, as far as
+            they are known: what comes near the end of float16 is left to TVM.
 
     Raises:
         BackendError: A mixture of experts has weights that are no constants.
     """
-    parts, context = Parts(model.clone()), Context()
+    parts, context, most = Parts(model.clone()), Context(), dict(largest)
     parts.model.opset_imports[PLACE] = 1  # what infers shapes refuses domains that are not there
     graph = parts.model.graph
     for found in self_attentions(parts.model)[0]:
         if found.parts[0].dims[-1] in FEATURES:
+            read = (*found.found.product.inputs, found.found.context.inputs[1])
+            most[found.name] = _most(most, found.name, *(str(each.name) for each in read if each))
             as_op(found)
     own: dict[str, Maker] = {}
     for each in graph:
@@ -83,7 +93,8 @@ def parts_of(model: ir.Model, name: str, target: Target) -> Parts:
             own[str(each.name)] = made
     products = {_product(each): each for each in graph if ops.is_sparse(each)}
     forms = {each: _form(node, target) for each, node in products.items()}
-    _place(parts, own, name, target)
+    place = partial(_place, parts, name, target, most)
+    place(own)
     for each in [each for each in graph if ops.is_mixture(each)]:
         write_every_expert(each)
     for each in graph:
@@ -91,12 +102,17 @@ def parts_of(model: ir.Model, name: str, target: Target) -> Parts:
             parts.reasons[str(each.name)] = "no kernel for GPUs yet"
     run([ToDense(), ShapeInference(), ConstantFolding(), DeadCode()], parts.model, context)
     makers = {each: partial(product_region, form=form) for each, form in forms.items()}
-    _place(parts, makers, name, target, {each: str(node.name) for each, node in products.items()})
+    place(makers, {each: str(node.name) for each, node in products.items()})
     dense = [each for each in linear_layers(parts.model) if each.name not in makers]
     layers = {str(as_product(each).name): each.name for each in dense}
-    _place(parts, dict.fromkeys(layers, partial(product_region, form=DENSE)), name, target, layers)
+    place(dict.fromkeys(layers, partial(product_region, form=DENSE)), layers)
     run([DeadCode()], parts.model, context)
     return parts
+
+
+def _most(largest: Mapping[str, float], *names: str) -> float:
+    """The largest of these that is known."""
+    return max(largest.get(each, 0.0) for each in names)
 
 
 def _product(node: ir.Node) -> str:
@@ -116,9 +132,10 @@ def _form(node: ir.Node, target: Target) -> str:
 
 def _place(
     parts: Parts,
-    makers: Mapping[str, Maker],
     name: str,
     target: Target,
+    most: Mapping[str, float],
+    makers: Mapping[str, Maker],
     layers: Mapping[str, str] | None = None,
 ) -> None:
     """Put places for nodes, by their names, where a region can be made; note why elsewhere."""
@@ -126,6 +143,11 @@ def _place(
     for node in [each for each in parts.model.graph if each.name in makers]:
         layer = (layers or {}).get(str(node.name), str(node.name))
         function = f"{name}_region{len(parts.regions)}"
+        values = (*node.inputs, *node.outputs)
+        reached = _most(most, layer, *(str(each.name) for each in values if each is not None))
+        if reached > SAFE:
+            parts.reasons[layer] = f"its values reach {reached:.3g}, and float16 ends at 65504"
+            continue
         try:
             region = makers[str(node.name)](node, shapes, function, arch)
         except (BackendError, PlanError) as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -12,7 +14,7 @@ pytest.importorskip("triton")
 import sparsecc
 from sparsecc import ops
 from sparsecc.backends.tvm.cuda.library import lowered
-from sparsecc.backends.tvm.cuda.parts import parts_of
+from sparsecc.backends.tvm.cuda.parts import UNKNOWN, parts_of
 from sparsecc.capture import capture
 from sparsecc.errors import TargetError
 from sparsecc.passes import pipeline
@@ -29,9 +31,10 @@ pytestmark = needs_gcc
 TARGET = TARGETS["cuda-sm_90"]
 
 
-def reasons(model: ir.Model) -> dict[str, str]:
-    parts = parts_of(model, "m", TARGET)
-    assert {each.kernel for each in parts.regions.values()} <= {DENSE_MATMUL}
+def reasons(model: ir.Model, largest: Mapping[str, float] = UNKNOWN) -> dict[str, str]:
+    parts = parts_of(model, "m", TARGET, largest)
+    ours = {each.kernel for each in parts.regions.values()}
+    assert largest or ours <= {DENSE_MATMUL}
     return parts.reasons
 
 
@@ -107,3 +110,24 @@ def test_eight_bits_are_an_error() -> None:
 def test_an_architecture_without_kernels_is_an_error() -> None:
     with pytest.raises(TargetError, match="sm_75"):
         sparsecc.compile(small.mlp(), target="cuda-sm_75")
+
+
+def test_what_comes_near_the_end_of_float16_is_left_to_tvm() -> None:
+    model = gpu_models.dense()
+    large = {"wq": 4e4, "p": 1e9}  # what a product writes, and what attention keeps to itself
+    assert reasons(model, large) == {"wq": "its values reach 4e+04, and float16 ends at 65504"}
+    assert set(reasons(model, {"x": 1e6})) == {"wq", "wk", "wv"}
+    (keys,) = (each.inputs[1] for each in model.graph if each.outputs[0].name == "s")
+    assert set(reasons(model, {str(keys.name): 1e5})) >= {"attend"}
+
+
+def test_calibration_data_say_what_is_too_large() -> None:
+    def kernels(scale: float) -> set[str]:
+        data = {"x": scale * np.random.default_rng(0).standard_normal((64, 256), np.float32)}
+        made = sparsecc.compile(
+            small.mlp(8), target="cuda-sm_90", sparsity="dense", calibration=data, executor="serial"
+        )
+        return {str(row["kernel"]) for row in made.manifest.layers if row["name"] == "fc1"}
+
+    assert kernels(1.0) == {DENSE_MATMUL}
+    assert kernels(1e5) == {"tvm"}
