@@ -83,6 +83,11 @@ def run(
         start(step.kernel, step.grid, arguments)
 
 
+def dtype_of(tensor: Tensor) -> str:
+    """Element type of a tensor, as torch names it: ``float16``."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
 def tensor_of(array: NDArray[Any]) -> Tensor:
     """A torch tensor of the same numbers, bfloat16 among their types."""
     import torch

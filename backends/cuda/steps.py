@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sparsecc.backends.cuda.forms.base import Product
 from sparsecc.backends.cuda.kernel import Arch, Kernel
-from sparsecc.backends.cuda.recipe import Given, Recipe, Step
+from sparsecc.backends.cuda.recipe import Given, Recipe, Scratch, Step
 from sparsecc.backends.cuda.rows.parts import add_name, turn_name
 from sparsecc.backends.cuda.table import KERNELS
 from sparsecc.targets import TARGETS
@@ -41,7 +41,7 @@ def splits_of(programs: int, wide: int, steps: int, arch: Arch) -> int:
     return max(1, min(wanted, steps // LEAST_STEPS))
 
 
-def parts_of(product: Product, tiles: tuple[int, int], wide: int, steps: int, nbytes: float) -> int:
+def cut_into(product: Product, tiles: tuple[int, int], wide: int, steps: int, nbytes: float) -> int:
     """Into how many parts a product is cut, whose parts a launch of its own has to add.
 
     Args:
@@ -78,10 +78,26 @@ def sum_of(product: Product, splits: int) -> tuple[Step, ...]:
     return (Step(kernel, (math.ceil(count / kernel.constants["COUNT"]),), given),)
 
 
+def parts_of(product: Product, splits: int) -> dict[str, Scratch]:
+    """The scratch tensor Parts; kernels are given one of a single number where nothing is cut."""
+    shape = (splits, product.tokens, product.rows) if splits > 1 else (1,)
+    return {"Parts": ("float32", shape)}
+
+
+def tile_for(tokens: int, tiles: Sequence[int]) -> int:
+    """Tokens of the smallest tile that holds so many, else of the largest; tiles grow."""
+    return next((each for each in tiles if each >= tokens), tiles[-1])
+
+
+def by_name(names: Sequence[str]) -> dict[str, str]:
+    """Arguments that have the names of their tensors."""
+    return {name: name for name in names}
+
+
 def tiled(
     product: Product,
     kernel: Kernel,
-    arrays: Sequence[str],
+    arrays: Mapping[str, str],
     tile: tuple[int, int],
     depth: int,
     nbytes: float,
@@ -91,16 +107,15 @@ def tiled(
     Args:
         product: What is wanted.
         kernel: Takes X, Out, Parts, the arrays, ``tokens``, ``rows``, ``columns`` and ``splits``.
-        arrays: Names of the arrays of the weight.
+        arrays: Arguments of the kernel that are arrays of the weight, and which.
         tile: Rows and tokens of a block.
         depth: Columns of one turn of its loop.
         nbytes: What is read for one weight, or could be in its time.
     """
     tiles = math.ceil(product.rows / tile[0]), math.ceil(product.tokens / tile[1])
     steps, read = math.ceil(product.columns / depth), tile[0] * product.columns * nbytes
-    splits = parts_of(product, tiles, tile[1], steps, read)
-    given: dict[str, Given] = {name: name for name in ("X", *arrays, "Out", "Parts")}
+    splits = cut_into(product, tiles, tile[1], steps, read)
+    given: dict[str, Given] = {**by_name(("X", "Out", "Parts")), **arrays}
     given |= {"tokens": product.tokens, "rows": product.rows, "columns": product.columns}
     multiply = Step(kernel, (*tiles, splits), given | {"splits": splits})
-    parts = (splits, product.tokens, product.rows) if splits > 1 else (1,)
-    return Recipe((multiply, *sum_of(product, splits)), {"Parts": ("float32", parts)})
+    return Recipe((multiply, *sum_of(product, splits)), parts_of(product, splits))

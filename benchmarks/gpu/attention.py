@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from benchmarks.gpu.family import Case, Check, Family, answers_of, error_of
+from benchmarks.gpu.family import BOUNDS, Case, Check, Family, answers_of, error_of
 from benchmarks.gpu.timing import DEVICE, Run
 from sparsecc.backends.cuda import attention as kernels
 from sparsecc.backends.cuda.kernel import Arch, Kernel, Launch
@@ -28,8 +28,6 @@ from sparsecc.ops.block_sparse_attention import seen_by_blocks, seen_by_rule
 
 HEADS, TOKENS, FEATURES = 24, 32768, 128
 KEPT = (1.0, 0.5, 0.2, 0.1)
-BOUNDS = {"float16": 2e-3, "bfloat16": 1.6e-2}
-"""Of errors, relative to the largest value: twice the step of a number near one."""
 DENSE = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
 Flags = NDArray[np.bool_]
 

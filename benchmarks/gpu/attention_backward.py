@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu import attention as forward
-from benchmarks.gpu.attention import BOUNDS, DENSE, Flags, blocks_of, dtype_of, tokens_of
-from benchmarks.gpu.family import Case, Check, Family, answers_of, error_of
+from benchmarks.gpu.attention import DENSE, Flags, blocks_of, dtype_of, tokens_of
+from benchmarks.gpu.family import BOUNDS, Case, Check, Family, answers_of, error_of
 from benchmarks.gpu.timing import DEVICE, Run
 from sparsecc.backends.cuda.kernel import Arch, Kernel, Launch
 from sparsecc.backends.cuda.launch import launch
+from sparsecc.backends.cuda.recipe import dtype_of as type_of
 from sparsecc.backends.cuda.rows.attention import ATTENTION_BACKWARD as ROWS
 from sparsecc.backends.cuda.rows.attention import KEYS, QUERIES
 from sparsecc.backends.cuda.tiles import Rule
@@ -63,7 +64,7 @@ def check(kernel: Kernel, arch: Arch) -> Check:
     parts = slice(1) if kernel.name.endswith(QUERIES) else slice(1, None)
     pairs = zip(ours[parts], wanted[parts], strict=True)
     worst = max(error_of(got, want) for got, want in pairs)
-    return Check(worst, BOUNDS[str(dtype).removeprefix("torch.")])
+    return Check(worst, BOUNDS[type_of(q)])
 
 
 def _poisoned(kernel: Kernel, grid: Sequence[int], given: Mapping[str, Any]) -> None:

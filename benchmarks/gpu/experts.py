@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.gpu.family import Case, Check, Family, answers_of, error_of
+from benchmarks.gpu.family import BOUNDS, Case, Check, Family, answers_of, error_of
 from benchmarks.gpu.timing import DEVICE, Run, graphed
 from sparsecc.backends.cuda.experts import Mixture, recipe, rows_of
 from sparsecc.backends.cuda.kernel import DTYPES, Arch, Launch
@@ -35,8 +35,6 @@ SIZES = (
 )
 TOKENS = (16, 512, 4096)
 DTYPE = "bfloat16"
-BOUNDS = {"float16": 2e-3, "bfloat16": 1.6e-2}
-"""Of errors, relative to the largest value."""
 CHECKED = Mixture(0, 3, 9, 208, 432, "silu", True, False, "", "")
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,

@@ -14,6 +14,9 @@ from sparsecc.backends.cuda.kernel import Arch
 from sparsecc.cost.gpu.bounds import Task
 from sparsecc.errors import first_line
 
+BOUNDS = {"float16": 2e-3, "bfloat16": 1.6e-2}
+"""Of errors, relative to the largest value: twice the step of a number near one."""
+
 
 @dataclass(frozen=True)
 class Check:

@@ -24,19 +24,19 @@ from torch.sparse import (
 )
 
 from benchmarks.gpu import codes
-from benchmarks.gpu.family import Case, Check, Family, answers_of, error_of
+from benchmarks.gpu.family import BOUNDS, Case, Check, Family, answers_of, error_of
 from benchmarks.gpu.timing import DEVICE, Run, graphed
 from sparsecc import targets
 from sparsecc.backends.cuda.forms.base import Matrix, Packed, Product
 from sparsecc.backends.cuda.forms.registry import FORMS
 from sparsecc.backends.cuda.kernel import DTYPES, Arch
 from sparsecc.backends.cuda.launch import launch
-from sparsecc.backends.cuda.recipe import Recipe, run, tensor_of
+from sparsecc.backends.cuda.recipe import Recipe, dtype_of, run, tensor_of
 from sparsecc.backends.cuda.rows.bitmap import VALUES, bitmap_shared
 from sparsecc.backends.cuda.rows.two_of_four import two_of_four_shared
 from sparsecc.cost.gpu import layers as libraries
 from sparsecc.cost.gpu.bounds import Task
-from sparsecc.cost.gpu.weights import Weight, is_known, task_of
+from sparsecc.cost.gpu.weights import is_known, task_of_packed
 from sparsecc.cost.model import cost_model
 from sparsecc.cost.roofline import Work
 
@@ -47,8 +47,6 @@ ROWS = 1000
 CHECKED = ((1, 2100), (7, 2048), (16, 2048), (30, 2100), (60, 2048), (200, 2048))
 """Tokens and columns of the layers that are checked: each tile, rows of X aligned and not."""
 LAYERS = 6
-BOUNDS = {"float16": 2e-3, "bfloat16": 1.6e-2}
-"""Of errors, relative to the largest value."""
 DTYPE = "float16"
 TWO_OF_FOUR = "2:4"
 GROUPS = "groups of 16 50 %"
@@ -115,7 +113,7 @@ def multiply(
     packed: Packed, arrays: Mapping[str, Tensor], x: Tensor, out: Tensor, arch: Arch
 ) -> None:
     """Write the product with a packed weight."""
-    dtype = str(x.dtype).removeprefix("torch.")
+    dtype = dtype_of(x)
     product = Product(packed.rows, packed.columns, packed.sizes, len(x), dtype, arch)
     run(FORMS[packed.form].recipe(product), {**arrays, "X": x, "Out": out}, launch)
 
@@ -173,10 +171,8 @@ def _tasks(packed: Mapping[str, Packed], x: Tensor, arch: Arch) -> dict[str, Tas
     costs = cost_model(targets.get(f"cuda-{arch}"))
     found = {"cublas": costs.quickest(libraries.dense(work, arch))}
     for side, each in packed.items():
-        product = Product(each.rows, each.columns, each.sizes, len(x), DTYPE, arch)
-        family: Any = each.form
-        if is_known(family):
-            found[side] = task_of(family, product, Weight(each.sizes, each.nbytes))
+        if is_known(each.form):
+            found[side] = task_of_packed(each, len(x), DTYPE, arch)
     return {side: Task(task.family, task.launches * LAYERS) for side, task in found.items()}
 
 

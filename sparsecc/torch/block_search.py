@@ -15,6 +15,7 @@ from torch import Tensor
 from sparsecc.backends.cuda import attention as kernels
 from sparsecc.backends.cuda.kernel import Arch
 from sparsecc.backends.cuda.launch import arch_of, launch
+from sparsecc.backends.cuda.recipe import dtype_of
 from sparsecc.ops.attention_search import PARTS, RECALL
 from sparsecc.torch.tile_kernels import Start, aligned
 
@@ -68,7 +69,7 @@ def masses_by_kernel(
         BackendError: There is none for these heads or blocks.
         TargetError: It is not built for the architecture.
     """
-    kernel = kernels.search_of(str(q.dtype).removeprefix("torch."), q.shape[3], block)
+    kernel = kernels.search_of(dtype_of(q), q.shape[3], block)
     if scale <= 0:  # its maximum is of scores that are scaled up
         q, scale = (-q, -scale) if scale else (torch.zeros_like(q), 1.0)
     blocks = (math.ceil(each.shape[2] / block) for each in (q, k))

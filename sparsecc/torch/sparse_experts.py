@@ -6,6 +6,7 @@ everywhere, torch computes one expert after the other.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from sparsecc.backends.cuda.experts import Mixture, check, recipe
 from sparsecc.backends.cuda.launch import arch_of, launch
-from sparsecc.backends.cuda.recipe import run
+from sparsecc.backends.cuda.recipe import dtype_of, run
 from sparsecc.errors import BackendError
 from sparsecc.torch import mixtures
 
@@ -148,11 +149,15 @@ def _check_weights(weights: dict[str, Tensor], biases: dict[str, Tensor | None])
         )
 
 
+_recipe = functools.lru_cache(maxsize=1024)(recipe)
+"""The launches of a mixture, made once for as many tokens."""
+
+
 def _mixture(
     tokens: int, slots: int, up: Tensor, gated: bool, biased: bool, activation: str, arch: str
 ) -> Mixture:
     count, inner, features = up.shape
-    dtype = str(up.dtype).removeprefix("torch.")
+    dtype = dtype_of(up)
     return Mixture(tokens, slots, count, features, inner, activation, gated, biased, dtype, arch)
 
 
@@ -236,7 +241,7 @@ def _cuda(
         "Out": out,
     }
     tensors = {name: each.contiguous() for name, each in given.items() if each is not None}
-    run(recipe(mixture), tensors, launch)
+    run(_recipe(mixture), tensors, launch)
     return out
 
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import nn
 
 from sparsecc import targets
-from sparsecc.backends.cuda.forms.base import Packed, Product
+from sparsecc.backends.cuda.forms.base import Packed
 from sparsecc.backends.cuda.forms.registry import FORMS
 from sparsecc.backends.cuda.kernel import DTYPES, Arch
 from sparsecc.backends.cuda.launch import arch_of
-from sparsecc.cost.gpu.coefficients import Family
-from sparsecc.cost.gpu.weights import Weight, is_known, task_of
+from sparsecc.backends.cuda.recipe import dtype_of
+from sparsecc.cost.gpu.weights import PRICED, task_of_packed
 from sparsecc.cost.model import CostModel, cost_model
 from sparsecc.cost.roofline import Work
 from sparsecc.errors import BackendError, TargetError
+from sparsecc.targets.cuda import arch_of_target
 from sparsecc.torch.sparse_linear import SparseLinear
 
 FEWEST_ZEROS = 0.3
@@ -77,19 +78,18 @@ def sparse_layers(
         BackendError: There is no such form.
     """
     target = targets.get(f"cuda-{arch or _arch_here()}")
-    allowed = tuple(forms) or tuple(
-        name for name, form in FORMS.items() if form.exact and is_known(name)
-    )
+    allowed = tuple(forms) or tuple({each.form: None for each in PRICED})
     for name in allowed:
         if name not in FORMS:
             raise BackendError(f"no form {name!r} of weights", fix=f"use {', '.join(FORMS)}")
     made = []
     for owner, attribute, name in list(_linears(module)):
         layer = getattr(owner, attribute)
-        choice = _choose(layer, name, tokens, cost_model(target), allowed)
+        choice, packed = _choose(layer, name, tokens, cost_model(target), allowed)
         made.append(choice)
-        if choice.form:
-            setattr(owner, attribute, SparseLinear.of(layer, choice.form))
+        if packed is not None:
+            sparse = SparseLinear.of_packed(packed, layer.weight.dtype, layer.bias)
+            setattr(owner, attribute, sparse.to(layer.weight.device))
     return made
 
 
@@ -111,37 +111,32 @@ def _linears(module: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
 
 def _choose(
     layer: nn.Linear, name: str, tokens: int, costs: CostModel, forms: Sequence[str]
-) -> LayerChoice:
+) -> tuple[LayerChoice, Packed | None]:
+    """What becomes of a layer, and its weight in the form that it is kept in."""
     weight = layer.weight.detach()
     zeros = float((weight == 0).float().mean())
     rows, columns = weight.shape
-    work = Work(rows, columns, tokens, 1, columns * tokens, is_conv=False)
-    dense = costs.library(work).ms
-    dtype = str(weight.dtype).removeprefix("torch.")
+    dense = costs.library(Work(rows, columns, tokens, 1, columns * tokens, is_conv=False)).ms
+    stays = functools.partial(LayerChoice, name, zeros, "")
+    dtype = dtype_of(weight)
     if dtype not in DTYPES:
         why = f"weights are {dtype}: use {' or '.join(DTYPES)}"
-        return LayerChoice(name, zeros, "", dense, dense, why)
+        return stays(dense, dense, why), None
     if zeros < FEWEST_ZEROS:
-        return LayerChoice(name, zeros, "", dense, dense, "too few zeros")
+        return stays(dense, dense, "too few zeros"), None
     matrix = weight.double().cpu().numpy()
-    times = {}
+    found = []
     for form in forms:
         try:
             packed = FORMS[form].pack(matrix, dtype)
         except BackendError:  # it does not fit the form, others may
             continue
-        times[form] = _ms(packed, tokens, dtype, costs)
-    if not times:
-        return LayerChoice(name, zeros, "", dense, dense, "its zeros fit no form")
-    best = min(times, key=lambda form: times[form])
-    if times[best] > WORTHWHILE * dense:
-        why = f"{best} would take {times[best] / dense:.2f} of the dense time (estimated)"
-        return LayerChoice(name, zeros, "", times[best], dense, why)
-    return LayerChoice(name, zeros, best, times[best], dense)
-
-
-def _ms(packed: Packed, tokens: int, dtype: str, costs: CostModel) -> float:
-    arch = costs.target.name.removeprefix("cuda-")
-    product = Product(packed.rows, packed.columns, packed.sizes, tokens, dtype, arch)
-    weight = Weight(packed.sizes, packed.nbytes)
-    return float(costs.task(task_of(cast(Family, packed.form), product, weight)).ms)
+        task = task_of_packed(packed, tokens, dtype, arch_of_target(costs.target))
+        found.append((costs.task(task).ms, packed))
+    if not found:
+        return stays(dense, dense, "its zeros fit no form"), None
+    ms, best = min(found, key=lambda each: each[0])
+    if ms > WORTHWHILE * dense:
+        why = f"{best.form} would take {ms / dense:.2f} of the dense time (estimated)"
+        return stays(ms, dense, why), None
+    return LayerChoice(name, zeros, best.form, ms, dense), best

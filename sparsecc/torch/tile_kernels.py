@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sparsecc.backends.cuda import attention as kernels
 from sparsecc.backends.cuda.kernel import Arch, Kernel
+from sparsecc.backends.cuda.recipe import dtype_of
 from sparsecc.backends.cuda.rows.attention import FORWARD, KEYS, QUERIES
 from sparsecc.errors import BackendError
 
@@ -45,7 +46,7 @@ class Listed:
             BackendError: There is none, or tiles are those of another architecture.
             TargetError: It is not built for this one.
         """
-        dtype = str(q.dtype).removeprefix("torch.")
+        dtype = dtype_of(q)
         ordered = self.places is not None
         kernel = kernels.kernel_of(dtype, q.shape[3], self.tile[0], ordered, part)
         columns = kernel.constants_on(arch)["COLUMNS"]

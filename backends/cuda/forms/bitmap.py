@@ -24,7 +24,7 @@ from sparsecc.backends.cuda.rows.bitmap import (
     WARPS,
     bitmap_name,
 )
-from sparsecc.backends.cuda.steps import UNPACKED, tiled
+from sparsecc.backends.cuda.steps import UNPACKED, by_name, tile_for, tiled
 from sparsecc.backends.cuda.table import KERNELS
 
 _UNIT = 8
@@ -98,10 +98,10 @@ def unpack(packed: Packed) -> NDArray[np.float32]:
 
 def recipe(product: Product) -> Recipe:
     """Multiply, and add the parts where columns were split."""
-    wide = next((each for each in TOKENS if each >= product.tokens), TOKENS[-1])
+    wide = tile_for(product.tokens, TOKENS)
     values = next(each for each in VALUES if each >= product.sizes["most"])
     kernel = KERNELS[bitmap_name(product.dtype, wide, values)]
-    return tiled(product, kernel, BITMAP.arrays, (WARPS * ROWS, wide), COLUMNS, UNPACKED)
+    return tiled(product, kernel, by_name(BITMAP.arrays), (WARPS * ROWS, wide), COLUMNS, UNPACKED)
 
 
 BITMAP = Form(

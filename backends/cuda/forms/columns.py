@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecc.backends.cuda.forms.base import Form, Matrix, Packed, Product, rounded
-from sparsecc.backends.cuda.recipe import Recipe, Scratch, Step
+from sparsecc.backends.cuda.recipe import Recipe, Step
 from sparsecc.backends.cuda.rows.columns import STEP, columns_name
-from sparsecc.backends.cuda.steps import parts_of, sum_of, turned
+from sparsecc.backends.cuda.steps import by_name, cut_into, parts_of, sum_of, turned
 from sparsecc.backends.cuda.table import KERNELS
 from sparsecc.errors import BackendError
 
@@ -92,10 +92,9 @@ def recipe(product: Product) -> Recipe:
     wide = kernel.constants["TOKENS"]
     tiles = math.ceil(product.rows / tile), math.ceil(tokens / wide)
     steps = product.sizes["steps"] // max(1, tiles[0])
-    splits = parts_of(product, tiles, wide, steps, 2 * steps * STEP * tile)
+    splits = cut_into(product, tiles, wide, steps, 2 * steps * STEP * tile)
     first, x, strides = [], "X", (1, product.columns)
-    parts = (splits, tokens, product.rows) if splits > 1 else (1,)
-    scratch: dict[str, Scratch] = {"Parts": ("float32", parts)}
+    scratch = parts_of(product, splits)
     if kernel.constants["TURNED"]:
         step, shape = turned(product, wide)
         first, x, strides = [step], "Turned", (shape[1], 1)
@@ -104,7 +103,7 @@ def recipe(product: Product) -> Recipe:
         kernel,
         (*tiles, splits),
         {
-            **{name: name for name in (*COLUMNS.arrays, "Out", "Parts")},
+            **by_name((*COLUMNS.arrays, "Out", "Parts")),
             "X": x,
             "x_column": strides[0],
             "x_token": strides[1],

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sparsecc.backends.cuda.forms.base import Form, Matrix, Packed, Product, rounded
 from sparsecc.backends.cuda.recipe import Recipe
 from sparsecc.backends.cuda.rows.dense import MULTIPLE, TILES, dense_name
-from sparsecc.backends.cuda.steps import tiled
+from sparsecc.backends.cuda.steps import by_name, tile_for, tiled
 from sparsecc.backends.cuda.table import KERNELS
 from sparsecc.errors import BackendError
 
@@ -43,10 +43,10 @@ def unpack(packed: Packed) -> NDArray[np.float32]:
 
 def recipe(product: Product) -> Recipe:
     """Multiply, and add the parts where columns were split."""
-    wide = next((each for each in TILES if each >= product.tokens), TILES[-1])
+    wide = tile_for(product.tokens, TILES)
     kernel = KERNELS[dense_name(product.dtype, wide)]
     tile = kernel.constants["ROWS"], wide
-    return tiled(product, kernel, DENSE.arrays, tile, kernel.constants["STEP"], 2)
+    return tiled(product, kernel, by_name(DENSE.arrays), tile, kernel.constants["STEP"], 2)
 
 
 DENSE = Form(name="dense", arrays=("Weight",), sizes=(), pack=pack, unpack=unpack, recipe=recipe)

@@ -29,6 +29,7 @@ from sparsecc.backends.cuda.forms.codes import (
 )
 from sparsecc.backends.cuda.recipe import Recipe
 from sparsecc.backends.cuda.rows.groups import GROUPS, LANES, SLOTS, STEP
+from sparsecc.backends.cuda.steps import by_name
 from sparsecc.errors import BackendError
 
 WARPS = 4096
@@ -172,7 +173,7 @@ def unpack(packed: Packed) -> NDArray[np.float32]:
 
 def recipe(product: Product) -> Recipe:
     """Programs take slots, or tiles of rows; see :func:`recipe_of`."""
-    few, many = ({name: name for name in names} for names in (_OF_SLOTS, _OF_TILES))
+    few, many = by_name(_OF_SLOTS), by_name(_OF_TILES)
     programs = product.sizes["slots"] // SLOTS
     return recipe_of(product, product.sizes["group"], programs, few, many)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sparsecc.backends.cuda.forms.base import Form, Matrix, Packed, Product, rounded
 from sparsecc.backends.cuda.recipe import Recipe
 from sparsecc.backends.cuda.rows.two_of_four import DEPTH, TALL, TOKENS, two_of_four_name
-from sparsecc.backends.cuda.steps import tiled
+from sparsecc.backends.cuda.steps import by_name, tile_for, tiled
 from sparsecc.backends.cuda.table import KERNELS
 from sparsecc.errors import BackendError
 
@@ -80,9 +80,9 @@ def unpack(packed: Packed) -> NDArray[np.float32]:
 
 def recipe(product: Product) -> Recipe:
     """Multiply, and add the parts where columns were split."""
-    wide = next((each for each in TOKENS if each >= product.tokens), TOKENS[-1])
+    wide = tile_for(product.tokens, TOKENS)
     kernel = KERNELS[two_of_four_name(product.dtype, wide)]
-    return tiled(product, kernel, TWO_OF_FOUR.arrays, (TALL, wide), DEPTH, 9 / 8)
+    return tiled(product, kernel, by_name(TWO_OF_FOUR.arrays), (TALL, wide), DEPTH, 9 / 8)
 
 
 TWO_OF_FOUR = Form(

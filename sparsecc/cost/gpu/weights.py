@@ -7,8 +7,9 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
-from sparsecc.backends.cuda.forms.base import Product
+from sparsecc.backends.cuda.forms.base import Packed, Product
 from sparsecc.backends.cuda.forms.codes import PACK
 from sparsecc.backends.cuda.forms.dense import ALIGNED
 from sparsecc.backends.cuda.forms.registry import FORMS
@@ -199,6 +200,13 @@ def task_of(form: Family, product: Product, weight: Weight) -> Task:
     return Task(form, tuple(launches))
 
 
+def task_of_packed(packed: Packed, tokens: int, dtype: str, arch: Arch) -> Task:
+    """What a product of so many tokens with a packed weight launches; its form has to be known."""
+    product = Product(packed.rows, packed.columns, packed.sizes, tokens, dtype, arch)
+    weight = Weight(packed.sizes, packed.nbytes)
+    return task_of(cast(Family, packed.form), product, weight)
+
+
 def _turn(step: Step, product: Product, _: Weight) -> Demand:
     """Reads X and writes Xᵀ."""
     return moving(step, BYTES * product.columns * (product.tokens + _number(step, "padded")))
@@ -245,47 +253,25 @@ def _multiply_columns(step: Step, product: Product, weight: Weight) -> Demand:
 
 def _multiply_bitmap(step: Step, product: Product, weight: Weight) -> Demand:
     """Unpacks every tile, its zeros too, for each tile of tokens, and multiplies all of it."""
-    tall, wide, splits = step.grid
-    tokens = step.kernel.constants["TOKENS"]
-    turns = _bitmap_tiles(product.rows, product.columns) * wide  # of single warps
+    turns = _bitmap_tiles(product.rows, product.columns) * step.grid[1]  # of single warps
     numbers = turns * bitmap.ROWS * bitmap.COLUMNS
-    inputs = tall * wide * tokens * product.columns * BYTES
-    return Demand(
-        math.prod(step.grid),
-        flops=2.0 * numbers * tokens,
-        read=float(weight.nbytes + _inputs_and_outputs(product, splits)),
-        again=float(weight.nbytes * (wide - 1) + inputs + _parts(product, splits)),
-        issued=_issued(step, product, turns / bitmap.WARPS),
-    )
+    return _tiled(step, product, weight, numbers, product.columns, turns / bitmap.WARPS)
 
 
 def _multiply_two_of_four(step: Step, product: Product, weight: Weight) -> Demand:
     """Multiplies half of the weight, for each tile of tokens; zeros beyond two of four too."""
-    tall, wide, splits = step.grid
-    tokens = step.kernel.constants["TOKENS"]
+    tall, wide, _ = step.grid
     width = math.ceil(product.columns / halves.DEPTH) * halves.DEPTH
-    numbers = tall * halves.TALL * width * wide
-    inputs = tall * wide * tokens * width * BYTES
-    return Demand(
-        math.prod(step.grid),
-        flops=2.0 * numbers * tokens,
-        read=float(weight.nbytes + _inputs_and_outputs(product, splits)),
-        again=float(weight.nbytes * (wide - 1) + inputs + _parts(product, splits)),
-        issued=_issued(step, product, tall * wide * width / halves.DEPTH),
-    )
+    numbers, turns = tall * halves.TALL * width * wide, tall * wide * width / halves.DEPTH
+    return _tiled(step, product, weight, numbers, width, turns)
 
 
 def _multiply_dense(step: Step, product: Product, weight: Weight) -> Demand:
     """Multiplies all of the weight, for each tile of tokens."""
-    constants, (tall, wide, splits) = step.kernel.constants, step.grid
-    inputs = tall * wide * constants["TOKENS"] * product.columns * BYTES
-    return Demand(
-        math.prod(step.grid),
-        flops=2.0 * tall * constants["ROWS"] * wide * constants["TOKENS"] * product.columns,
-        read=float(weight.nbytes + _inputs_and_outputs(product, splits)),
-        again=float(weight.nbytes * (wide - 1) + inputs + _parts(product, splits)),
-        issued=_issued(step, product, tall * wide * math.ceil(product.columns / constants["STEP"])),
-    )
+    constants, (tall, wide, _) = step.kernel.constants, step.grid
+    numbers = tall * constants["ROWS"] * product.columns * wide
+    turns = tall * wide * math.ceil(product.columns / constants["STEP"])
+    return _tiled(step, product, weight, numbers, product.columns, turns)
 
 
 def _few_codes(step: Step, product: Product, weight: Weight) -> Demand:
@@ -305,17 +291,34 @@ def _few_codes(step: Step, product: Product, weight: Weight) -> Demand:
 
 def _many_codes(step: Step, product: Product, weight: Weight) -> Demand:
     """Tiles are made from codes, zeros where none is kept, for each tile of tokens."""
-    constants, (tall, wide, splits) = step.kernel.constants, step.grid
-    tokens = constants["TOKENS"]
+    constants, (tall, wide, _) = step.kernel.constants, step.grid
     width = math.ceil(product.columns / constants["STEP"]) * constants["STEP"]
     numbers = tall * constants["ROWS"] * width * wide
-    inputs = tall * wide * tokens * product.columns * BYTES
+    turns = tall * wide * width / constants["STEP"]
+    return _tiled(step, product, weight, numbers, product.columns, turns)
+
+
+def _tiled(
+    step: Step, product: Product, weight: Weight, numbers: int, width: int, turns: float
+) -> Demand:
+    """Tiles of rows by tiles of tokens, each of which reads its weight and its inputs.
+
+    Args:
+        step: The launch.
+        product: Which one.
+        weight: What is multiplied by.
+        numbers: Weights that are multiplied, by each tile of tokens.
+        width: Inputs of a token that a tile reads.
+        turns: Of loops, of all programs.
+    """
+    (tall, wide, splits), tokens = step.grid, step.kernel.constants["TOKENS"]
+    inputs = tall * wide * tokens * width * BYTES
     return Demand(
         math.prod(step.grid),
         flops=2.0 * numbers * tokens,
         read=float(weight.nbytes + _inputs_and_outputs(product, splits)),
         again=float(weight.nbytes * (wide - 1) + inputs + _parts(product, splits)),
-        issued=_issued(step, product, tall * wide * width / constants["STEP"]),
+        issued=_issued(step, product, turns),
     )
 
 
